@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# `make` lists the targets. All of them work on a fresh checkout: each sets up what it needs first.
+
+BIN := .venv/bin
+# The scripts that Kamailio loads are checked with the package.
+SOURCES := kemi_nsq tests $(wildcard kamailio/*.py)
+LOCK := $(BIN)/pip-compile --quiet --upgrade --strip-extras --all-build-deps --allow-unsafe --generate-hashes \
+	--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+# nsqd of `make setup`, after one that the machine has; and the sbin folders, where Debian puts Kamailio.
+export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
+# Another Python's, where one is in use.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+.NOTPARALLEL:
+.PHONY: help setup venv format style lint types unit check integration acceptance test demo docs lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install all: Debian packages, nsqd, .venv; does nothing when all is there
+	@docker/setup.sh
+
+venv:
+	@docker/setup.sh venv
+
+format: venv ## format the code and sort its imports
+	$(BIN)/ruff check --quiet --select I --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+lint: venv ## look for what ruff finds
+	$(BIN)/ruff check $(SOURCES)
+
+types: venv ## check the types
+	$(BIN)/mypy $(SOURCES)
+
+unit: venv ## tests that need nothing else
+	$(BIN)/pytest --quiet tests/unit
+
+style: venv
+	$(BIN)/ruff format --check $(SOURCES)
+
+check: style lint types unit ## format, lint, types and unit tests: before each commit
+
+integration: setup ## tests against a real nsqd
+	$(BIN)/pytest tests/integration
+
+acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
+	$(BIN)/pytest tests/acceptance
+
+test: setup check integration acceptance ## all of the above
+
+demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
+	KEEP=$(KEEP) $(BIN)/python -m tests.demo
+
+docs: venv ## write docs/reference.md from the code
+	$(BIN)/kemi-nsq reference --write docs/reference.md
+
+lock: venv ## renew requirements.lock and requirements-dev.lock with the newest allowed versions
+	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --output-file requirements.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --constraint requirements.lock \
+		--output-file requirements-dev.lock pyproject.toml
+
+clean: ## remove all that make and its tools made
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find $(wildcard kemi_nsq tests kamailio) -name __pycache__ -prune -exec rm -rf {} +
