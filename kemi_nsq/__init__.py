@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kemi-nsq: NSQ events, publishing and presence for Kamailio, loaded through app_python3 (KEMI)."""
+
+from __future__ import annotations
+
+from kemi_nsq.event import Event
+from kemi_nsq.plugin import KemiNsq, NativeNsq
+from kemi_nsq.routes import event_route
+
+__all__ = ["Event", "KemiNsq", "NativeNsq", "event_route"]

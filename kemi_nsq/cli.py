@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `kemi-nsq`: try things by hand, check settings, write the reference.
+
+Exit codes: 0 done; 1 the world is not ready (nsqd does not answer); 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kemi_nsq import httpapi, reference
+from kemi_nsq import settings as table
+from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
+from kemi_nsq.event import json_object
+from kemi_nsq.transport import host_name
+
+HTTP_TIMEOUT_S = 5.0
+_EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def publish(
+    topic: Annotated[str, typer.Argument(help="NSQ topic.")],
+    payload: Annotated[str, typer.Argument(help="A JSON object, or - to read it from standard input.")],
+    nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
+) -> None:
+    """Publish one JSON object to a topic."""
+    text = sys.stdin.read() if payload == "-" else payload
+    try:
+        address = table.address(nsqd) if nsqd else table.load({}).nsqd_address[0]
+        table.topic_name(topic)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    json_object(text)
+    httpapi.publish(address, topic, text.encode(), timeout_s=HTTP_TIMEOUT_S)
+    Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
+
+
+@app.command()
+def settings() -> None:
+    """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
+    values = table.load({}, host_name=host_name())
+    shown = Table("setting", "value", "meaning", box=None, header_style="bold")
+    for name, field, info in table.rows():
+        shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
+    Console().print(shown)
+
+
+@app.command("reference")
+def write_reference(
+    write: Annotated[Path | None, typer.Option(help="File to write; standard output where left out.")] = None,
+) -> None:
+    """Write the reference of settings, functions, variables and counters, as Markdown."""
+    text = reference.markdown()
+    if write is None:
+        sys.stdout.write(text)
+    else:
+        write.write_text(text, encoding="utf-8")
+
+
+def main() -> NoReturn:
+    """Run the command line; an error of this package becomes one line on standard error and an exit code."""
+    sys.exit(run(app))
+
+
+def run(command: Callable[[], object]) -> int:
+    """Call `command` and return the exit code that its outcome means."""
+    try:
+        command()
+    except TransientError as error:
+        return _fail(error, _EXIT_TRANSIENT)
+    except UsageError as error:
+        hint = " (in the shell, put the JSON between single quotes)" if isinstance(error, PayloadError) else ""
+        return _fail(error, _EXIT_USAGE, hint)
+    return 0
+
+
+def _fail(error: NsqError, code: int, hint: str = "") -> int:
+    sys.stderr.write(f"kemi-nsq: {error}{hint}\n")
+    return code

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The counters that the operator reads with `kamcmd htable.dump nsq`: one name each, and what it counts."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Counter(enum.StrEnum):
+    """Names of the counters. All start at Kamailio's start and are shared by its processes."""
+
+    meaning: str
+
+    def __new__(cls, name: str, meaning: str) -> Counter:
+        """Make a member from its name and a sentence that says what it counts."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.meaning = meaning
+        return member
+
+    RECEIVED = "received", "messages taken from nsqd, redeliveries included"
+    INVALID = "invalid", "messages dropped because their body is no JSON object of an allowed size"
+    UNROUTED = "unrouted", "events for which there is no event route"
+    ROUTE_FAILED = "route_failed", "Python handlers that raised"
+    REQUEUED = "requeued", "messages given back to nsqd to come again"
+    GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries"
+    PUA_STORED = "pua_stored", "presence states stored that changed a document"
+    PUA_UNCHANGED = (
+        "pua_unchanged",
+        "presence states whose document was there already; kept longer, no NOTIFY",
+    )
+    PUA_STALE = "pua_stale", "presence states older than, or the same as, the one stored"
+    PUA_INVALID = "pua_invalid", "calls of nsq_pua_publish with an event that describes no state"
+    PUA_DATABASE_ERROR = "pua_database_error", "calls of nsq_pua_publish that the database failed"
+    REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
+    CONNECTED = "connected", "subscriptions that nsqd accepted"
+    DISCONNECTED = "disconnected", "connections to nsqd that were lost"
+    CONNECT_FAILED = (
+        "connect_failed",
+        "connects to nsqd that failed and were logged: the first of a row, then every 20th",
+    )
+    LOOKUP_FAILED = "lookup_failed", "changes in which nsqlookupd did not answer"
+    REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
+    RESTARTED = "restarted", "consumer loops that failed and were started again"
+    BUG = "bug", "unexpected exceptions in functions that routes call"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exceptions of kemi-nsq.
+
+Inside the package errors are raised; only `plugin` and `cli` turn them into a log line and a code.
+
+The tree, by what a caller can do about it::
+
+    NsqError
+    |-- UsageError            yours to fix: the same input fails again
+    |   |-- SettingsError     a setting has a bad name or value
+    |   |-- NameRefused       a topic or channel name that NSQ refuses
+    |   `-- PayloadError      a payload or event that cannot be used
+    `-- TransientError        may pass: try again later
+        |-- ConnectionLost    nsqd or nsqlookupd cannot be reached, or went away
+        |-- ProtocolError     the peer does not speak the NSQ protocol, or not as agreed
+        |-- NsqdRefused       nsqd answered with an error frame
+        |-- DeadlineExceeded  no answer in the time that the caller gave
+        `-- StoreError        the presence database refused or could not be reached
+
+Anything else that is raised is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class NsqError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class UsageError(NsqError):
+    """The input is wrong; trying again does not help."""
+
+
+class SettingsError(UsageError):
+    """A setting has an unknown name or a value that is not allowed.
+
+    `problems` holds one line for each wrong setting: its name, the value found and what is allowed.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class NameRefused(UsageError):
+    """A topic or channel name is not one that NSQ accepts (1-64 of `.a-zA-Z0-9_-`, then optionally `#ephemeral`)."""
+
+
+class PayloadError(UsageError):
+    """A payload cannot be used: the message says what, where, and what would be right."""
+
+
+class TransientError(NsqError):
+    """The world is not ready; the same call may succeed later."""
+
+
+class ConnectionLost(TransientError):
+    """A peer cannot be reached, or closed the connection."""
+
+
+class ProtocolError(TransientError):
+    """The peer sent bytes that the NSQ protocol does not allow; the connection must be dropped."""
+
+
+class NsqdRefused(TransientError):
+    """nsqd answered with an error frame.
+
+    Attributes:
+        code: NSQ's own word, such as `E_BAD_TOPIC`.
+        fatal: nsqd closes the connection after it (NSQ TCP protocol spec, "Error Responses").
+    """
+
+    def __init__(self, code: str, text: str, *, fatal: bool) -> None:
+        super().__init__(f"{code} {text}".strip())
+        self.code = code
+        self.fatal = fatal
+
+
+class DeadlineExceeded(TransientError):
+    """No answer came before the caller's deadline."""
+
+
+class StoreError(TransientError):
+    """The presence database could not be read or written."""

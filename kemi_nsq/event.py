@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a message on NSQ means: its JSON fields and the event routes that may handle it.
+
+The names of routes and their order follow Kamailio's nsq module (`nsq_reader.c`, `nsq_consumer_event`), with one
+repair: a missing value skips the names that need it instead of leaving a dangling dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import orjson
+
+from kemi_nsq.errors import PayloadError
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+JsonObject: TypeAlias = Mapping[str, JsonValue]
+
+ROUTE_PREFIX = "nsq:consumer-event"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One consumed message, decoded once.
+
+    Attributes:
+        topic: NSQ topic that it came from.
+        channel: NSQ channel that it came from.
+        message_id: nsqd's id, 16 hexadecimal digits.
+        timestamp_ns: when nsqd took the message, nanoseconds since the epoch by nsqd's clock.
+        attempts: how often nsqd has handed it out, 1 for the first time.
+        payload: the JSON text as received.
+        fields: the decoded JSON object.
+    """
+
+    topic: str
+    channel: str
+    message_id: str
+    timestamp_ns: int
+    attempts: int
+    payload: str
+    fields: JsonObject
+
+
+def decode(body: bytes, *, max_size: int) -> tuple[str, JsonObject]:
+    """Decode the body of a message.
+
+    Args:
+        body: the bytes as nsqd delivered them.
+        max_size: refuse bodies above this many bytes.
+
+    Returns:
+        The JSON text and the object that it holds.
+
+    Raises:
+        PayloadError: empty, too large, not UTF-8, not JSON, or JSON that is no object.
+    """
+    if not body.strip():
+        raise PayloadError("the body is empty; a JSON object is wanted")
+    if len(body) > max_size:
+        raise PayloadError(f"the body has {len(body)} bytes; NSQ_MAX_EVENT_SIZE allows {max_size}")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PayloadError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    return text, json_object(text)
+
+
+def json_object(text: str) -> JsonObject:
+    """Decode JSON text that must be an object (RFC 8259 section 4).
+
+    Raises:
+        PayloadError: the text is no JSON, or JSON of another type.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise PayloadError(_not_json(text, error)) from error
+    if not isinstance(value, dict):
+        raise PayloadError(f"the body is a JSON {_json_type(value)}; a JSON object is wanted")
+    return value
+
+
+def field_text(fields: JsonObject, name: str) -> str:
+    """Return a field as text: a string as it is, a number or boolean as JSON writes it, missing and null as ''."""
+    value = fields.get(name)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def route_names(fields: JsonObject, key: str, subkey: str) -> list[str]:
+    """List the event routes that may handle an event, the most specific first.
+
+    Args:
+        fields: the event's JSON object.
+        key: NSQ_CONSUMER_EVENT_KEY, the field that names the route.
+        subkey: NSQ_CONSUMER_EVENT_SUBKEY, the field that makes the name more specific.
+    """
+    category, name = field_text(fields, key), field_text(fields, subkey)
+    suffixes = [
+        (category, name) if category and name else None,
+        (category,) if category else None,
+        (key, subkey),
+        (key,),
+        (),
+    ]
+    names = [normal_name("-".join((ROUTE_PREFIX, *parts))) for parts in suffixes if parts is not None]
+    return list(dict.fromkeys(names))
+
+
+def normal_name(name: str) -> str:
+    """Write a route name as Kamailio's nsq module looks it up: lower case, `_` as `-`."""
+    return name.lower().replace("_", "-")
+
+
+def _not_json(text: str, error: orjson.JSONDecodeError) -> str:
+    where = f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+    if text.lstrip().startswith(("{'", "['", "{ '")):
+        return f"{where}; JSON strings stand in double quotes, this one uses single quotes"
+    return where
+
+
+def _json_type(value: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

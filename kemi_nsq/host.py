@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this package asks of the SIP server, as a Protocol. `ksr` does it with Kamailio, `testing` with a dictionary."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Protocol
+
+from kemi_nsq.counters import Counter
+
+
+class Level(enum.Enum):
+    """Log levels that are used, by Kamailio's names (core/dprint.h)."""
+
+    CRITICAL = "crit"
+    ERROR = "err"
+    WARNING = "warn"
+    INFO = "info"
+    DEBUG = "dbg"
+
+
+class Host(Protocol):
+    """The SIP server that loaded this package."""
+
+    def log(self, level: Level, text: str) -> None:
+        """Write one line to the server's log. The text is never expanded."""
+
+    def defines(self) -> Mapping[str, str]:
+        """Return the configuration's `#!define` names that start with NSQ_ and their values without quotes."""
+
+    def count(self, counter: Counter) -> None:
+        """Add one to a counter that the operator can read."""
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set `$var(name)` of the running process."""
+
+    def variable(self, name: str) -> str:
+        """Return `$var(name)` of the running process as text, empty if it is not set."""
+
+    def run_event_route(self, name: str, payload: str) -> bool:
+        """Run the native `event_route[name]` with `payload` as `$evr(data)`; return whether there is such a route."""
+
+    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+        """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""

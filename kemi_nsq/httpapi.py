@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP interfaces of nsqd and nsqlookupd. The only module that imports `requests`.
+
+Sources: nsq.io, "nsqd" and "nsqlookupd", section "HTTP API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import requests
+
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
+from kemi_nsq.settings import Address
+
+
+def publish(address: Address, topic: str, body: bytes, *, timeout_s: float) -> None:
+    """Publish one message through nsqd's `/pub`.
+
+    Raises:
+        ConnectionLost: nsqd cannot be reached in time.
+        NsqdRefused: nsqd did not take the message.
+    """
+    response = _call("POST", f"{address}/pub", timeout_s, params={"topic": topic}, data=body)
+    if response.status_code != requests.codes.ok:
+        raise NsqdRefused(_error_code(response), "", fatal=False)
+
+
+def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[Address], list[str]]:
+    """Ask every nsqlookupd which nsqd there are (`/nodes`).
+
+    Returns:
+        The TCP addresses that at least one of them knows, and a sentence for each that did not answer.
+    """
+    found: set[Address] = set()
+    problems = []
+    for lookupd in lookupds:
+        try:
+            found |= _nodes(lookupd, timeout_s)
+        except (ConnectionLost, ProtocolError) as error:
+            problems.append(f"nsqlookupd {error}")
+    return frozenset(found), problems
+
+
+def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
+    response = _call("GET", f"{lookupd}/nodes", timeout_s)
+    try:
+        producers = response.json()["producers"]
+        return {Address(str(node["broadcast_address"]), int(node["tcp_port"])) for node in producers}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{lookupd}: /nodes answered {response.status_code} without any") from error
+
+
+def _call(method: str, url: str, timeout_s: float, **request: Any) -> requests.Response:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # nsqd is a neighbour; a proxy of the environment is for other traffic
+            return session.request(method, f"http://{url}", timeout=timeout_s, **request)
+    except requests.RequestException as error:
+        cause = getattr(error.args[0], "reason", error) if error.args else error
+        raise ConnectionLost(f"{url.partition('/')[0]}: {_last_words(cause)}") from error
+
+
+def _last_words(cause: object) -> str:
+    """Cut a chain of wrapped exceptions down to what went wrong."""
+    return str(cause).rpartition(": ")[2]
+
+
+def _error_code(response: requests.Response) -> str:
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"

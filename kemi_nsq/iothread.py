@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The thread that does all NSQ input and output of a consumer process.
+
+It owns the sockets and the `Connection` of each. Other threads never touch them: they append a call to the inbox and
+wake the selector. What nsqd says goes to the main thread through one queue, in lists, so that a burst costs one
+hand-over. The queue is bounded by RDY: nsqd never has more in flight here than the main thread was promised.
+"""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from kemi_nsq import connection as nsq
+from kemi_nsq import transport
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
+from kemi_nsq.event import JsonValue
+from kemi_nsq.flow import ready_share
+from kemi_nsq.host import Level
+from kemi_nsq.settings import Address, Subscription
+
+if TYPE_CHECKING:
+    import socket
+
+#: Asked of nsqd in IDENTIFY. Short enough to notice a frozen nsqd, long enough for a route that holds Python's lock.
+HEARTBEAT_S = 10.0
+#: A peer that was silent for this long is dead: two heartbeats and some.
+SILENCE_S = 2.5 * HEARTBEAT_S
+_TICK_S = 0.5
+
+
+class Target(NamedTuple):
+    """One connection that should exist: an nsqd and what to consume there."""
+
+    address: Address
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A message and the connection that must answer for it."""
+
+    link_id: int
+    subscription: Subscription
+    message: nsq.Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Something for the log and the counters, which only the main thread may write."""
+
+    level: Level
+    text: str
+    counter: Counter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The thread ended by an error of ours; the main thread must start anew."""
+
+    trace: str
+
+
+Item: TypeAlias = Delivery | Report | Broken
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Link:
+    """One open connection."""
+
+    link_id: int
+    target: Target
+    socket: socket.socket
+    connection: nsq.Connection
+    heard_at: float
+    subscribed: bool = False
+    max_rdy: int = 0
+    ready: int = 0
+    touch_every_s: float = 0.0
+    touch_at: dict[bytes, float] = field(default_factory=dict)
+    unsent: bytes = b""
+
+
+class IoThread(threading.Thread):
+    """Reads and writes all connections of a consumer process.
+
+    Args:
+        max_in_flight: NSQ_MAX_IN_FLIGHT, shared by the connections of one topic.
+        identify: fields for IDENTIFY.
+        items: where the main thread takes deliveries and reports.
+        on_closed: called with the target, and whether it had been subscribed, when a connection is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_in_flight: int,
+        identify: dict[str, JsonValue],
+        items: SimpleQueue[list[Item]],
+        on_closed: Callable[[Target, bool], None],
+    ) -> None:
+        super().__init__(name="nsq-io", daemon=True)
+        self._max_in_flight = max_in_flight
+        self._identify = identify
+        self._items = items
+        self._on_closed = on_closed
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._waker = transport.Waker()
+        self._selector = selectors.DefaultSelector()
+        self._links: dict[int, _Link] = {}
+        self._last_link_id = 0
+        self._stopping = False
+
+    # Called by other threads
+
+    def adopt(self, target: Target, connected: socket.socket) -> None:
+        """Take over a connected socket and start the conversation with nsqd."""
+        self._post(partial(self._open, target, connected))
+
+    def finish(self, delivery: Delivery) -> None:
+        """Send FIN for a delivery."""
+        self._post(partial(self._answer, delivery, None))
+
+    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
+        """Send REQ for a delivery."""
+        self._post(partial(self._answer, delivery, delay_ms))
+
+    def stop(self) -> None:
+        """Close everything; nsqd requeues what was in flight."""
+        self._stopping = True
+        self._waker.wake()
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._inbox.append(call)
+        self._waker.wake()
+
+    # The thread itself
+
+    def run(self) -> None:
+        """Loop until `stop`; an error of ours is handed to the main thread."""
+        try:
+            self._selector.register(self._waker, selectors.EVENT_READ)
+            while not self._stopping:
+                self._turn()
+        except BaseException:  # whatever it is, the main thread must learn that nobody reads any more
+            self._items.put([Broken(trace=traceback.format_exc())])
+        finally:
+            for link in list(self._links.values()):
+                self._close(link, "stopped", expected=True)
+            self._selector.close()
+            self._waker.close()
+
+    def _turn(self) -> None:
+        ready = self._selector.select(_TICK_S)
+        now = time.monotonic()
+        for key, _ in ready:
+            if key.data is None:
+                self._waker.clear()
+            else:
+                self._guard(key.data, partial(self._read, key.data, now))
+        while self._inbox:
+            self._inbox.popleft()()
+        for link in list(self._links.values()):
+            self._guard(link, partial(self._tend, link, now))
+
+    def _guard(self, link: _Link, call: Callable[[], None]) -> None:
+        """Do something with a link; if that breaks it, close it and leave the others alone."""
+        if link.link_id not in self._links:
+            return
+        try:
+            call()
+        except NsqError as error:
+            self._close(link, str(error))
+
+    def _open(self, target: Target, connected: socket.socket) -> None:
+        self._last_link_id += 1
+        connected.setblocking(False)
+        link = _Link(
+            link_id=self._last_link_id,
+            target=target,
+            socket=connected,
+            connection=nsq.Connection(identify=self._identify, subscription=target.subscription),
+            heard_at=time.monotonic(),
+        )
+        self._links[link.link_id] = link
+        self._selector.register(connected, selectors.EVENT_READ, link)
+
+    def _close(self, link: _Link, reason: str, *, expected: bool = False) -> None:
+        del self._links[link.link_id]
+        self._selector.unregister(link.socket)
+        link.socket.close()
+        if not expected:
+            text = f"lost {link.target.subscription} at {link.target.address}: {reason}"
+            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.DISCONNECTED)])
+        self._share_ready(link.target.subscription)
+        self._on_closed(link.target, link.subscribed)
+
+    def _read(self, link: _Link, now: float) -> None:
+        data = transport.receive(link.socket)
+        if not data:
+            return
+        link.heard_at = now
+        link.connection.receive_data(data)
+        items: list[Item] = []
+        try:
+            while (event := link.connection.next_event()) is not None:
+                self._react(link, event, now, items)
+        finally:
+            if items:
+                self._items.put(items)
+
+    def _react(self, link: _Link, event: nsq.NsqEvent, now: float, items: list[Item]) -> None:
+        match event:
+            case nsq.Message():
+                link.touch_at[event.message_id] = now + link.touch_every_s
+                items.append(Delivery(link_id=link.link_id, subscription=link.target.subscription, message=event))
+            case nsq.Identified():
+                link.max_rdy, link.touch_every_s = event.max_rdy, event.msg_timeout_s / 2
+            case nsq.Subscribed():
+                link.subscribed = True
+                self._share_ready(link.target.subscription)
+                text = f"consuming {link.target.subscription} at {link.target.address}"
+                items.append(Report(level=Level.INFO, text=text, counter=Counter.CONNECTED))
+            case nsq.Refused(code=code, text=text, fatal=fatal):
+                items.append(_refusal(link.target, event))
+                if fatal:
+                    raise ConnectionLost(f"nsqd refused: {code} {text}")
+            case _:  # a heartbeat is answered by the connection; nothing waits for an OK here
+                pass
+
+    def _share_ready(self, subscription: Subscription) -> None:
+        links = [link for link in self._links.values() if link.subscribed and link.target.subscription == subscription]
+        for link in links:
+            share = ready_share(self._max_in_flight, len(links), link.max_rdy)
+            if share != link.ready:
+                link.ready = share
+                link.connection.ready(share)
+
+    def _answer(self, delivery: Delivery, delay_ms: int | None) -> None:
+        link = self._links.get(delivery.link_id)
+        if link is None:  # its connection is gone, and nsqd has requeued the message itself
+            return
+        message_id = delivery.message.message_id
+        link.touch_at.pop(message_id, None)
+        if delay_ms is None:
+            link.connection.finish(message_id)
+        else:
+            link.connection.requeue(message_id, delay_ms)
+
+    def _tend(self, link: _Link, now: float) -> None:
+        """Keep a link alive: touch what takes long, notice a dead peer, write what is due."""
+        if now - link.heard_at > SILENCE_S:
+            raise ProtocolError(f"nsqd was silent for {SILENCE_S:.0f} s")
+        for message_id, due in link.touch_at.items():
+            if now >= due:
+                link.connection.touch(message_id)
+                link.touch_at[message_id] = now + link.touch_every_s
+        link.unsent += link.connection.data_to_send()
+        if link.unsent:
+            link.unsent = link.unsent[transport.send(link.socket, link.unsent) :]
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
+            if self._selector.get_key(link.socket).events != wanted:
+                self._selector.modify(link.socket, wanted, link)
+
+
+def _refusal(target: Target, event: nsq.Refused) -> Report:
+    # E_FIN_FAILED and its like mean that nsqd timed the message out: it comes again, and the handlers bear that.
+    text = f"nsqd {target.address} refused a command for {target.subscription}: {event.code} {event.text}"
+    return Report(level=Level.WARNING, text=text, counter=Counter.REFUSED)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kamailio as a `host.Host`, through KEMI. The only module that imports `KSR`, which exists inside Kamailio only.
+
+`KSR.*` may be called from the main thread of a process alone. Names of pseudo-variables are never built from data:
+Kamailio keeps every name that it has seen (core/pvapi.c, pv_cache_get).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import KSR  # exists inside Kamailio only
+import orjson
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.host import Level
+from kemi_nsq.settings import PREFIX
+
+#: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
+COUNTER_TABLE = "nsq"
+_LINE_LIMIT = 3000
+_NO_SUCH_ITEM = -255
+
+
+class KamailioHost:
+    """What kemi-nsq asks of the Kamailio process that it runs in."""
+
+    def log(self, level: Level, text: str) -> None:
+        """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
+        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LINE_LIMIT])
+        getattr(KSR, level.value)(f"kemi-nsq: {line}\n")
+
+    def defines(self) -> Mapping[str, str]:
+        """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
+        answer = _rpc("core.ppdefines")
+        found = answer if isinstance(answer, list) else []
+        names = [name for name in found if isinstance(name, str) and name.startswith(PREFIX)]
+        return {name: str(KSR.pv.get(f"$def({name})") or "").strip("\"'") for name in names}
+
+    def count(self, counter: Counter) -> None:
+        """Add one to an item of the htable `nsq`, which all processes share."""
+        if KSR.htable.sht_inc(COUNTER_TABLE, counter) == _NO_SUCH_ITEM:
+            KSR.htable.sht_seti(COUNTER_TABLE, counter, 1)
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set `$var(name)`."""
+        KSR.pv.sets(f"$var({name})", value)
+
+    def variable(self, name: str) -> str:
+        """Return `$var(name)`; a number as its digits."""
+        value = KSR.pv.get(f"$var({name})")
+        return "" if value is None else str(value)
+
+    def run_event_route(self, name: str, payload: str) -> bool:
+        """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
+        return _rpc("evrexec.run", name, payload) is not None
+
+    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+        """Send NOTIFYs by the presence module; it returns 0 on success to KEMI."""
+        return bool(KSR.presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+
+
+def _rpc(method: str, *params: str) -> object:
+    """Call an RPC command inside this process; None if it answered with an error."""
+    request = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
+    KSR.jsonrpcs.exec(orjson.dumps(request).decode())
+    if KSR.pv.get("$jsonrpl(code)") != 200:  # jsonrpcs: as in SIP and HTTP
+        return None
+    return orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"]

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The row of Kamailio's table `presentity` (version 5, `pr_presentity.xml`) for a state and its document.
+
+The column limits are enforced here: a database refuses what is too long or, worse, cuts it and so breaks the
+unique key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from kemi_nsq.errors import PayloadError
+from kemi_nsq.fields import MAX_INT32, clean
+from kemi_nsq.publication import DIALOG_STATES, DialogState, State, source_etag
+
+MAX_BODY = 65535  # MySQL's BLOB
+
+# Characters that each column holds, and the name under which a producer knows the value.
+_LIMITS = {
+    "username": (64, "the presentity's user"),
+    "domain": (64, "the presentity's domain"),
+    "event": (64, "Event-Package"),
+    "etag": (128, "ETag"),
+    "sender": (255, "the sender (Sender-URI, Switch-URI or From)"),
+    "ruid": (64, "the order key"),
+}
+_KEY_DIGITS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What orders the events of one row: nsqd's nanosecond timestamp, then its message id (16 hex digits)."""
+
+    timestamp_ns: int
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row; (username, domain, event, etag) is its key.
+
+    Attributes:
+        username: user part of the presentity URI, case-sensitive.
+        domain: host of the presentity URI, without a port.
+        event: event package.
+        etag: names one publication of the presentity.
+        expires: epoch second at which it ends; always later than `received_time`.
+        received_time: epoch second; the presence module orders documents by it.
+        body: the document.
+        sender: who published it.
+        priority: used by the presence module only with `retrieve_order` 1.
+        ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
+    """
+
+    username: str
+    domain: str
+    event: str
+    etag: str
+    expires: int
+    received_time: int
+    body: bytes
+    sender: str
+    priority: int = 0
+    ruid: str
+
+
+def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
+    state: State,
+    body: bytes,
+    *,
+    order: Order,
+    now: int,
+    tombstone_s: int,
+    default_expires_s: int,
+) -> Row:
+    """Make the row that stores a state.
+
+    Args:
+        state: what is published.
+        body: its document.
+        order: where its event stands among the others.
+        now: epoch seconds.
+        tombstone_s: seconds that a terminated dialog stays, so that a late event does not bring it back.
+        default_expires_s: seconds for a state whose event has no Expires.
+
+    Raises:
+        PayloadError: a value does not fit its column.
+    """
+    user, domain, tag = state.presentity.user, state.presentity.domain, source_etag(state)
+    lifetime_s = tombstone_s if _is_terminated(state) else state.expires_s or default_expires_s
+    made = Row(
+        username=user,
+        domain=domain,
+        event=state.event,
+        etag=tag,
+        expires=min(now + lifetime_s, MAX_INT32),  # the column is a signed 32-bit number
+        received_time=now,
+        body=body,
+        sender=clean(state.sender),
+        ruid=_ruid(order, _rank(state), "\0".join((user, domain, state.event, tag))),
+    )
+    _check(made)
+    return made
+
+
+def _is_terminated(state: State) -> bool:
+    return isinstance(state, DialogState) and state.state == "terminated"
+
+
+def _rank(state: State) -> int:
+    """Order two events of one nanosecond: the later state of the dialog wins."""
+    return DIALOG_STATES[state.state] if isinstance(state, DialogState) else 0
+
+
+def _ruid(order: Order, rank: int, key: str) -> str:
+    # All parts have a fixed width, so that comparing strings compares the parts in turn. The key's hash keeps
+    # the column unique where one message writes several rows.
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_DIGITS]
+    return f"{order.timestamp_ns:020d}.{rank}.{order.message_id}.{digest}"
+
+
+def _check(made: Row) -> None:
+    for column, (limit, name) in _LIMITS.items():
+        length = len(getattr(made, column))
+        if length > limit:
+            raise PayloadError(f"{name} has {length} characters; at most {limit} fit the column {column}")
+    if len(made.body) > MAX_BODY:
+        raise PayloadError(
+            f"the {made.event} document has {len(made.body)} bytes; at most {MAX_BODY} fit the column body"
+        )
+    # Kamailio reads the column up to the first NUL, and one empty body hides all documents of the presentity.
+    if not made.body or b"\0" in made.body:
+        raise PayloadError(f"the {made.event} document is empty or holds NUL; a document is wanted")

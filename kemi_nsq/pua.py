@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From an event to a presentity row and a NOTIFY: what `nsq_pua_publish` does."""
+
+from __future__ import annotations
+
+import time
+
+from kemi_nsq import document, presence, presentity
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import PayloadError
+from kemi_nsq.event import JsonObject
+from kemi_nsq.host import Host, Level
+from kemi_nsq.settings import Settings
+from kemi_nsq.store import Change, PresentityStore
+
+_COUNTERS = {
+    Change.STORED: Counter.PUA_STORED,
+    Change.UNCHANGED: Counter.PUA_UNCHANGED,
+    Change.STALE: Counter.PUA_STALE,
+}
+
+
+class PresencePublisher:
+    """Publishes the presence that events announce.
+
+    Args:
+        settings: what to put into documents, and how long to keep them.
+        host: the SIP server, which has the watchers.
+        store: the table that its presence module reads; None where NSQ_DB_URL is not set.
+    """
+
+    def __init__(self, settings: Settings, host: Host, store: PresentityStore | None) -> None:
+        self._settings = settings
+        self._host = host
+        self._store = store
+
+    def publish(self, fields: JsonObject, order: presentity.Order) -> Change:
+        """Store the state that `fields` announce, then tell the watchers if it changed.
+
+        Args:
+            fields: the event, as in the C module (`Event-Package`, `From`, `State`, ...).
+            order: says which of two events about the same thing is the later one.
+
+        Raises:
+            PayloadError: the event does not describe a state, or there is no database to write it to.
+            StoreError: the database failed; nothing was stored.
+        """
+        if self._store is None:
+            raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to write to")
+        state = presence.from_event(fields)
+        rendered = document.render(state, include_target=self._settings.pua_include_entity)
+        row = presentity.row(
+            state,
+            rendered.body,
+            order=order,
+            now=int(time.time()),
+            tombstone_s=self._settings.pua_tombstone,
+            default_expires_s=self._settings.pua_expires,
+        )
+        change = self._store.save(row)
+        self._host.count(_COUNTERS[change])
+        if change is Change.STORED and self._settings.pua_refresh:
+            self._refresh(row)
+        return change
+
+    def _refresh(self, row: presentity.Row) -> None:
+        uri = f"sip:{row.username}@{row.domain}"
+        if not self._host.refresh_watchers(uri, row.event):
+            self._host.count(Counter.REFRESH_FAILED)
+            self._host.log(
+                Level.ERROR,
+                f"the presence module refused to refresh {uri} ({row.event}); the state is stored. "
+                "Are presence's db_url and the module of the event package set?",
+            )

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The settings: one table of name, type, default, limits and meaning, read once into one frozen object.
+
+A setting is called `NSQ_` and the field's name in capitals. It comes from `#!define` in kamailio.cfg, which wins, or
+from the environment. Everything that is wrong is reported at once, one line a setting, and Kamailio does not start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+from gnsq import protocol
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kemi_nsq.errors import SettingsError
+
+PREFIX = "NSQ_"
+#: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
+CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI"})
+
+#: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
+DATABASE_DIALECTS: Mapping[str, str] = {"sqlite": "sqlite+pysqlite"}
+
+
+class Address(NamedTuple):
+    """A TCP address: host name or IP literal without brackets, and port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Write the address as `host:port`, an IPv6 literal in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Subscription(NamedTuple):
+    """A topic and the channel of it that is consumed."""
+
+    topic: str
+    channel: str
+
+    def __str__(self) -> str:
+        """Write the pair as NSQ_TOPIC_CHANNEL does, `topic:channel`."""
+        return f"{self.topic}:{self.channel}"
+
+
+def address(text: str) -> Address:
+    """Read `host:port` or `[IPv6]:port`.
+
+    Raises:
+        ValueError: the text is no address, or the port is not 1-65535.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise ValueError(f"{text.strip()!r} is no host:port")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def topic_name(text: str) -> str:
+    """Return a topic or channel name that NSQ accepts (NSQ TCP protocol spec, "Data Format").
+
+    Raises:
+        ValueError: NSQ would refuse the name.
+    """
+    # gnsq's pattern ends in `$`, which lets a final newline through; nsqd does not.
+    if not protocol.valid_topic_name(text) or text.endswith("\n"):
+        raise ValueError(f"{text!r} is no name for a topic or channel")
+    return text
+
+
+def _addresses(value: object) -> object:
+    return tuple(address(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _subscriptions(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        topic, colon, channel = part.partition(":")
+        if not colon:
+            raise ValueError(f"{part!r} has no ':' between topic and channel")
+        pairs.append(Subscription(topic_name(topic), topic_name(channel)))
+    return tuple(pairs)
+
+
+def _database_url(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        return None
+    url = urlsplit(value)
+    if url.scheme.partition("+")[0] not in DATABASE_DIALECTS:
+        raise ValueError(f"scheme {url.scheme!r} is not supported")
+    if not re.match(r"sqlite(\+pysqlite)?:////?[^/]", value):
+        raise ValueError("an SQLite URL names a file by its absolute path")
+    return f"{DATABASE_DIALECTS[url.scheme.partition('+')[0]]}:{value.partition(':')[2]}"
+
+
+Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
+Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
+Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
+
+_ADDRESSES = "host:port, several separated by commas"
+_NAME = "1 to 64 of the characters A-Z a-z 0-9 . _ -, then optionally #ephemeral"
+_FIELD = "the name of a JSON field, 1 to 64 characters"
+_SWITCH = "1 or 0"
+
+
+def _setting(default: object, meaning: str, allowed: str, **limits: Any) -> Any:
+    return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **limits)
+
+
+class Settings(BaseSettings):
+    """Every setting, validated and frozen. The attribute `max_in_flight` is the setting NSQ_MAX_IN_FLIGHT."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    nsqd_address: Addresses = _setting(
+        "127.0.0.1:4151", "HTTP addresses of nsqd, for API calls and `kemi-nsq publish`.", _ADDRESSES
+    )
+    nsqd_tcp_address: Annotated[Addresses, Field(min_length=1)] = _setting(
+        "127.0.0.1:4150", "TCP addresses of nsqd: consume from these when there is no nsqlookupd.", _ADDRESSES
+    )
+    lookupd_address: Addresses = _setting(
+        "", "HTTP addresses of nsqlookupd: consume from every nsqd that they know.", _ADDRESSES + ", or empty"
+    )
+    listen_topic: Name = _setting("kamailio", "Topic to consume.", _NAME)
+    listen_channel: Name = _setting("kamailio", "Channel of the topic to consume.", _NAME)
+    topic_channel: Subscriptions = _setting(
+        "",
+        "Several topics and channels to consume, instead of NSQ_LISTEN_TOPIC and NSQ_LISTEN_CHANNEL.",
+        "topic:channel, several separated by commas",
+    )
+    consumers: int = _setting(1, "Consumer processes to start (modparam of evrexec).", "1 to 32", ge=1, le=32)
+    max_in_flight: int = _setting(
+        5, "Messages handled at once per topic and consumer process.", "1 to 2500", ge=1, le=2500
+    )
+    max_attempts: int = _setting(
+        10,
+        "Deliveries of one message after which it is given up, logged and counted.",
+        "1 to 65535",
+        ge=1,
+        le=65535,
+    )
+    max_event_size: int = _setting(
+        65536,
+        "Largest body of an event, in bytes; a larger one is refused.",
+        "1 to 1048576",
+        ge=1,
+        le=1048576,
+    )
+    consumer_event_key: str = _setting(
+        "Event-Category", "JSON field that names the event route.", _FIELD, min_length=1, max_length=64
+    )
+    consumer_event_subkey: str = _setting(
+        "Event-Name",
+        "JSON field that makes the route's name more specific.",
+        _FIELD,
+        min_length=1,
+        max_length=64,
+    )
+    ack: Literal["processed", "received"] = _setting(
+        "processed", "When a message is finished: after its route, or before.", "processed or received"
+    )
+    node: Name = _setting("localhost", "Name of this node; the host name where it is not set.", _NAME)
+    db_url: Annotated[str | None, BeforeValidator(_database_url)] = _setting(
+        None,
+        "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
+        "sqlite:////path/file",
+    )
+    presentity_table: str = _setting(
+        "presentity",
+        "Table that the presence module reads.",
+        "a table's name",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
+    )
+    pua_refresh: bool = _setting(
+        True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.", _SWITCH
+    )
+    pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.", _SWITCH)
+    pua_expires: int = _setting(
+        3600,
+        "Seconds that a state is kept when the event has no `Expires`.",
+        "1 to 31536000",
+        ge=1,
+        le=31536000,
+    )
+    pua_tombstone: int = _setting(
+        300,
+        "Seconds that a terminated dialog is kept, so that a late event cannot revive it.",
+        "10 to 86400",
+        ge=10,
+        le=86400,
+    )
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What to consume: NSQ_TOPIC_CHANNEL, or the one pair of NSQ_LISTEN_TOPIC and NSQ_LISTEN_CHANNEL."""
+        return self.topic_channel or (Subscription(self.listen_topic, self.listen_channel),)
+
+
+def names() -> list[str]:
+    """List the names of all settings, in the order of the table."""
+    return [PREFIX + field.upper() for field in Settings.model_fields]
+
+
+def rows() -> list[tuple[str, str, FieldInfo]]:
+    """List each setting's name, its field of `Settings`, and what pydantic knows of it."""
+    return [(PREFIX + field.upper(), field, info) for field, info in Settings.model_fields.items()]
+
+
+def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Settings:
+    """Read and check all settings.
+
+    Args:
+        defines: `#!define` names that start with NSQ_ and their values, quotes removed. They win over the environment.
+        host_name: default of NSQ_NODE; characters that NSQ refuses become `-`.
+
+    Raises:
+        SettingsError: at least one name is unknown or one value is not allowed.
+    """
+    known = set(names()) | CONFIGURATION_ONLY
+    unknown = [
+        f"{name} ({where}) is no setting of kemi-nsq; did you mean {_nearest(name)}?"
+        for where, given in (("#!define", defines), ("environment", os.environ))
+        for name in sorted(given)
+        if name.startswith(PREFIX) and name not in known
+    ]
+    values = {name[len(PREFIX) :].lower(): text for name, text in defines.items() if name in names()}
+    if "node" not in values and "NSQ_NODE" not in os.environ:
+        values["node"] = re.sub(r"[^.a-zA-Z0-9_-]", "-", host_name)[:64] or "localhost"
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into the types
+    except ValidationError as error:
+        raise SettingsError(unknown + [_problem(detail) for detail in error.errors()]) from None
+    if unknown:
+        raise SettingsError(unknown)
+    return settings
+
+
+def allowed(field: str) -> str:
+    """Say in words which values a field of `Settings` takes."""
+    extra = Settings.model_fields[field].json_schema_extra
+    return str(extra["allowed"]) if isinstance(extra, dict) else ""
+
+
+def _problem(detail: ErrorDetails) -> str:
+    field = str(detail["loc"][0])
+    reason = detail["msg"].removeprefix("Value error, ")
+    found = "" if repr(detail["input"]) in reason else f" {detail['input']!r}"
+    return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches  # only needed to report a mistake
+
+    return next(iter(get_close_matches(name, names(), n=1, cutoff=0)))

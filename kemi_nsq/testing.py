@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fakes for unit tests of your own handlers, without Kamailio and without nsqd.
+
+host = FakeHost(defines={"NSQ_DB_URL": "sqlite:////tmp/presence.db"})
+handler = MyKamailio(host)
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Multiset
+from collections.abc import Callable, Mapping
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.host import Level
+
+
+class FakeHost:
+    """A `host.Host` that remembers what was asked of it, and has only the routes that it was given.
+
+    Args:
+        defines: what `#!define` lines of kamailio.cfg would say.
+        event_routes: native event routes: a name, and what runs in its place with the host and the payload.
+
+    Attributes:
+        lines: the log, as (level, text).
+        counters: how often each counter was raised.
+        variables: the values of `$var(...)`.
+        refreshed: presentity URI and event package of each refresh.
+        refresh_accepted: what the presence module answers.
+    """
+
+    def __init__(
+        self,
+        defines: Mapping[str, str] | None = None,
+        event_routes: Mapping[str, Callable[[FakeHost, str], None]] | None = None,
+    ) -> None:
+        self.event_routes = dict(event_routes or {})
+        self.lines: list[tuple[Level, str]] = []
+        self.counters: Multiset[Counter] = Multiset()
+        self.variables: dict[str, str] = {}
+        self.refreshed: list[tuple[str, str]] = []
+        self.refresh_accepted = True
+        self._defines = dict(defines or {})
+
+    def log(self, level: Level, text: str) -> None:
+        """Remember a line."""
+        self.lines.append((level, text))
+
+    def defines(self) -> Mapping[str, str]:
+        """Return what was given."""
+        return self._defines
+
+    def count(self, counter: Counter) -> None:
+        """Add one to a counter."""
+        self.counters[counter] += 1
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set a variable; Kamailio takes no NUL in one."""
+        if "\0" in value:
+            raise ValueError("embedded null character")
+        self.variables[name] = value
+
+    def variable(self, name: str) -> str:
+        """Return a variable, empty if it is not set."""
+        return self.variables.get(name, "")
+
+    def run_event_route(self, name: str, payload: str) -> bool:
+        """Run the route if it was given."""
+        route = self.event_routes.get(name)
+        if route is None:
+            return False
+        route(self, payload)
+        return True
+
+    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+        """Remember a refresh and answer `refresh_accepted`."""
+        self.refreshed.append((presentity_uri, event))
+        return self.refresh_accepted
