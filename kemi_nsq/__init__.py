@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from kemi_nsq.event import Event
-from kemi_nsq.plugin import KemiNsq, NativeNsq
+from kemi_nsq.kemi import KemiNsq
+from kemi_nsq.native import NativeNsq
 from kemi_nsq.routes import event_route
 
 __all__ = ["Event", "KemiNsq", "NativeNsq", "event_route"]

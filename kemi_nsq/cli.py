@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kemi_nsq import httpapi, reference
+from kemi_nsq import httpapi, reference, responder
 from kemi_nsq import settings as table
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
@@ -35,14 +35,35 @@ def publish(
 ) -> None:
     """Publish one JSON object to a topic."""
     text = sys.stdin.read() if payload == "-" else payload
-    try:
-        address = table.address(nsqd) if nsqd else table.load({}).nsqd_address[0]
-        table.topic_name(topic)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    address = _address(nsqd) or table.load({}).nsqd_address[0]
     json_object(text)
-    httpapi.publish(address, topic, text.encode(), timeout_s=HTTP_TIMEOUT_S)
+    httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
+
+
+@app.command()
+def query(
+    topic: Annotated[str, typer.Argument(help="NSQ topic on which a responder listens.")],
+    payload: Annotated[str, typer.Argument(help="A JSON object.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the reply.")] = 2.0,
+    nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
+) -> None:
+    """Ask over NSQ as nsq_query does, and print the reply."""
+    sys.stdout.write(responder.ask(_tcp_settings(nsqd), _topic(topic), payload, timeout_s=timeout) + "\n")
+
+
+@app.command()
+def respond(
+    topic: Annotated[str, typer.Option(help="NSQ topic to answer on.")],
+    reply: Annotated[str, typer.Option(help="The JSON object to reply; its Msg-ID is filled in.")] = "",
+    command: Annotated[str, typer.Option("--exec", help="Command that reads the request and prints the reply.")] = "",
+    nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
+) -> None:
+    """Answer queries until interrupted: always the same, or what a command says."""
+    if bool(reply) == bool(command):
+        raise UsageError("one of --reply and --exec is needed")
+    answer = responder.fixed(reply) if reply else responder.executed(command)
+    responder.serve(_tcp_settings(nsqd), _topic(topic), answer, Console(stderr=True).print)
 
 
 @app.command()
@@ -81,7 +102,27 @@ def run(command: Callable[[], object]) -> int:
     except UsageError as error:
         hint = " (in the shell, put the JSON between single quotes)" if isinstance(error, PayloadError) else ""
         return _fail(error, _EXIT_USAGE, hint)
+    except KeyboardInterrupt:
+        return 0
     return 0
+
+
+def _address(text: str) -> table.Address | None:
+    try:
+        return table.address(text) if text else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _tcp_settings(nsqd: str) -> table.Settings:
+    return table.load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
+
+
+def _topic(name: str) -> str:
+    try:
+        return table.topic_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _fail(error: NsqError, code: int, hint: str = "") -> int:

@@ -180,6 +180,14 @@ class Connection:
         if message_id in self._in_flight:
             self._to_send.append(protocol.touch(message_id))
 
+    def publish(self, topic: str, body: bytes) -> None:
+        """Publish one message (PUB); `Accepted` or `Refused` follows."""
+        self._to_send.append(protocol.publish(topic, body))
+
+    def publish_deferred(self, topic: str, body: bytes, delay_ms: int) -> None:
+        """Publish one message that nsqd holds back for `delay_ms` (DPUB); `Accepted` or `Refused` follows."""
+        self._to_send.append(protocol.deferpublish(topic, body, delay_ms))
+
     def _next_frame(self) -> tuple[int, bytes] | None:
         """Cut one frame (size, type, body: NSQ spec, "Data Format") off what was received."""
         start = self._read_to + _HEADER

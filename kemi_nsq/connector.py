@@ -10,20 +10,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kemi_nsq import httpapi, transport
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.flow import reconnect_delay_s
 from kemi_nsq.host import Level
-from kemi_nsq.iothread import Report, Target
-from kemi_nsq.settings import Address, Settings
-
-if TYPE_CHECKING:
-    import socket
+from kemi_nsq.settings import Address, Settings, Subscription
+from kemi_nsq.traffic import Report, Target
 
 CONNECT_TIMEOUT_S = 2.0
 LOOKUP_TIMEOUT_S = 2.0
@@ -45,7 +41,8 @@ class Connector(threading.Thread):
     """Keeps one connection for each nsqd and subscription.
 
     Args:
-        settings: addresses and subscriptions.
+        settings: addresses.
+        subscriptions: what to consume at each of them.
         adopt: takes a connected socket over.
         report: takes what the log should say.
     """
@@ -53,12 +50,14 @@ class Connector(threading.Thread):
     def __init__(
         self,
         settings: Settings,
+        subscriptions: Sequence[Subscription],
         *,
-        adopt: Callable[[Target, socket.socket], None],
+        adopt: Callable[[Target, transport.Socket], None],
         report: Callable[[Report], None],
     ) -> None:
         super().__init__(name="nsq-connector", daemon=True)
         self._settings = settings
+        self._subscriptions = subscriptions
         self._adopt = adopt
         self._report = report
         self._addresses = frozenset[Address]() if settings.lookupd_address else frozenset(settings.nsqd_tcp_address)
@@ -111,9 +110,7 @@ class Connector(threading.Thread):
 
     def _due_targets(self) -> list[Target]:
         wanted = [
-            Target(address, subscription)
-            for address in sorted(self._addresses)
-            for subscription in self._settings.subscriptions
+            Target(address, subscription) for address in sorted(self._addresses) for subscription in self._subscriptions
         ]
         for gone in [t for t, attempt in self._attempts.items() if t not in wanted and not attempt.open]:
             del self._attempts[gone]

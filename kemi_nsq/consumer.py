@@ -21,9 +21,13 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, PayloadError
 from kemi_nsq.flow import reconnect_delay_s, requeue_delay_ms
 from kemi_nsq.host import Host, Level
-from kemi_nsq.iothread import HEARTBEAT_S, Broken, Delivery, IoThread, Item, Report, Target
+from kemi_nsq.iothread import HEARTBEAT_S, IoThread
+from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE
+from kemi_nsq.quiet import Quiet
+from kemi_nsq.replies import ReplyDesk
 from kemi_nsq.routes import Outcome, Router
 from kemi_nsq.settings import Settings
+from kemi_nsq.traffic import Broken, Delivery, Item, Report, Resume, Target
 
 _REMEMBERED_NAMES = 1000
 
@@ -45,6 +49,7 @@ class Consumer:
         self._settings = settings
         self._host = host
         self._router = router
+        self._quiet = Quiet(host)
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._unrouted: OrderedDict[str, None] = OrderedDict()
         self._io: IoThread
@@ -87,14 +92,23 @@ class Consumer:
 
     def _run(self) -> None:
         self._items = SimpleQueue()
+        desk = ReplyDesk(
+            self._settings.node,
+            max_size=self._settings.max_reply_size,
+            emit=lambda item: self._items.put([item]),
+        )
         self._io = IoThread(
             max_in_flight=self._settings.max_in_flight,
             identify=_identify(self._settings),
             items=self._items,
+            desk=desk,
             on_closed=self._on_closed,
         )
         self._connector = Connector(
-            self._settings, adopt=self._io.adopt, report=lambda report: self._items.put([report])
+            self._settings,
+            (*self._settings.subscriptions, desk.subscription),
+            adopt=self._io.adopt,
+            report=lambda report: self._items.put([report]),
         )
         try:
             self._io.start()
@@ -113,12 +127,22 @@ class Consumer:
         match item:
             case Delivery():
                 self.handle(item)
+            case Resume():
+                self._resume(item)
             case Report():
-                self._host.log(item.level, item.text)
+                if item.text:
+                    self._host.log(item.level, item.text)
                 if item.counter:
                     self._host.count(item.counter)
             case Broken():
                 raise _IoFailed(item.trace)
+
+    def _resume(self, resume: Resume) -> None:
+        """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
+        self._host.set_variable(REPLY_VARIABLE, resume.reply)
+        self._host.set_variable(REASON_VARIABLE, resume.reason or "")
+        if not self._host.continue_transaction(resume.suspended):
+            self._host.count(Counter.RESUME_FAILED)
 
     def _decode(self, delivery: Delivery) -> events.Event:
         message = delivery.message
@@ -146,7 +170,7 @@ class Consumer:
     def _refuse(self, delivery: Delivery, counter: Counter, reason: str) -> None:
         """Drop a message for good: one line that says which and why, a counter, FIN."""
         where = f"{delivery.subscription} message {delivery.message.message_id.decode('ascii', 'replace')}"
-        self._host.log(Level.ERROR, f"{where} dropped: {reason}")
+        self._quiet.log(Level.ERROR, counter, f"{where} dropped: {reason}")
         self._host.count(counter)
         self._io.finish(delivery)
 

@@ -33,6 +33,13 @@ class Counter(enum.StrEnum):
     PUA_INVALID = "pua_invalid", "calls of nsq_pua_publish with an event that describes no state"
     PUA_DATABASE_ERROR = "pua_database_error", "calls of nsq_pua_publish that the database failed"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
+    PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
+    PUBLISH_FAILED = "publish_failed", "calls of nsq_publish that failed"
+    QUERIED = "queried", "queries that got their reply, or were sent off by nsq_query_async"
+    QUERY_FAILED = "query_failed", "queries that failed; `$var(nqErr)` said why"
+    JSON_FAILED = "json_failed", "calls of nsq_json with no JSON, or no path"
+    REPLY_DROPPED = "reply_dropped", "replies that nobody waits for: late, second, foreign, or no reply at all"
+    RESUME_FAILED = "resume_failed", "suspended transactions that had gone when their reply, or its deadline, came"
     CONNECTED = "connected", "subscriptions that nsqd accepted"
     DISCONNECTED = "disconnected", "connections to nsqd that were lost"
     CONNECT_FAILED = (

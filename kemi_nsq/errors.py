@@ -15,6 +15,7 @@ The tree, by what a caller can do about it::
         |-- ProtocolError     the peer does not speak the NSQ protocol, or not as agreed
         |-- NsqdRefused       nsqd answered with an error frame
         |-- DeadlineExceeded  no answer in the time that the caller gave
+        |-- QueryFailed       no reply, or none that can be used
         `-- StoreError        the presence database refused or could not be reached
 
 Anything else that is raised is a bug of ours.
@@ -78,6 +79,14 @@ class NsqdRefused(TransientError):
 
 class DeadlineExceeded(TransientError):
     """No answer came before the caller's deadline."""
+
+
+class QueryFailed(TransientError):
+    """A query got no reply that can be used; `reason` is the word for it in `$var(nqErr)`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class StoreError(TransientError):

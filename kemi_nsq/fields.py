@@ -18,7 +18,7 @@ Choice = TypeVar("Choice")
 MAX_INT32 = 2**31 - 1
 _SHOWN = 60  # characters of a wrong value that an error line repeats
 
-_BREAK = re.compile("[\t\n\r\x0b\x0c\x85\u2028\u2029]")
+_BREAK = re.compile("[\t\n\r\x0b\x0c\x85\u2028\u2029]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # What XML 1.0 does not allow (section 2.2), and the rest of the controls, which no display needs.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
@@ -79,7 +79,7 @@ def whole(name: str, value: str, *, least: int, wanted: str) -> int:
 
 
 def clean(value: str) -> str:
-    """Make text safe for a document: line breaks become blanks, controls go, lone surrogates turn U+FFFD."""
+    """Make text safe for a document: line breaks become a blank, controls go, lone surrogates turn U+FFFD."""
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", _BREAK.sub(" ", value))).strip()
 
 

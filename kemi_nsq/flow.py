@@ -8,6 +8,9 @@ RECONNECT_MAX_S = 10.0
 REQUEUE_FIRST_MS = 500
 #: nsqd's default for --max-req-timeout is one hour; a lamp that waits longer than a minute is wrong anyway.
 REQUEUE_MAX_MS = 60_000
+#: A nsqd that failed to take a message is left alone for this long, doubled with each failure.
+BREAKER_FIRST_S = 0.1
+BREAKER_MAX_S = 5.0
 
 
 def ready_share(max_in_flight: int, connections: int, max_rdy: int) -> int:
@@ -28,6 +31,11 @@ def reconnect_delay_s(failures: int, chance: float) -> float:
     """
     delay = min(RECONNECT_MAX_S, RECONNECT_FIRST_S * 2.0 ** min(failures - 1, 16))
     return delay * (0.5 + chance / 2)
+
+
+def breaker_delay_s(failures: int) -> float:
+    """Return the seconds for which a nsqd is left alone after `failures` publishes in a row that it did not take."""
+    return min(BREAKER_MAX_S, BREAKER_FIRST_S * 2.0 ** min(failures - 1, 16))
 
 
 def requeue_delay_ms(attempts: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.query import Suspended
 
 
 class Level(enum.Enum):
@@ -40,6 +41,12 @@ class Host(Protocol):
 
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run the native `event_route[name]` with `payload` as `$evr(data)`; return whether there is such a route."""
+
+    def suspend_transaction(self, route: str) -> Suspended | None:
+        """Suspend the SIP transaction that is being handled, to go on in `route`; None if that cannot be."""
+
+    def continue_transaction(self, suspended: Suspended) -> bool:
+        """Run the route of a suspended transaction; return whether the transaction was still there."""
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""

@@ -15,14 +15,14 @@ from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
 from kemi_nsq.settings import Address
 
 
-def publish(address: Address, topic: str, body: bytes, *, timeout_s: float) -> None:
-    """Publish one message through nsqd's `/pub`.
+def publish(address: Address, topic: str, body: bytes, *, timeout_s: float, delay_ms: int = 0) -> None:
+    """Publish one message through nsqd's `/pub`, to be delivered after `delay_ms`.
 
     Raises:
         ConnectionLost: nsqd cannot be reached in time.
         NsqdRefused: nsqd did not take the message.
     """
-    response = _call("POST", f"{address}/pub", timeout_s, params={"topic": topic}, data=body)
+    response = _call("POST", f"{address}/pub", timeout_s, params={"topic": topic, "defer": str(delay_ms)}, data=body)
     if response.status_code != requests.codes.ok:
         raise NsqdRefused(_error_code(response), "", fatal=False)
 

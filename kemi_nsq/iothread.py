@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kemi_nsq import connection as nsq
 from kemi_nsq import transport
@@ -26,51 +25,17 @@ from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import ready_share
 from kemi_nsq.host import Level
-from kemi_nsq.settings import Address, Subscription
-
-if TYPE_CHECKING:
-    import socket
+from kemi_nsq.replies import ReplyDesk
+from kemi_nsq.settings import Subscription
+from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
 
 #: Asked of nsqd in IDENTIFY. Short enough to notice a frozen nsqd, long enough for a route that holds Python's lock.
 HEARTBEAT_S = 10.0
 #: A peer that was silent for this long is dead: two heartbeats and some.
 SILENCE_S = 2.5 * HEARTBEAT_S
 _TICK_S = 0.5
-
-
-class Target(NamedTuple):
-    """One connection that should exist: an nsqd and what to consume there."""
-
-    address: Address
-    subscription: Subscription
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """A message and the connection that must answer for it."""
-
-    link_id: int
-    subscription: Subscription
-    message: nsq.Message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Something for the log and the counters, which only the main thread may write."""
-
-    level: Level
-    text: str
-    counter: Counter | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """The thread ended by an error of ours; the main thread must start anew."""
-
-    trace: str
-
-
-Item: TypeAlias = Delivery | Report | Broken
+#: RDY for replies, which this thread handles itself, at once.
+_REPLIES_IN_FLIGHT = 1000
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -79,7 +44,7 @@ class _Link:
 
     link_id: int
     target: Target
-    socket: socket.socket
+    socket: transport.Socket
     connection: nsq.Connection
     heard_at: float
     subscribed: bool = False
@@ -97,6 +62,7 @@ class IoThread(threading.Thread):
         max_in_flight: NSQ_MAX_IN_FLIGHT, shared by the connections of one topic.
         identify: fields for IDENTIFY.
         items: where the main thread takes deliveries and reports.
+        desk: takes the replies to queries.
         on_closed: called with the target, and whether it had been subscribed, when a connection is gone.
     """
 
@@ -106,12 +72,14 @@ class IoThread(threading.Thread):
         max_in_flight: int,
         identify: dict[str, JsonValue],
         items: SimpleQueue[list[Item]],
+        desk: ReplyDesk,
         on_closed: Callable[[Target, bool], None],
     ) -> None:
         super().__init__(name="nsq-io", daemon=True)
         self._max_in_flight = max_in_flight
         self._identify = identify
         self._items = items
+        self._desk = desk
         self._on_closed = on_closed
         self._inbox: deque[Callable[[], None]] = deque()
         self._waker = transport.Waker()
@@ -122,7 +90,7 @@ class IoThread(threading.Thread):
 
     # Called by other threads
 
-    def adopt(self, target: Target, connected: socket.socket) -> None:
+    def adopt(self, target: Target, connected: transport.Socket) -> None:
         """Take over a connected socket and start the conversation with nsqd."""
         self._post(partial(self._open, target, connected))
 
@@ -148,7 +116,8 @@ class IoThread(threading.Thread):
     def run(self) -> None:
         """Loop until `stop`; an error of ours is handed to the main thread."""
         try:
-            self._selector.register(self._waker, selectors.EVENT_READ)
+            self._selector.register(self._waker, selectors.EVENT_READ, self._waker.clear)
+            self._selector.register(self._desk, selectors.EVENT_READ, self._desk.read_letters)
             while not self._stopping:
                 self._turn()
         except BaseException:  # whatever it is, the main thread must learn that nobody reads any more
@@ -160,17 +129,19 @@ class IoThread(threading.Thread):
             self._waker.close()
 
     def _turn(self) -> None:
-        ready = self._selector.select(_TICK_S)
+        for key, _ in self._selector.select(self._patience()):
+            key.data()
         now = time.monotonic()
-        for key, _ in ready:
-            if key.data is None:
-                self._waker.clear()
-            else:
-                self._guard(key.data, partial(self._read, key.data, now))
+        self._desk.expire(now)
         while self._inbox:
             self._inbox.popleft()()
         for link in list(self._links.values()):
             self._guard(link, partial(self._tend, link, now))
+
+    def _patience(self) -> float:
+        """Return the seconds until something is due."""
+        deadline = self._desk.next_deadline()
+        return _TICK_S if deadline is None else min(_TICK_S, max(0.0, deadline - time.monotonic()))
 
     def _guard(self, link: _Link, call: Callable[[], None]) -> None:
         """Do something with a link; if that breaks it, close it and leave the others alone."""
@@ -181,7 +152,7 @@ class IoThread(threading.Thread):
         except NsqError as error:
             self._close(link, str(error))
 
-    def _open(self, target: Target, connected: socket.socket) -> None:
+    def _open(self, target: Target, connected: transport.Socket) -> None:
         self._last_link_id += 1
         connected.setblocking(False)
         link = _Link(
@@ -192,7 +163,11 @@ class IoThread(threading.Thread):
             heard_at=time.monotonic(),
         )
         self._links[link.link_id] = link
-        self._selector.register(connected, selectors.EVENT_READ, link)
+        self._selector.register(connected, selectors.EVENT_READ, self._reader(link))
+
+    def _reader(self, link: _Link) -> Callable[[], None]:
+        """Return what the selector calls when the link has something to read."""
+        return partial(self._guard, link, partial(self._read, link))
 
     def _close(self, link: _Link, reason: str, *, expected: bool = False) -> None:
         del self._links[link.link_id]
@@ -204,24 +179,27 @@ class IoThread(threading.Thread):
         self._share_ready(link.target.subscription)
         self._on_closed(link.target, link.subscribed)
 
-    def _read(self, link: _Link, now: float) -> None:
+    def _read(self, link: _Link) -> None:
         data = transport.receive(link.socket)
         if not data:
             return
-        link.heard_at = now
+        link.heard_at = time.monotonic()
         link.connection.receive_data(data)
         items: list[Item] = []
         try:
             while (event := link.connection.next_event()) is not None:
-                self._react(link, event, now, items)
+                self._react(link, event, items)
         finally:
             if items:
                 self._items.put(items)
 
-    def _react(self, link: _Link, event: nsq.NsqEvent, now: float, items: list[Item]) -> None:
+    def _react(self, link: _Link, event: nsq.NsqEvent, items: list[Item]) -> None:
         match event:
+            case nsq.Message() if link.target.subscription == self._desk.subscription:
+                self._desk.take_reply(event.body)
+                link.connection.finish(event.message_id)
             case nsq.Message():
-                link.touch_at[event.message_id] = now + link.touch_every_s
+                link.touch_at[event.message_id] = link.heard_at + link.touch_every_s
                 items.append(Delivery(link_id=link.link_id, subscription=link.target.subscription, message=event))
             case nsq.Identified():
                 link.max_rdy, link.touch_every_s = event.max_rdy, event.msg_timeout_s / 2
@@ -239,8 +217,9 @@ class IoThread(threading.Thread):
 
     def _share_ready(self, subscription: Subscription) -> None:
         links = [link for link in self._links.values() if link.subscribed and link.target.subscription == subscription]
+        wanted = _REPLIES_IN_FLIGHT if subscription == self._desk.subscription else self._max_in_flight
         for link in links:
-            share = ready_share(self._max_in_flight, len(links), link.max_rdy)
+            share = ready_share(wanted, len(links), link.max_rdy)
             if share != link.ready:
                 link.ready = share
                 link.connection.ready(share)
@@ -269,7 +248,7 @@ class IoThread(threading.Thread):
             link.unsent = link.unsent[transport.send(link.socket, link.unsent) :]
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
             if self._selector.get_key(link.socket).events != wanted:
-                self._selector.modify(link.socket, wanted, link)
+                self._selector.modify(link.socket, wanted, self._reader(link))
 
 
 def _refusal(target: Target, event: nsq.Refused) -> Report:

@@ -14,6 +14,7 @@ import orjson
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.query import Suspended
 from kemi_nsq.settings import PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
@@ -23,7 +24,14 @@ _NO_SUCH_ITEM = -255
 
 
 class KamailioHost:
-    """What kemi-nsq asks of the Kamailio process that it runs in."""
+    """What kemi-nsq asks of the Kamailio process that it runs in.
+
+    Args:
+        native: whether routes are those of kamailio.cfg, and not of a `cfgengine`.
+    """
+
+    def __init__(self, *, native: bool) -> None:
+        self._native = native
 
     def log(self, level: Level, text: str) -> None:
         """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
@@ -47,13 +55,34 @@ class KamailioHost:
         KSR.pv.sets(f"$var({name})", value)
 
     def variable(self, name: str) -> str:
-        """Return `$var(name)`; a number as its digits."""
-        value = KSR.pv.get(f"$var({name})")
-        return "" if value is None else str(value)
+        """Return `$var(name)`; a number as its digits, but 0 as '', because that is what an unset one holds."""
+        return str(KSR.pv.get(f"$var({name})") or "")
 
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
         return _rpc("evrexec.run", name, payload) is not None
+
+    def suspend_transaction(self, route: str) -> Suspended | None:
+        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`)."""
+        if KSR.tmx.t_suspend() < 0:
+            return None
+        return Suspended(index=KSR.pv.get("$T(id_index)"), label=KSR.pv.get("$T(id_label)"), route=route)
+
+    def continue_transaction(self, suspended: Suspended) -> bool:
+        """Continue by tm: from KEMI directly, else through `event_route[nsq:continue]` of nsq.cfg.
+
+        Called from KEMI without a KEMI engine, t_continue answers 500 to the caller.
+        """
+        # tm's label has 32 bits without a sign; KEMI and pseudo-variables take them with one.
+        index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
+        if not self._native:
+            return bool(KSR.tmx.t_continue(index, label, suspended.route) >= 0)
+        KSR.pv.seti("$var(nqIndex)", index)
+        KSR.pv.seti("$var(nqLabel)", label)
+        self.set_variable("nqRoute", suspended.route)
+        self.set_variable("nqContinued", "")
+        self.run_event_route("nsq:continue", "")
+        return self.variable("nqContinued") == "yes"
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send NOTIFYs by the presence module; it returns 0 on success to KEMI."""

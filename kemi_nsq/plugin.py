@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The objects that Kamailio's app_python3 holds, and the wiring of everything behind them.
 
-Two kinds of configuration load them. Under a native kamailio.cfg, `python_exec("name", "text")` calls a method of
-`NativeNsq` with the SIP message and the text. Under `cfgengine "python"` the operator's class derives from `KemiNsq`.
+Two kinds of configuration load them: `native` serves a native kamailio.cfg, `kemi` a `cfgengine "python"`.
 
 Here, and nowhere else, an exception becomes a log line and a return code. A method that Kamailio calls returns an
 int, whatever happens: in Kamailio 5.6 and 5.7 an error left behind in Python makes the next unrelated call fail. It
@@ -12,7 +11,6 @@ never returns 0, which would end the routing script.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -20,37 +18,37 @@ from types import ModuleType
 from kemi_nsq import settings as table
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError, SettingsError, StoreError
-from kemi_nsq.event import Event, JsonObject, json_object
+from kemi_nsq.errors import NsqError, SettingsError, StoreError
+from kemi_nsq.event import JsonObject
+from kemi_nsq.functions import Functions
 from kemi_nsq.host import Host, Level
-from kemi_nsq.presentity import Order
+from kemi_nsq.jsonpath import lookup
 from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.publisher import Publisher
+from kemi_nsq.quiet import Quiet
 from kemi_nsq.routes import Current, Handler, NativeRoutes, PythonRoutes, Router, RouteSource, handlers_of
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.transport import host_name
 
-#: Return codes of `nsq_pua_publish`.
-STORED, NOTHING_TO_DO, INVALID, DATABASE_ERROR = 1, 2, -1, -2
-_FAILED = -1
+#: Return codes. `nsq_pua_publish` has all of them, the other functions OK and FAILED.
+OK, NOTHING_TO_DO, FAILED, DATABASE_ERROR = 1, 2, -1, -2
 _CODES: Mapping[Change, int] = {
-    Change.STORED: STORED,
+    Change.STORED: OK,
     Change.UNCHANGED: NOTHING_TO_DO,
     Change.STALE: NOTHING_TO_DO,
 }
-#: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
-_NO_MESSAGE_ID = "0" * 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What one Kamailio process uses."""
 
-    settings: Settings
     host: Host
     current: Current
-    pua: PresencePublisher
+    functions: Functions
     consumer: Consumer
+    quiet: Quiet
 
 
 def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool) -> Parts:
@@ -67,17 +65,18 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
     if native:
         sources.append(NativeRoutes(host))
     store = PresentityStore(settings.db_url, settings.presentity_table) if settings.db_url else None
+    pua = PresencePublisher(settings, host, store)
     return Parts(
-        settings=settings,
         host=host,
         current=current,
-        pua=PresencePublisher(settings, host, store),
+        functions=Functions(settings, host, current, pua, Publisher(settings)),
         consumer=Consumer(settings, host, Router(sources, current)),
+        quiet=Quiet(host),
     )
 
 
-class _Handler:
-    """What both kinds of configuration share."""
+class Plugin:
+    """What both kinds of configuration share; `native.NativeNsq` and `kemi.KemiNsq` give it their shapes."""
 
     _native = False
 
@@ -91,7 +90,7 @@ class _Handler:
             SystemExit: a setting is wrong. Each problem is logged, and Kamailio does not start. For this exception
                 alone it logs no traceback (python_support.c, python_handle_exception).
         """
-        host = host or _kamailio()
+        host = host or _kamailio(native=self._native)
         try:
             settings = table.load(host.defines(), host_name=host_name())
         except SettingsError as error:
@@ -122,86 +121,52 @@ class _Handler:
 
     def _consume(self) -> int:
         self._parts.consumer.run_forever()
-        return _FAILED  # never reached
+        return FAILED  # never reached
 
-    def _publish_presence(self, payload: str | None) -> int:
-        current = self._parts.current
-        try:
-            return _CODES[self._parts.pua.publish(_fields(current.event, payload), _order(current.event))]
-        except StoreError as error:
-            current.store_failed = True
-            self._parts.host.count(Counter.PUA_DATABASE_ERROR)
-            self._parts.host.log(Level.ERROR, f"nsq_pua_publish: the database failed, nothing stored: {error}")
-            return DATABASE_ERROR
-
-    def _guarded(self, name: str, call: Callable[[], int]) -> int:
-        """Turn every exception of an entry point into one log line and a negative code."""
+    def _call(self, name: str, failed: Counter, call: Callable[[], int | None]) -> int:
+        """Return the code of `call`, OK for None; turn an exception into a log line, a counter and a negative code."""
         host = self._parts.host
         try:
-            return call()
-        except PayloadError as error:
+            return call() or OK
+        except NsqError as error:
             event = self._parts.current.event
             where = f" (message {event.message_id} of {event.topic})" if event else ""
-            host.count(Counter.PUA_INVALID)
-            host.log(Level.ERROR, f"{name}: {error}{where}")
+            database = isinstance(error, StoreError)
+            host.count(Counter.PUA_DATABASE_ERROR if database else failed)
+            self._parts.quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
+            return DATABASE_ERROR if database else FAILED
         except Exception as error:  # a bug of ours must not reach Kamailio
             host.count(Counter.BUG)
             host.log(Level.CRITICAL, f"{name}: {type(error).__name__}: {error}; please report this")
-        return _FAILED
+            return FAILED
+
+    def _pua_publish(self, payload: str | None) -> int:
+        functions = self._parts.functions
+        return self._call("nsq_pua_publish", Counter.PUA_INVALID, lambda: _CODES[functions.pua_publish(payload)])
+
+    def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> int:
+        functions = self._parts.functions
+        return self._call("nsq_publish", Counter.PUBLISH_FAILED, lambda: functions.publish(topic, payload, delay_ms))
+
+    def _query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str | None:
+        replies: list[str] = []
+        functions = self._parts.functions
+        self._call(
+            "nsq_query", Counter.QUERY_FAILED, lambda: replies.append(functions.query(topic, payload, timeout_s))
+        )
+        return replies[0] if replies else None
+
+    def _query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
+        functions = self._parts.functions
+        return self._call("nsq_query_async", Counter.QUERY_FAILED, lambda: functions.query_async(topic, payload, route))
+
+    def _json(self, path: str, payload: str) -> str | None:
+        found: list[str | None] = [None]
+        self._call("nsq_json", Counter.JSON_FAILED, lambda: found.append(lookup(path, payload)))
+        return found[-1]
 
 
-class NativeNsq(_Handler):
-    """For a native kamailio.cfg: each method is called by `python_exec`."""
-
-    _native = True
-
-    def nsq_consumer(self, _msg: object) -> int:
-        """Consume for ever; called once in each evrexec process. Never returns."""
-        return self._consume()
-
-    def nsq_pua_publish(self, _msg: object, payload: str | None = None) -> int:
-        """Publish the presence that a payload announces: the current event's, or the one given.
-
-        Returns:
-            1 stored, 2 nothing to do (stale, duplicate, unchanged), -1 invalid, -2 database error: the event comes
-            again.
-        """
-        return self._guarded("nsq_pua_publish", lambda: self._publish_presence(payload))
-
-
-class KemiNsq(_Handler):
-    """Base of the operator's class under `cfgengine "python"`; `mod_init` returns an instance of it."""
-
-    def ksr_nsq_consumer(self, _msg: object, _index: str) -> int:
-        """Consume for ever; called once in each evrexec process. Never returns."""
-        return self._consume()
-
-    def nsq_pua_publish(self, payload: str | None = None) -> int:
-        """Publish the presence that a payload announces: the current event's, or the one given.
-
-        Returns:
-            1 stored, 2 nothing to do (stale, duplicate, unchanged), -1 invalid, -2 database error: the event comes
-            again.
-        """
-        return self._guarded("nsq_pua_publish", lambda: self._publish_presence(payload))
-
-
-def _fields(event: Event | None, payload: str | None) -> JsonObject:
-    """Return the fields of a payload; those of the event being handled are decoded already."""
-    if event is not None and payload in (None, event.payload):
-        return event.fields
-    if payload is None:
-        raise PayloadError("outside an event route a payload is needed")
-    return json_object(payload)
-
-
-def _order(event: Event | None) -> Order:
-    if event is None:
-        return Order(timestamp_ns=time.time_ns(), message_id=_NO_MESSAGE_ID)
-    return Order(timestamp_ns=event.timestamp_ns, message_id=event.message_id)
-
-
-def _kamailio() -> Host:
+def _kamailio(*, native: bool) -> Host:
     from kemi_nsq.ksr import KamailioHost  # KSR exists inside Kamailio only
 
-    return KamailioHost()
+    return KamailioHost(native=native)

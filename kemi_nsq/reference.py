@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from kemi_nsq import settings as table
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import ROUTE_PREFIX, route_names
-from kemi_nsq.plugin import KemiNsq, NativeNsq
+from kemi_nsq.kemi import KemiNsq
+from kemi_nsq.native import NativeNsq
 from kemi_nsq.routes import NATIVE_VARIABLES
 
 _HEAD = """\

@@ -168,7 +168,29 @@ class Settings(BaseSettings):
     ack: Literal["processed", "received"] = _setting(
         "processed", "When a message is finished: after its route, or before.", "processed or received"
     )
-    node: Name = _setting("localhost", "Name of this node; the host name where it is not set.", _NAME)
+    publish_timeout: float = _setting(
+        0.5, "Seconds that one publish may take, all nsqd together.", "0.01 to 60", ge=0.01, le=60
+    )
+    publish_transport: Literal["tcp", "http"] = _setting(
+        "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS.", "tcp or http"
+    )
+    publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.", _SWITCH)
+    query_timeout: float = _setting(
+        2.0,
+        "Seconds that a query waits for its reply; `$var(nsq_query_timeout)` overrides it once.",
+        "0.01 to 300",
+        ge=0.01,
+        le=300,
+    )
+    max_reply_size: int = _setting(
+        1048576, "Largest reply to a query, in bytes; a larger one fails the query.", "1 to 16777216", ge=1, le=16777216
+    )
+    node: str = _setting(
+        "localhost",
+        "Name of this node, in the reply topic and in `Node` of queries; the host name where it is not set.",
+        "1 to 32 of the characters A-Z a-z 0-9 . _ -",
+        pattern=r"^[.a-zA-Z0-9_-]{1,32}$",
+    )
     db_url: Annotated[str | None, BeforeValidator(_database_url)] = _setting(
         None,
         "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
@@ -234,7 +256,7 @@ def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Setting
     ]
     values = {name[len(PREFIX) :].lower(): text for name, text in defines.items() if name in names()}
     if "node" not in values and "NSQ_NODE" not in os.environ:
-        values["node"] = re.sub(r"[^.a-zA-Z0-9_-]", "-", host_name)[:64] or "localhost"
+        values["node"] = re.sub(r"[^.a-zA-Z0-9_-]", "-", host_name)[:32] or "localhost"
     try:
         settings = Settings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into the types
     except ValidationError as error:

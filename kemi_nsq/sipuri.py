@@ -76,10 +76,10 @@ def address(field: str, value: str) -> Address:
     """
     # A URI holds no angle bracket, a display name may: the last one opens the URI.
     display, opening, rest = value.rpartition("<")
-    inside, closing, _ = rest.partition(">")
-    if opening and closing:
-        return Address(uri=_uri(field, inside.strip()), display=_display(display.strip()))
-    return Address(uri=_uri(field, value))
+    inside, closing, params = rest.partition(">")
+    if opening and closing and params.strip()[:1] in ("", ";"):
+        return Address(uri=_uri(field, value, inside.strip()), display=_display(display.strip()))
+    return Address(uri=_uri(field, value, value))
 
 
 def is_host(value: str) -> bool:
@@ -94,8 +94,8 @@ def escape_user(value: str) -> str:
     return _NOT_USER.sub(_percent, value)
 
 
-def _uri(field: str, value: str) -> SipUri:
-    found = _URI.fullmatch(value)
+def _uri(field: str, value: str, uri: str) -> SipUri:
+    found = _URI.fullmatch(uri)
     if found is None:
         raise wrong(field, value, SIP_URI)
     scheme, userinfo, host, port = found.group("scheme", "userinfo", "host", "port")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.query import Suspended
 
 
 class FakeHost:
@@ -27,6 +28,8 @@ class FakeHost:
         variables: the values of `$var(...)`.
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
+        transaction: index and label of the SIP transaction that can be suspended, or None.
+        continued: what was continued, with the variables as they were then.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class FakeHost:
         self.variables: dict[str, str] = {}
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
+        self.transaction: tuple[int, int] | None = None
+        self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
 
     def log(self, level: Level, text: str) -> None:
@@ -71,6 +76,18 @@ class FakeHost:
             return False
         route(self, payload)
         return True
+
+    def suspend_transaction(self, route: str) -> Suspended | None:
+        """Suspend the transaction that was given as `transaction`, if there is one."""
+        if self.transaction is None:
+            return None
+        index, label = self.transaction
+        return Suspended(index=index, label=label, route=route)
+
+    def continue_transaction(self, suspended: Suspended) -> bool:
+        """Remember that a transaction went on, with the variables that its route would see."""
+        self.continued.append((suspended, dict(self.variables)))
+        return self.transaction == (suspended.index, suspended.label)
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Remember a refresh and answer `refresh_accepted`."""

@@ -3,13 +3,30 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import os
 import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
-from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded
 from kemi_nsq.settings import Address
 
 RECEIVE_SIZE = 256 * 1024
+#: A deadline in the past still gives the kernel one look; 0 would mean non-blocking.
+_SHORTEST_S = 0.001
+
+#: Well below the default of net.core.wmem_default, so that a postbox holds several letters.
+_LARGEST_DATAGRAM = 32 * 1024
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(struct.calcsize("i"))
+
+#: A connected socket, for those who only pass it on.
+Socket: TypeAlias = socket.socket
+Result = TypeVar("Result")
 
 
 def host_name() -> str:
@@ -61,6 +78,134 @@ def send(connection: socket.socket, data: bytes) -> int:
         return 0
     except OSError as error:
         raise ConnectionLost(error.strerror or str(error)) from error
+
+
+class BlockingSocket:
+    """A TCP connection to nsqd for a process that does one thing at a time: every call ends at a deadline.
+
+    Args:
+        address: where nsqd listens.
+        deadline: `time.monotonic()` second until which connecting may take.
+
+    Raises:
+        ConnectionLost: nobody answers there, or not in time.
+    """
+
+    def __init__(self, address: Address, deadline: float) -> None:
+        self._socket = connect(address, max(deadline - time.monotonic(), _SHORTEST_S))
+
+    def send_all(self, data: bytes, deadline: float) -> None:
+        """Write all of `data`.
+
+        Raises:
+            ConnectionLost: the connection broke.
+            DeadlineExceeded: the peer did not take the bytes in time.
+        """
+        self._within(deadline, lambda: self._socket.sendall(data))
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the next bytes, at least one.
+
+        Raises:
+            ConnectionLost: the peer closed the connection, or it broke.
+            DeadlineExceeded: nothing came in time.
+        """
+        data = self._within(deadline, lambda: self._socket.recv(RECEIVE_SIZE))
+        if not data:
+            raise ConnectionLost("the peer closed the connection")
+        return data
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _within(self, deadline: float, call: Callable[[], Result]) -> Result:
+        self._socket.settimeout(max(deadline - time.monotonic(), _SHORTEST_S))
+        try:
+            return call()
+        except TimeoutError as error:
+            raise DeadlineExceeded("no answer in time") from error
+        except OSError as error:
+            raise ConnectionLost(error.strerror or str(error)) from error
+
+
+class Postbox:
+    """A Unix datagram socket between the processes of one Kamailio, under a name that needs no file.
+
+    Letters from another user's processes are dropped. A letter that is too long for a datagram travels as a
+    descriptor of memory (memfd_create(2)), which the receiver reads.
+
+    Args:
+        name: where others send to.
+
+    Raises:
+        ConnectionLost: another process has this name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        try:
+            self._socket.bind(_abstract(name))
+        except OSError as error:
+            self._socket.close()
+            raise ConnectionLost(f"{name}: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a letter waits."""
+        return self._socket.fileno()
+
+    def send(self, name: str, letter: bytes) -> None:
+        """Send a letter to another postbox, without waiting.
+
+        Raises:
+            ConnectionLost: nobody has this name, or the postbox is full.
+        """
+        try:
+            if len(letter) <= _LARGEST_DATAGRAM:
+                self._socket.sendto(letter, socket.MSG_DONTWAIT, _abstract(name))
+                return
+            descriptor = os.memfd_create("kemi-nsq")
+            try:
+                os.write(descriptor, letter)
+                socket.send_fds(self._socket, [b"\0"], [descriptor], socket.MSG_DONTWAIT, _abstract(name))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise ConnectionLost(f"{name}: {error.strerror}") from error
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Return the next letter of this user's processes, or None if there is none in `timeout_s`."""
+        self._socket.settimeout(max(timeout_s, 0.0))
+        try:
+            letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE)
+        except (TimeoutError, BlockingIOError):
+            return None
+        descriptors = array.array("i")
+        user = -1
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                _, user, _ = _CREDENTIALS.unpack(data)
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data)
+        contents = [_read_and_close(descriptor) for descriptor in descriptors]
+        if user != os.getuid():
+            return None
+        return contents[0] if contents else letter
+
+    def close(self) -> None:
+        """Give the name back."""
+        self._socket.close()
+
+
+def _abstract(name: str) -> bytes:
+    return b"\0" + name.encode()
+
+
+def _read_and_close(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as memory:
+        memory.seek(0)
+        return memory.read()
 
 
 class Waker:

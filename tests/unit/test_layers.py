@@ -25,6 +25,7 @@ CORE = frozenset(
         "event",
         "fields",
         "flow",
+        "jsonpath",
         "presence",
         "presentity",
         "publication",
@@ -42,7 +43,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "KSR": frozenset({"ksr"}),
     "gevent": frozenset(),
     "requests": frozenset({"httpapi"}),
-    "selectors": frozenset({"transport", "consumer"}),
+    "selectors": frozenset({"iothread"}),
     "socket": frozenset({"transport"}),
     "sqlalchemy": frozenset({"store"}),
     "ssl": frozenset({"transport"}),
@@ -208,8 +209,8 @@ def test_wall_check_finds(module: str, line: str) -> None:
         ("ksr", "import KSR"),
         ("store", "from sqlalchemy import select"),
         ("httpapi", "import requests.adapters"),
-        ("transport", "import socket, ssl, selectors"),
-        ("consumer", "import selectors"),
+        ("transport", "import socket, ssl"),
+        ("iothread", "import selectors"),
     ],
 )
 def test_wall_check_allows(module: str, line: str) -> None:

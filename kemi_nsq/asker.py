@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Asking over NSQ from any process: register the query at a consumer's reply desk, publish, wait for the letter."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import asdict
+from importlib.metadata import version
+
+import orjson
+
+from kemi_nsq.errors import ConnectionLost, QueryFailed, TransientError
+from kemi_nsq.event import JsonObject, JsonValue
+from kemi_nsq.publisher import Outgoing, Publisher
+from kemi_nsq.query import SERVER_ID, Sender, Suspended, Waiting, encode, reply_subscription, request
+from kemi_nsq.replies import desk_name
+from kemi_nsq.settings import Settings
+from kemi_nsq.transport import Postbox
+
+
+class Asker:
+    """Sends queries and waits for their replies. Opens nothing before the first query.
+
+    Args:
+        settings: NSQ_NODE, NSQ_CONSUMERS and the rest.
+        publisher: publishes the requests.
+    """
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._sender = Sender(node=settings.node, app_name="kemi-nsq", app_version=version("kemi-nsq"))
+        self._postbox: Postbox | None = None
+
+    def ask(self, topic: str, payload: str | JsonObject, timeout_s: float) -> str:
+        """Publish a request and wait for its reply.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            timeout_s: seconds until the whole is given up.
+
+        Returns:
+            The reply, JSON text.
+
+        Raises:
+            PayloadError: the payload is no JSON object.
+            ConnectionLost, NsqdRefused: no nsqd took the request.
+            QueryFailed: no reply came in time, or none that can be used.
+        """
+        deadline = time.monotonic() + timeout_s
+        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
+        slot = self._register(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name()))
+        self._publish(topic, fields, slot)
+        return _wait(self._box(), msg_id, deadline)
+
+    def ask_later(self, topic: str, payload: str | JsonObject, timeout_s: float, suspended: Suspended) -> None:
+        """Publish a request whose reply, or failure, resumes a suspended transaction in a consumer process.
+
+        Once this has returned or raised a `TransientError` other than `QueryFailed`, the transaction is resumed
+        exactly once.
+
+        Raises:
+            PayloadError: the payload is no JSON object; nothing waits.
+            QueryFailed: no consumer process takes the reply; nothing waits.
+            ConnectionLost, NsqdRefused: no nsqd took the request; the transaction is resumed with that reason.
+        """
+        deadline = time.monotonic() + timeout_s
+        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
+        slot = self._register(Waiting(msg_id=msg_id, deadline=deadline, suspended=suspended))
+        try:
+            self._publish(topic, fields, slot)
+        except TransientError:
+            self._post(slot, {"failed": "no nsqd", "msg_id": msg_id})
+            raise
+
+    def _publish(self, topic: str, fields: dict[str, JsonValue], slot: int) -> None:
+        # A reply to another topic would not come here, so this field is not the caller's to choose.
+        fields[SERVER_ID] = reply_subscription(slot, self._settings.node).topic
+        self._publisher.publish(Outgoing(topic=topic, body=encode(fields)))
+
+    def _register(self, waiting: Waiting) -> int:
+        """Tell a consumer process who waits, and return its slot. Workers spread over the consumers by their pid."""
+        letter = asdict(waiting)
+        for turn in range(self._settings.consumers):
+            slot = (os.getpid() + turn) % self._settings.consumers
+            if self._post(slot, letter):
+                return slot
+        raise QueryFailed("no consumer")
+
+    def _post(self, slot: int, letter: dict[str, object]) -> bool:
+        try:
+            self._box().send(desk_name(slot), orjson.dumps(letter))
+        except ConnectionLost:
+            return False
+        return True
+
+    def _box(self) -> Postbox:
+        if self._postbox is None:
+            self._postbox = Postbox(_own_name())
+        return self._postbox
+
+
+def _own_name() -> str:
+    return f"kemi-nsq/{os.getppid()}/asker/{os.getpid()}"
+
+
+def _wait(postbox: Postbox, msg_id: str, deadline: float) -> str:
+    """Return the reply to `msg_id`; letters of queries that were given up earlier are passed over."""
+    while (left_s := deadline - time.monotonic()) > 0:
+        letter = postbox.receive(left_s)
+        if letter is None:
+            continue
+        head, _, body = letter.partition(b"\n")
+        said = orjson.loads(head)
+        if said["msg_id"] != msg_id:
+            continue
+        if said["reason"] is not None:
+            raise QueryFailed(said["reason"])
+        return body.decode("utf-8")
+    raise QueryFailed("timeout")

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What routing logic can call, in terms of Python: arguments in, values out, exceptions for what goes wrong.
+
+`plugin` gives these functions the shapes that a native kamailio.cfg and a Python script expect.
+"""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+
+from kemi_nsq.asker import Asker
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
+from kemi_nsq.event import Event, JsonObject, json_object
+from kemi_nsq.host import Host
+from kemi_nsq.presentity import Order
+from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.publisher import Outgoing, Publisher
+from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE, encode
+from kemi_nsq.routes import Current
+from kemi_nsq.settings import Settings, topic_name
+from kemi_nsq.store import Change
+
+#: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
+TIMEOUT_VARIABLE = "nsq_query_timeout"
+_LONGEST_QUERY_S = 300.0
+#: nsqd's default for --max-req-timeout, which bounds DPUB too.
+_LONGEST_DELAY_MS = 3_600_000
+#: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
+_NO_MESSAGE_ID = "0" * 16
+
+
+class Functions:
+    """The functions of this package.
+
+    Args:
+        settings: what the operator wants.
+        host: the SIP server.
+        current: the event that is being handled.
+        pua: publishes presence.
+        publisher: publishes to NSQ.
+    """
+
+    def __init__(
+        self, settings: Settings, host: Host, current: Current, pua: PresencePublisher, publisher: Publisher
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._current = current
+        self._pua = pua
+        self._publisher = publisher
+        self._asker = Asker(settings, publisher)
+
+    def pua_publish(self, payload: str | None) -> Change:
+        """Publish the presence that a payload announces, or the current event where it is None.
+
+        Raises:
+            PayloadError: the payload describes no state.
+            StoreError: the database failed; the current event will come again.
+        """
+        event = self._current.event
+        try:
+            return self._pua.publish(_fields(event, payload), _order(event))
+        except StoreError:
+            self._current.store_failed = True
+            raise
+
+    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> None:
+        """Publish JSON to a topic and wait until a nsqd has taken it.
+
+        Raises:
+            NameRefused, PayloadError: the topic or the payload cannot be published.
+            ConnectionLost, NsqdRefused: no nsqd took it.
+        """
+        if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
+            raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
+        body = self._body(payload)
+        self._publisher.publish(Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms))
+        self._host.count(Counter.PUBLISHED)
+
+    def query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str:
+        """Publish a request and wait for its reply, which is also left in `$var(nqR)`.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            timeout_s: seconds; None for `$var(nsq_query_timeout)` if it is set, else NSQ_QUERY_TIMEOUT.
+
+        Raises:
+            NsqError: there is no reply; `$var(nqR)` is empty and `$var(nqErr)` says why.
+        """
+        try:
+            reply = self._asker.ask(_topic(topic), payload, self._timeout(timeout_s))
+        except NsqError as error:
+            self._leave("", _reason(error))
+            raise
+        self._host.count(Counter.QUERIED)
+        self._leave(reply, "")
+        return reply
+
+    def query_async(self, topic: str, payload: str | JsonObject, route: str) -> None:
+        """Publish a request and suspend the SIP transaction; it goes on in `route` with the reply, or without.
+
+        Raises:
+            NsqError: the transaction is not suspended, and goes on where it is.
+        """
+        fields = json_object(payload) if isinstance(payload, str) else payload
+        name, timeout_s = _topic(topic), self._timeout(None)
+        suspended = self._host.suspend_transaction(route)
+        if suspended is None:
+            raise UsageError("there is no SIP request here whose transaction could be suspended")
+        self._asker.ask_later(name, fields, timeout_s, suspended)
+        self._host.count(Counter.QUERIED)
+
+    def _body(self, payload: str | JsonObject) -> bytes:
+        if not isinstance(payload, str):
+            return encode(payload)
+        try:
+            body = payload.encode("utf-8")
+            if not self._settings.publish_raw:
+                orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            where = f"{error.msg} at line {error.lineno} column {error.colno}"
+            raise PayloadError(
+                f"the payload is not JSON: {where} (NSQ_PUBLISH_RAW=1 publishes it all the same)"
+            ) from error
+        except UnicodeEncodeError as error:
+            raise PayloadError(f"the payload cannot be written as UTF-8: {error.reason}") from error
+        return body
+
+    def _timeout(self, given_s: float | None) -> float:
+        text = self._host.variable(TIMEOUT_VARIABLE)
+        if text:  # for one call only: `$var` outlives the SIP request
+            self._host.set_variable(TIMEOUT_VARIABLE, "")
+        try:
+            wanted_s = given_s if given_s is not None else float(text or self._settings.query_timeout)
+        except ValueError as error:
+            raise PayloadError(f"$var({TIMEOUT_VARIABLE}) is {text!r}; a number of seconds is wanted") from error
+        return min(max(wanted_s, 0.0), _LONGEST_QUERY_S)
+
+    def _leave(self, reply: str, reason: str) -> None:
+        self._host.set_variable(REPLY_VARIABLE, reply)
+        self._host.set_variable(REASON_VARIABLE, reason)
+
+
+def _topic(name: str) -> str:
+    try:
+        return topic_name(name)
+    except ValueError as error:
+        raise NameRefused(str(error)) from error
+
+
+def _reason(error: NsqError) -> str:
+    if isinstance(error, QueryFailed):
+        return error.reason
+    return "bad payload" if isinstance(error, UsageError) else "no nsqd"
+
+
+def _fields(event: Event | None, payload: str | None) -> JsonObject:
+    """Return the fields of a payload; those of the event being handled are decoded already."""
+    if event is not None and payload in (None, event.payload):
+        return event.fields
+    if payload is None:
+        raise PayloadError("outside an event route a payload is needed")
+    return json_object(payload)
+
+
+def _order(event: Event | None) -> Order:
+    if event is None:
+        return Order(timestamp_ns=time.time_ns(), message_id=_NO_MESSAGE_ID)
+    return Order(timestamp_ns=event.timestamp_ns, message_id=event.message_id)

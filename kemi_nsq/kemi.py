@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a Python script under `cfgengine "python"` derives its class from."""
+
+from __future__ import annotations
+
+from kemi_nsq.event import JsonObject
+from kemi_nsq.plugin import Plugin
+from kemi_nsq.query import encode_key
+
+
+class KemiNsq(Plugin):
+    """Base of the operator's class under `cfgengine "python"`; `mod_init` returns an instance of it."""
+
+    def ksr_nsq_consumer(self, _msg: object, _index: str) -> int:
+        """Consume for ever; called once in each evrexec process. Never returns."""
+        return self._consume()
+
+    def nsq_pua_publish(self, payload: str | None = None) -> int:
+        """Publish the presence that a payload announces: the current event's, or the one given.
+
+        Returns:
+            1 stored, 2 nothing to do (stale, duplicate, unchanged), -1 invalid, -2 database error: the event comes
+            again.
+        """
+        return self._pua_publish(payload)
+
+    def nsq_publish(self, topic: str, payload: str | JsonObject) -> int:
+        """Publish JSON, a text or a dictionary, to a topic, and wait until nsqd has taken it.
+
+        Returns:
+            1 nsqd took it, -1 it was not published.
+        """
+        return self._publish(topic, payload)
+
+    def nsq_publish_deferred(self, topic: str, delay_ms: int, payload: str | JsonObject) -> int:
+        """Publish JSON that nsqd delivers after a delay of up to 3600000 milliseconds.
+
+        Returns:
+            1 nsqd took it, -1 it was not published.
+        """
+        return self._publish(topic, payload, delay_ms)
+
+    def nsq_query(self, topic: str, payload: str | JsonObject, timeout: float | None = None) -> str | None:
+        """Publish a request and wait for its reply.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object, as text or dictionary.
+            timeout: seconds; NSQ_QUERY_TIMEOUT where left out.
+
+        Returns:
+            The reply, JSON text; or None, and `$var(nqErr)` is `timeout`, `no nsqd`, `bad payload`, `no consumer` or
+            `bad reply`.
+        """
+        return self._query(topic, payload, timeout)
+
+    def nsq_query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
+        """Publish a request and suspend the SIP transaction; it goes on in a method when there is a reply, or none.
+
+        `route` is a method of the handler, called with the message and an event name. It finds the reply in
+        `$var(nqR)`, or the reason for none in `$var(nqErr)`.
+
+        Returns:
+            1 the transaction is suspended: return from the route; -1 it is not.
+        """
+        return self._query_async(topic, payload, route)
+
+    def nsq_json(self, path: str, payload: str) -> str | None:
+        """Return the value at a path of JSON text, or None if it is missing or null, or the text is no JSON.
+
+        The path is like `Channels[0].switch_url`; `%` stands for a dot of the key.
+        """
+        return self._json(path, payload)
+
+    def nsq_encode(self, text: str) -> str:
+        """Return text encoded as a part of a routing key, as kazoo does."""
+        return encode_key(text)

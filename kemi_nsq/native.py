@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a native kamailio.cfg calls: `python_exec("name", "text")` is a method here, given the message and the text."""
+
+from __future__ import annotations
+
+from kemi_nsq.plugin import FAILED, OK, Plugin
+from kemi_nsq.query import encode_key
+
+#: Where `nsq_json` and `nsq_encode` leave their result.
+RESULT_VARIABLE = "nqJ"
+
+
+class NativeNsq(Plugin):
+    """For a native kamailio.cfg: each method is called by `python_exec`, with one text or none."""
+
+    _native = True
+
+    def nsq_consumer(self, _msg: object) -> int:
+        """Consume for ever; called once in each evrexec process. Never returns."""
+        return self._consume()
+
+    def nsq_pua_publish(self, _msg: object, payload: str | None = None) -> int:
+        """Publish the presence that a payload announces: the current event's, or the one given.
+
+        Text: the payload, or nothing.
+
+        Returns:
+            1 stored, 2 nothing to do (stale, duplicate, unchanged), -1 invalid, -2 database error: the event comes
+            again.
+        """
+        return self._pua_publish(payload)
+
+    def nsq_publish(self, _msg: object, text: str = "") -> int:
+        """Publish JSON to a topic, and wait until nsqd has taken it.
+
+        Text: the topic, a blank, the payload.
+
+        Returns:
+            1 nsqd took it, -1 it was not published.
+        """
+        topic, payload = _split(text, 2)
+        return self._publish(topic, payload)
+
+    def nsq_publish_deferred(self, _msg: object, text: str = "") -> int:
+        """Publish JSON that nsqd delivers after a delay.
+
+        Text: the topic, a blank, milliseconds (up to 3600000), a blank, the payload.
+
+        Returns:
+            1 nsqd took it, -1 it was not published.
+        """
+        topic, delay_ms, payload = _split(text, 3)
+        return self._publish(topic, payload, _whole(delay_ms))
+
+    def nsq_query(self, _msg: object, text: str = "") -> int:
+        """Publish a request and wait for its reply, which is then in `$var(nqR)`.
+
+        Text: the topic, a blank, a JSON object. `$var(nsq_query_timeout)`, in seconds, overrides NSQ_QUERY_TIMEOUT for
+        one call.
+
+        Returns:
+            1 there is a reply, -1 there is none: `$var(nqR)` is empty and `$var(nqErr)` is `timeout`, `no nsqd`,
+            `bad payload`, `no consumer` or `bad reply`.
+        """
+        topic, payload = _split(text, 2)
+        return FAILED if self._query(topic, payload) is None else OK
+
+    def nsq_query_async(self, _msg: object, text: str = "") -> int:
+        """Publish a request and suspend the SIP transaction; it goes on in a route when there is a reply, or none.
+
+        Text: the topic, a blank, the name of a `route`, a blank, a JSON object. `exit` must follow. The route finds
+        `$var(nqR)` and `$var(nqErr)` as after nsq_query.
+
+        Returns:
+            1 the transaction is suspended, -1 it is not.
+        """
+        topic, route, payload = _split(text, 3)
+        return self._query_async(topic, payload, route)
+
+    def nsq_json(self, _msg: object, text: str = "") -> int:
+        """Pick a value from JSON and leave it in `$var(nqJ)`.
+
+        Text: the path (`Channels[0].switch_url`; `%` stands for a dot of the key), a blank, the JSON.
+
+        Returns:
+            1 found, -1 missing, null, or no JSON: `$var(nqJ)` is empty.
+        """
+        value = self._json(*_split(text, 2))
+        self._parts.host.set_variable(RESULT_VARIABLE, value or "")
+        return FAILED if value is None else OK
+
+    def nsq_encode(self, _msg: object, text: str = "") -> int:
+        """Encode text as a part of a routing key, as kazoo does, and leave it in `$var(nqJ)`.
+
+        Returns:
+            1 always.
+        """
+        self._parts.host.set_variable(RESULT_VARIABLE, encode_key(text))
+        return OK
+
+
+def _split(text: str, count: int) -> list[str]:
+    """Cut the text of `python_exec` at its first blanks into `count` parts; missing ones are empty."""
+    parts = text.split(" ", count - 1)
+    return parts + [""] * (count - len(parts))
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else -1

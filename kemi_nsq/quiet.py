@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeps a failure that repeats itself from filling the log; the counters count all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kemi_nsq.host import Host, Level
+
+#: Lines of one kind in one window; further ones are left out, and the next window says how many.
+BURST = 20
+WINDOW_S = 10.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """The lines of one kind since `started`."""
+
+    started: float
+    lines: int = 0
+
+
+class Quiet:
+    """Writes at most `BURST` lines of a kind in `WINDOW_S`.
+
+    Args:
+        host: has the log.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, host: Host, clock: Callable[[], float] = time.monotonic) -> None:
+        self._host = host
+        self._clock = clock
+        self._windows: dict[str, _Window] = {}
+
+    def log(self, level: Level, kind: str, text: str) -> None:
+        """Write a line, unless many of this kind were written lately. Kinds are names in our code, never data."""
+        now = self._clock()
+        window = self._windows.setdefault(kind, _Window(now))
+        left_out = 0
+        if now - window.started >= WINDOW_S:
+            left_out = max(0, window.lines - BURST)
+            window.started, window.lines = now, 0
+        window.lines += 1
+        if window.lines <= BURST:
+            self._host.log(level, f"{text} ({left_out} more like it before)" if left_out else text)
