@@ -22,6 +22,8 @@ from kemi_nsq.errors import NsqError, PayloadError
 from kemi_nsq.flow import reconnect_delay_s, requeue_delay_ms
 from kemi_nsq.host import Host, Level
 from kemi_nsq.iothread import HEARTBEAT_S, IoThread
+from kemi_nsq.outbox import Outbox, OutboxSender
+from kemi_nsq.publisher import Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.replies import ReplyDesk
@@ -30,6 +32,7 @@ from kemi_nsq.settings import Settings
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Resume, Target
 
 _REMEMBERED_NAMES = 1000
+_JOIN_S = 10.0
 
 
 class _IoFailed(NsqError):
@@ -43,12 +46,14 @@ class Consumer:
         settings: what to consume, and how.
         host: the SIP server.
         router: finds and runs the event route.
+        outbox: what `nsq_publish` could not publish, to be sent from here; or None.
     """
 
-    def __init__(self, settings: Settings, host: Host, router: Router) -> None:
+    def __init__(self, settings: Settings, host: Host, router: Router, *, outbox: Outbox | None = None) -> None:
         self._settings = settings
         self._host = host
         self._router = router
+        self._outbox = outbox
         self._quiet = Quiet(host)
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._unrouted: OrderedDict[str, None] = OrderedDict()
@@ -92,11 +97,7 @@ class Consumer:
 
     def _run(self) -> None:
         self._items = SimpleQueue()
-        desk = ReplyDesk(
-            self._settings.node,
-            max_size=self._settings.max_reply_size,
-            emit=lambda item: self._items.put([item]),
-        )
+        desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
         self._io = IoThread(
             max_in_flight=self._settings.max_in_flight,
             identify=_identify(self._settings),
@@ -108,17 +109,26 @@ class Consumer:
             self._settings,
             (*self._settings.subscriptions, desk.subscription),
             adopt=self._io.adopt,
-            report=lambda report: self._items.put([report]),
+            report=self._emit,
         )
+        threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
+        if self._outbox is not None:
+            threads.append(OutboxSender(self._outbox, Publisher(self._settings), self._emit))
         try:
-            self._io.start()
-            self._connector.start()
+            for thread in threads:
+                thread.start()
             while True:
                 for item in self._items.get():
                     self._take(item)
         finally:
-            self._connector.stop()
-            self._io.stop()
+            for thread in threads:
+                thread.stop()
+            # The reply topic and the outbox's lock must be free before the next start.
+            for thread in threads:
+                thread.join(_JOIN_S)
+
+    def _emit(self, item: Item) -> None:
+        self._items.put([item])
 
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
         self._connector.closed(target, was_subscribed)

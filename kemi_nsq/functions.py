@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import enum
 import time
 
 import orjson
 
 from kemi_nsq.asker import Asker
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
+from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
 from kemi_nsq.event import Event, JsonObject, json_object
 from kemi_nsq.host import Host
+from kemi_nsq.outbox import Outbox
 from kemi_nsq.presentity import Order
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
@@ -32,6 +34,13 @@ _LONGEST_DELAY_MS = 3_600_000
 _NO_MESSAGE_ID = "0" * 16
 
 
+class Published(enum.Enum):
+    """What became of a message."""
+
+    SENT = enum.auto()  #: a nsqd has it
+    KEPT = enum.auto()  #: the outbox has it
+
+
 class Functions:
     """The functions of this package.
 
@@ -41,16 +50,25 @@ class Functions:
         current: the event that is being handled.
         pua: publishes presence.
         publisher: publishes to NSQ.
+        outbox: keeps what cannot be published, or None.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, current: Current, pua: PresencePublisher, publisher: Publisher
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        *,
+        settings: Settings,
+        host: Host,
+        current: Current,
+        pua: PresencePublisher,
+        publisher: Publisher,
+        outbox: Outbox | None,
     ) -> None:
         self._settings = settings
         self._host = host
         self._current = current
         self._pua = pua
         self._publisher = publisher
+        self._outbox = outbox
         self._asker = Asker(settings, publisher)
 
     def pua_publish(self, payload: str | None) -> Change:
@@ -67,18 +85,28 @@ class Functions:
             self._current.store_failed = True
             raise
 
-    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> None:
-        """Publish JSON to a topic and wait until a nsqd has taken it.
+    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
+        """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
 
         Raises:
             NameRefused, PayloadError: the topic or the payload cannot be published.
-            ConnectionLost, NsqdRefused: no nsqd took it.
+            ConnectionLost, NsqdRefused: no nsqd took it, and there is no outbox.
+            StoreError: no nsqd took it, and the outbox did not either.
         """
         if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
             raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
         body = self._body(payload)
-        self._publisher.publish(Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms))
+        message = Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms)
+        try:
+            self._publisher.publish(message)
+        except ConnectionLost:
+            if self._outbox is None:
+                raise
+            self._outbox.keep(message)
+            self._host.count(Counter.OUTBOX_KEPT)
+            return Published.KEPT
         self._host.count(Counter.PUBLISHED)
+        return Published.SENT
 
     def query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str:
         """Publish a request and wait for its reply, which is also left in `$var(nqR)`.

@@ -127,6 +127,7 @@ class IoThread(threading.Thread):
                 self._close(link, "stopped", expected=True)
             self._selector.close()
             self._waker.close()
+            self._desk.close()
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._patience()):

@@ -28,7 +28,7 @@ class KemiNsq(Plugin):
         """Publish JSON, a text or a dictionary, to a topic, and wait until nsqd has taken it.
 
         Returns:
-            1 nsqd took it, -1 it was not published.
+            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
         """
         return self._publish(topic, payload)
 
@@ -36,7 +36,7 @@ class KemiNsq(Plugin):
         """Publish JSON that nsqd delivers after a delay of up to 3600000 milliseconds.
 
         Returns:
-            1 nsqd took it, -1 it was not published.
+            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
         """
         return self._publish(topic, payload, delay_ms)
 

@@ -36,7 +36,7 @@ class NativeNsq(Plugin):
         Text: the topic, a blank, the payload.
 
         Returns:
-            1 nsqd took it, -1 it was not published.
+            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
         """
         topic, payload = _split(text, 2)
         return self._publish(topic, payload)
@@ -47,7 +47,7 @@ class NativeNsq(Plugin):
         Text: the topic, a blank, milliseconds (up to 3600000), a blank, the payload.
 
         Returns:
-            1 nsqd took it, -1 it was not published.
+            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
         """
         topic, delay_ms, payload = _split(text, 3)
         return self._publish(topic, payload, _whole(delay_ms))

@@ -20,9 +20,10 @@ from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, SettingsError, StoreError
 from kemi_nsq.event import JsonObject
-from kemi_nsq.functions import Functions
+from kemi_nsq.functions import Functions, Published
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
+from kemi_nsq.outbox import Outbox
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.quiet import Quiet
@@ -31,9 +32,10 @@ from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.transport import host_name
 
-#: Return codes. `nsq_pua_publish` has all of them, the other functions OK and FAILED.
-OK, NOTHING_TO_DO, FAILED, DATABASE_ERROR = 1, 2, -1, -2
-_CODES: Mapping[Change, int] = {
+#: Return codes of all functions, of `nsq_publish` (KEPT) and of `nsq_pua_publish` (the last two).
+OK, FAILED, KEPT, NOTHING_TO_DO, DATABASE_ERROR = 1, -1, 2, 2, -2
+_PUBLISHED: Mapping[Published, int] = {Published.SENT: OK, Published.KEPT: KEPT}
+_STORED: Mapping[Change, int] = {
     Change.STORED: OK,
     Change.UNCHANGED: NOTHING_TO_DO,
     Change.STALE: NOTHING_TO_DO,
@@ -69,8 +71,15 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
     return Parts(
         host=host,
         current=current,
-        functions=Functions(settings, host, current, pua, Publisher(settings)),
-        consumer=Consumer(settings, host, Router(sources, current)),
+        functions=Functions(
+            settings=settings,
+            host=host,
+            current=current,
+            pua=pua,
+            publisher=Publisher(settings),
+            outbox=_outbox(settings),
+        ),
+        consumer=Consumer(settings, host, Router(sources, current), outbox=_outbox(settings)),
         quiet=Quiet(host),
     )
 
@@ -125,28 +134,38 @@ class Plugin:
 
     def _call(self, name: str, failed: Counter, call: Callable[[], int | None]) -> int:
         """Return the code of `call`, OK for None; turn an exception into a log line, a counter and a negative code."""
-        host = self._parts.host
         try:
             return call() or OK
         except NsqError as error:
-            event = self._parts.current.event
-            where = f" (message {event.message_id} of {event.topic})" if event else ""
-            database = isinstance(error, StoreError)
-            host.count(Counter.PUA_DATABASE_ERROR if database else failed)
-            self._parts.quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
-            return DATABASE_ERROR if database else FAILED
+            self._report(name, failed, error)
         except Exception as error:  # a bug of ours must not reach Kamailio
-            host.count(Counter.BUG)
-            host.log(Level.CRITICAL, f"{name}: {type(error).__name__}: {error}; please report this")
-            return FAILED
+            self._parts.host.count(Counter.BUG)
+            self._parts.host.log(Level.CRITICAL, f"{name}: {type(error).__name__}: {error}; please report this")
+        return FAILED
+
+    def _report(self, name: str, failed: Counter, error: NsqError) -> None:
+        event = self._parts.current.event
+        where = f" (message {event.message_id} of {event.topic})" if event else ""
+        self._parts.host.count(failed)
+        self._parts.quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
 
     def _pua_publish(self, payload: str | None) -> int:
         functions = self._parts.functions
-        return self._call("nsq_pua_publish", Counter.PUA_INVALID, lambda: _CODES[functions.pua_publish(payload)])
+
+        def publish() -> int:
+            try:
+                return _STORED[functions.pua_publish(payload)]
+            except StoreError as error:
+                self._report("nsq_pua_publish", Counter.PUA_DATABASE_ERROR, error)
+                return DATABASE_ERROR
+
+        return self._call("nsq_pua_publish", Counter.PUA_INVALID, publish)
 
     def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> int:
         functions = self._parts.functions
-        return self._call("nsq_publish", Counter.PUBLISH_FAILED, lambda: functions.publish(topic, payload, delay_ms))
+        return self._call(
+            "nsq_publish", Counter.PUBLISH_FAILED, lambda: _PUBLISHED[functions.publish(topic, payload, delay_ms)]
+        )
 
     def _query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str | None:
         replies: list[str] = []
@@ -164,6 +183,13 @@ class Plugin:
         found: list[str | None] = [None]
         self._call("nsq_json", Counter.JSON_FAILED, lambda: found.append(lookup(path, payload)))
         return found[-1]
+
+
+def _outbox(settings: Settings) -> Outbox | None:
+    """Return an outbox of its own to each thread that uses one."""
+    if not settings.outbox:
+        return None
+    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes)
 
 
 def _kamailio(*, native: bool) -> Host:

@@ -175,6 +175,16 @@ class Settings(BaseSettings):
         "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS.", "tcp or http"
     )
     publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.", _SWITCH)
+    outbox: str = _setting(
+        "",
+        "SQLite file that keeps messages of `nsq_publish` while no nsqd takes them; empty for none.",
+        "an absolute path, or empty",
+        pattern=r"^(/.+)?$",
+    )
+    outbox_messages: int = _setting(100000, "Messages that the outbox may hold.", "1 to 100000000", ge=1, le=100000000)
+    outbox_bytes: int = _setting(
+        67108864, "Bytes of payload that the outbox may hold.", "1 to 1099511627776", ge=1, le=1099511627776
+    )
     query_timeout: float = _setting(
         2.0,
         "Seconds that a query waits for its reply; `$var(nsq_query_timeout)` overrides it once.",
