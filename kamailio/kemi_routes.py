@@ -43,7 +43,9 @@ class Kamailio(KemiNsq):
         if KSR.tm.t_newtran() < 0:
             KSR.sl.sl_reply_error()
             return
+        KSR.cfgutils.lock("presence")
         KSR.presence.handle_subscribe()
+        KSR.cfgutils.unlock("presence")
         KSR.tm.t_release()
 
     @event_route("nsq:consumer-event-presence-update")

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kemi_nsq import httpapi, reference, responder
+from kemi_nsq import httpapi, names, reference, responder
 from kemi_nsq import settings as table
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
@@ -107,9 +107,9 @@ def run(command: Callable[[], object]) -> int:
     return 0
 
 
-def _address(text: str) -> table.Address | None:
+def _address(text: str) -> names.Address | None:
     try:
-        return table.address(text) if text else None
+        return names.address(text) if text else None
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -120,7 +120,7 @@ def _tcp_settings(nsqd: str) -> table.Settings:
 
 def _topic(name: str) -> str:
     try:
-        return table.topic_name(name)
+        return names.topic_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -21,7 +21,7 @@ from gnsq import protocol
 
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.event import JsonValue
-from kemi_nsq.settings import Subscription
+from kemi_nsq.names import Subscription
 
 #: Largest frame accepted. nsqd's own default for a message is 1 MiB (`--max-msg-size`).
 MAX_FRAME = 16 * 1024 * 1024

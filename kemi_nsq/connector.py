@@ -18,7 +18,8 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.flow import reconnect_delay_s
 from kemi_nsq.host import Level
-from kemi_nsq.settings import Address, Settings, Subscription
+from kemi_nsq.names import Address, Subscription
+from kemi_nsq.settings import Settings
 from kemi_nsq.traffic import Report, Target
 
 CONNECT_TIMEOUT_S = 2.0

@@ -16,13 +16,14 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
 from kemi_nsq.event import Event, JsonObject, json_object
 from kemi_nsq.host import Host
+from kemi_nsq.names import topic_name
 from kemi_nsq.outbox import Outbox
 from kemi_nsq.presentity import Order
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE, encode
 from kemi_nsq.routes import Current
-from kemi_nsq.settings import Settings, topic_name
+from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.

@@ -48,5 +48,11 @@ class Host(Protocol):
     def continue_transaction(self, suspended: Suspended) -> bool:
         """Run the route of a suspended transaction; return whether the transaction was still there."""
 
+    def lock(self, name: str) -> None:
+        """Wait for the lock of this name, which all processes of the server share, and take it."""
+
+    def unlock(self, name: str) -> None:
+        """Give the lock back."""
+
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""

@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
-from kemi_nsq.settings import Address
+from kemi_nsq.names import Address
 
 
 def publish(address: Address, topic: str, body: bytes, *, timeout_s: float, delay_ms: int = 0) -> None:

@@ -25,8 +25,8 @@ from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import ready_share
 from kemi_nsq.host import Level
+from kemi_nsq.names import Subscription
 from kemi_nsq.replies import ReplyDesk
-from kemi_nsq.settings import Subscription
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
 
 #: Asked of nsqd in IDENTIFY. Short enough to notice a frozen nsqd, long enough for a route that holds Python's lock.

@@ -84,6 +84,14 @@ class KamailioHost:
         self.run_event_route("nsq:continue", "")
         return self.variable("nqContinued") == "yes"
 
+    def lock(self, name: str) -> None:
+        """Take a lock of the module cfgutils, as `lock("name")` does in a route."""
+        KSR.cfgutils.lock(name)
+
+    def unlock(self, name: str) -> None:
+        """Give back a lock of the module cfgutils."""
+        KSR.cfgutils.unlock(name)
+
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send NOTIFYs by the presence module; it returns 0 on success to KEMI."""
         return bool(KSR.presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
@@ -57,11 +59,28 @@ class PresencePublisher:
             tombstone_s=self._settings.pua_tombstone,
             default_expires_s=self._settings.pua_expires,
         )
-        change = self._store.save(row)
+        with self._locked():
+            change = self._store.save(row)
+            if change is Change.STORED and self._settings.pua_refresh:
+                self._refresh(row)
         self._host.count(_COUNTERS[change])
-        if change is Change.STORED and self._settings.pua_refresh:
-            self._refresh(row)
         return change
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep SIP workers from handling a SUBSCRIBE meanwhile.
+
+        db_sqlite does not wait for another writer, and a NOTIFY for a subscription that a worker is refreshing would
+        use its CSeq twice.
+        """
+        name = self._settings.pua_lock
+        if name:
+            self._host.lock(name)
+        try:
+            yield
+        finally:
+            if name:
+                self._host.unlock(name)
 
     def _refresh(self, row: presentity.Row) -> None:
         uri = f"sip:{row.username}@{row.domain}"

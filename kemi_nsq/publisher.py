@@ -20,7 +20,8 @@ from kemi_nsq import httpapi
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError, TransientError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import breaker_delay_s
-from kemi_nsq.settings import Address, Settings
+from kemi_nsq.names import Address
+from kemi_nsq.settings import Settings
 from kemi_nsq.transport import BlockingSocket
 
 #: What nsqd answers when the message itself is wrong; another nsqd would answer the same.

@@ -18,7 +18,7 @@ import orjson
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import JsonObject, JsonValue, field_text, json_object
-from kemi_nsq.settings import Subscription
+from kemi_nsq.names import Subscription
 
 MSG_ID, SERVER_ID = "Msg-ID", "Server-ID"
 #: Where a route finds the reply, or the reason why there is none.

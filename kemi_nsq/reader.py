@@ -7,7 +7,7 @@ import time
 
 from kemi_nsq import connection as nsq
 from kemi_nsq.errors import DeadlineExceeded, NsqdRefused
-from kemi_nsq.settings import Address, Subscription
+from kemi_nsq.names import Address, Subscription
 from kemi_nsq.transport import BlockingSocket
 
 CONNECT_TIMEOUT_S = 5.0

@@ -17,8 +17,8 @@ import orjson
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, PayloadError
 from kemi_nsq.host import Level
+from kemi_nsq.names import Subscription
 from kemi_nsq.query import Pending, Reason, Suspended, Waiting, reply_msg_id, reply_subscription
-from kemi_nsq.settings import Subscription
 from kemi_nsq.traffic import Item, Report, Resume
 from kemi_nsq.transport import Postbox
 

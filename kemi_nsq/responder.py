@@ -13,10 +13,11 @@ from typing import TypeAlias
 
 from kemi_nsq.errors import NsqError, PayloadError, UsageError
 from kemi_nsq.event import JsonObject, field_text, json_object
+from kemi_nsq.names import Subscription
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import MSG_ID, SERVER_ID, Sender, encode, reply_msg_id, request
 from kemi_nsq.reader import Reader
-from kemi_nsq.settings import Settings, Subscription
+from kemi_nsq.settings import Settings
 
 Answer: TypeAlias = Callable[[str], JsonObject]
 #: A command that takes longer than this has no answer.

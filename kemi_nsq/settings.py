@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from gnsq import protocol
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kemi_nsq.errors import SettingsError
+from kemi_nsq.names import Address, Subscription, address, topic_name
 
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
@@ -27,52 +27,6 @@ CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI"})
 
 #: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
 DATABASE_DIALECTS: Mapping[str, str] = {"sqlite": "sqlite+pysqlite"}
-
-
-class Address(NamedTuple):
-    """A TCP address: host name or IP literal without brackets, and port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """Write the address as `host:port`, an IPv6 literal in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class Subscription(NamedTuple):
-    """A topic and the channel of it that is consumed."""
-
-    topic: str
-    channel: str
-
-    def __str__(self) -> str:
-        """Write the pair as NSQ_TOPIC_CHANNEL does, `topic:channel`."""
-        return f"{self.topic}:{self.channel}"
-
-
-def address(text: str) -> Address:
-    """Read `host:port` or `[IPv6]:port`.
-
-    Raises:
-        ValueError: the text is no address, or the port is not 1-65535.
-    """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
-    if match is None or not 0 < int(match[3]) < 65536:
-        raise ValueError(f"{text.strip()!r} is no host:port")
-    return Address(match[1] or match[2], int(match[3]))
-
-
-def topic_name(text: str) -> str:
-    """Return a topic or channel name that NSQ accepts (NSQ TCP protocol spec, "Data Format").
-
-    Raises:
-        ValueError: NSQ would refuse the name.
-    """
-    # gnsq's pattern ends in `$`, which lets a final newline through; nsqd does not.
-    if not protocol.valid_topic_name(text) or text.endswith("\n"):
-        raise ValueError(f"{text!r} is no name for a topic or channel")
-    return text
 
 
 def _addresses(value: object) -> object:
@@ -216,6 +170,13 @@ class Settings(BaseSettings):
         True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.", _SWITCH
     )
     pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.", _SWITCH)
+    pua_lock: str = _setting(
+        "",
+        "Lock (module cfgutils) to hold while a state is stored and its NOTIFY sent; routes hold it around "
+        "handle_subscribe. Needed with SQLite, whose Kamailio driver does not wait for another writer.",
+        "a lock's name, or empty",
+        max_length=64,
+    )
     pua_expires: int = _setting(
         3600,
         "Seconds that a state is kept when the event has no `Expires`.",

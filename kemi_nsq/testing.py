@@ -28,6 +28,7 @@ class FakeHost:
         variables: the values of `$var(...)`.
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
+        locked: names of the locks that are held.
         transaction: index and label of the SIP transaction that can be suspended, or None.
         continued: what was continued, with the variables as they were then.
     """
@@ -43,6 +44,7 @@ class FakeHost:
         self.variables: dict[str, str] = {}
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
+        self.locked: set[str] = set()
         self.transaction: tuple[int, int] | None = None
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
@@ -88,6 +90,16 @@ class FakeHost:
         """Remember that a transaction went on, with the variables that its route would see."""
         self.continued.append((suspended, dict(self.variables)))
         return self.transaction == (suspended.index, suspended.label)
+
+    def lock(self, name: str) -> None:
+        """Take a lock; Kamailio would wait for ever for one that this process has already."""
+        if name in self.locked:
+            raise RuntimeError(f"deadlock: {name} is locked already")
+        self.locked.add(name)
+
+    def unlock(self, name: str) -> None:
+        """Give a lock back."""
+        self.locked.remove(name)
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Remember a refresh and answer `refresh_accepted`."""

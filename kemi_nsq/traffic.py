@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeAlias
 from kemi_nsq.connection import Message
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.names import Address, Subscription
 from kemi_nsq.query import Reason, Suspended
-from kemi_nsq.settings import Address, Subscription
 
 
 class Target(NamedTuple):

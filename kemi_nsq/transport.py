@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded
-from kemi_nsq.settings import Address
+from kemi_nsq.names import Address
 
 RECEIVE_SIZE = 256 * 1024
 #: A deadline in the past still gives the kernel one look; 0 would mean non-blocking.

@@ -26,6 +26,7 @@ CORE = frozenset(
         "fields",
         "flow",
         "jsonpath",
+        "names",
         "presence",
         "presentity",
         "publication",

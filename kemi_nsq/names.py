@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How nsqd, topics and channels are named: addresses, subscriptions, and which names NSQ accepts."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from gnsq import protocol
+
+
+class Address(NamedTuple):
+    """A TCP address: host name or IP literal without brackets, and port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Write the address as `host:port`, an IPv6 literal in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Subscription(NamedTuple):
+    """A topic and the channel of it that is consumed."""
+
+    topic: str
+    channel: str
+
+    def __str__(self) -> str:
+        """Write the pair as NSQ_TOPIC_CHANNEL does, `topic:channel`."""
+        return f"{self.topic}:{self.channel}"
+
+
+def address(text: str) -> Address:
+    """Read `host:port` or `[IPv6]:port`.
+
+    Raises:
+        ValueError: the text is no address, or the port is not 1-65535.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise ValueError(f"{text.strip()!r} is no host:port")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def topic_name(text: str) -> str:
+    """Return a topic or channel name that NSQ accepts (NSQ TCP protocol spec, "Data Format").
+
+    Raises:
+        ValueError: NSQ would refuse the name.
+    """
+    # gnsq's pattern ends in `$`, which lets a final newline through; nsqd does not.
+    if not protocol.valid_topic_name(text) or text.endswith("\n"):
+        raise ValueError(f"{text!r} is no name for a topic or channel")
+    return text

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A server as a child process, with its log in a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support.until import until
+
+#: Where `make setup` puts the servers that are not packages of the system.
+TOOLS = Path(__file__).parents[2] / ".tools/bin"
+
+
+def find_program(name: str, *, path: str | None = None) -> str:
+    """Return the absolute path of a server's program: the one on PATH, else the project's own.
+
+    Args:
+        name: the program's name.
+        path: the folders to search, as in PATH; PATH itself by default.
+
+    Raises:
+        FileNotFoundError: there is none. A missing server is a failure of the test, never a skip.
+    """
+    found = shutil.which(name, path=path) or shutil.which(name, path=str(TOOLS))
+    if found is None:
+        raise FileNotFoundError(f"no {name} on PATH and none in {TOOLS}: run `make setup`")
+    return str(Path(found).absolute())
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process and it has not ended; one that nobody has reaped yet has ended."""
+    return _session(pid) is not None
+
+
+class ChildProcess:
+    """One run of a program, as the leader of a session of its own, so that its children can be told from others'.
+
+    A second run with the same folder and name appends to the log of the first.
+
+    Attributes:
+        log_file: where standard output and standard error go.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start the program.
+
+        Args:
+            name: what to call it in messages; its log is `<name>.log`.
+            command: the program's absolute path and its arguments.
+            folder: its working directory and the place of its log.
+            environment: its whole environment; that of this process by default.
+        """
+        self.name = name
+        self.log_file = folder / f"{name}.log"
+        with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                list(command),
+                cwd=folder,
+                env=None if environment is None else dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._all_ended = False
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its session."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, the negative signal number when a signal ended it, None while it runs."""
+        return self._process.poll()
+
+    def log_text(self) -> str:
+        """Return the log so far, of all runs: print it when a test fails."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for_log(self, pattern: str, *, timeout_s: float = 10.0) -> re.Match[str]:
+        """Wait until this run has logged something.
+
+        Args:
+            pattern: regular expression, searched with `^` and `$` matching at lines.
+            timeout_s: seconds to wait at most.
+
+        Raises:
+            AssertionError: the process ended first, or the time is up; the message holds the log.
+        """
+        expression = re.compile(pattern, re.MULTILINE)
+
+        def found_or_ended() -> tuple[re.Match[str] | None, bool] | None:
+            ended = self.exit_code is not None  # asked first, so that the last lines are not missed
+            found = expression.search(self._run_log())
+            return (found, ended) if found or ended else None
+
+        what = f"{pattern!r} in the log of {self.name}"
+        try:
+            found, _ = until(found_or_ended, timeout_s=timeout_s, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_text()}") from None
+        if found is None:
+            raise AssertionError(f"{self.name} ended with code {self.exit_code}, no {what}\n{self.log_text()}")
+        return found
+
+    def wait_exit(self, *, timeout_s: float = 10.0) -> int:
+        """Wait until the process ends by itself and return its exit code.
+
+        Raises:
+            AssertionError: it still runs when the time is up; the message holds the log.
+        """
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout_s:g} s\n{self.log_text()}") from None
+
+    def freeze(self) -> None:
+        """Stop the process and its children where they are (SIGSTOP): peers see a server that is silent, not gone."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them run on (SIGCONT)."""
+        self._signal_all(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the process and its children at once (SIGKILL), as a crash or a power cut would."""
+        self._signal_all(signal.SIGKILL)
+        self._process.wait()
+        until(lambda: not self.members(), what=f"the end of all children of {self.name}")
+        self._all_ended = True
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """End the process: SIGTERM, after `timeout_s` SIGKILL. No child of it survives. Harmless when it has ended."""
+        if self._process.poll() is None:
+            self.thaw()  # a frozen process acts on SIGTERM only when it runs again
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.kill()
+
+    def members(self) -> list[int]:
+        """List the running processes of its session: itself and its children (proc(5), `stat`, fields 3 and 6)."""
+        if self._all_ended:
+            return []  # the session's id is free again and may be somebody else's
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == self.pid]
+
+    def _run_log(self) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", errors="replace")
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in self.members():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue  # it ended in between
+
+
+def _session(pid: int) -> int | None:
+    """Return the session id of a running process, None when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, _parent, _group, session = stat.rpartition(")")[2].split()[:4]  # the name before may hold blanks
+    return None if state in "ZX" else int(session)
