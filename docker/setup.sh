@@ -96,19 +96,25 @@ has_go() {
 # --- venv
 
 step_venv() {
-    local stamp="$root/.venv/setup.stamp" lock="$root/requirements-dev.lock" sum
+    local venv="$root/.venv" lock="$root/requirements-dev.lock" sum
     [ "$runtime" = no ] || lock="$root/requirements.lock"
     "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "$python must be Python 3.11 or later with the venv module; Debian: apt-get install python3-venv"
     # The project's place and the interpreter are part of it: scripts in a venv hold both.
-    sum="$(checksum "$root $("$python" -VV)" "$lock" "$root/pyproject.toml")"
-    if is_stamped "$stamp" "$sum"; then return; fi
-    say "making .venv: $("$python" -V), $(basename "$lock")"
-    "$python" -m venv --clear "$root/.venv"
-    pip_install --require-hashes --requirement "$lock"
-    # The lock holds the build backend too, so nothing else is fetched.
-    pip_install --no-deps --no-build-isolation --editable "$root"
-    printf '%s\n' "$sum" >"$stamp"
+    sum="$(checksum "$root $("$python" -VV)" "$lock")"
+    if ! is_stamped "$venv/requirements.stamp" "$sum"; then
+        say "making .venv: $("$python" -V), $(basename "$lock")"
+        "$python" -m venv --clear "$venv"
+        pip_install --require-hashes --requirement "$lock"
+        printf '%s\n' "$sum" >"$venv/requirements.stamp"
+    fi
+    sum="$(checksum "$sum" "$root/pyproject.toml")"
+    if ! is_stamped "$venv/package.stamp" "$sum"; then
+        say "installing kemi-nsq into .venv, editable"
+        # The lock holds the build backend too, so nothing is fetched.
+        pip_install --no-deps --no-build-isolation --editable "$root"
+        printf '%s\n' "$sum" >"$venv/package.stamp"
+    fi
 }
 
 pip_install() { "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }

@@ -8,17 +8,24 @@ write of a process, because nothing that Kamailio's children would share may be 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from kemi_nsq.errors import StoreError
 from kemi_nsq.presentity import Row
 
-#: How long a write waits for another process's write to the same SQLite file.
-BUSY_TIMEOUT_S = 5.0
+#: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
+BUSY_TIMEOUT_S = 5
 _KEY = ("username", "domain", "event", "etag")
+# `ruid` last: MySQL assigns from left to right, and the condition reads it.
 _CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
+_CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
+    "sqlite": {"timeout": BUSY_TIMEOUT_S},
+    "postgresql": {"connect_timeout": BUSY_TIMEOUT_S},
+    "mysql": {"connect_timeout": BUSY_TIMEOUT_S, "charset": "utf8mb4"},
+}
 
 
 class Change(enum.Enum):
@@ -38,28 +45,41 @@ class PresentityStore:
     """
 
     def __init__(self, url: str, table: str) -> None:
-        self._url = url
+        self._url = sa.make_url(url)
         self._table = _presentity_table(table)
         self._engine: sa.Engine | None = None
-        self._read = sa.select(self._table.c.body).where(*(self._table.c[name] == sa.bindparam(name) for name in _KEY))
-        self._write = self._conditional_upsert()
+        key = sa.tuple_(*(self._table.c[name] for name in _KEY))
+        wanted = (self._table.c[name] for name in (*_KEY, "ruid", "body"))
+        self._read = sa.select(*wanted).where(key.in_(sa.bindparam("keys", expanding=True)))
+        self._write = _UPSERTS[self._url.get_backend_name()](self._table)
 
     def save(self, row: Row) -> Change:
-        """Store a row and commit, unless the table has a row of the same key with an equal or greater `ruid`.
+        """Store one row, as `save_all` does."""
+        return self.save_all([row])[0]
+
+    def save_all(self, rows: Sequence[Row]) -> list[Change]:
+        """Store rows in one transaction, each unless the table has its key with an equal or greater `ruid`.
+
+        What a row changed is read before the write. Another process may write in between: the table is right all the
+        same, and at worst a watcher is told twice.
+
+        Returns:
+            What each row did, in the order of `rows`.
 
         Raises:
-            StoreError: the database refused, was busy for too long or cannot be reached.
+            StoreError: the database refused, was busy for too long or cannot be reached; nothing was stored.
         """
-        values = {name: getattr(row, name) for name in _KEY + _CHANGED}
+        latest = {_key(row): row for row in sorted(rows, key=lambda row: row.ruid)}
+        # All writers take their locks in one order, so that two of them do not wait for each other.
+        values = [_values(latest[key]) for key in sorted(latest)]
         try:
             with self._connect() as connection, connection.begin():
-                before = connection.execute(self._read, values).scalar()
-                written = connection.execute(self._write, values).rowcount
+                found = connection.execute(self._read, {"keys": sorted(latest)})
+                before = {tuple(row[:4]): (row.ruid, row.body) for row in found}
+                connection.execute(self._write, values)
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
-        if not written:
-            return Change.STALE
-        return Change.UNCHANGED if before == row.body else Change.STORED
+        return [_change(row, before.get(_key(row)), latest[_key(row)]) for row in rows]
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -69,20 +89,68 @@ class PresentityStore:
 
     def _connect(self) -> sa.Connection:
         if self._engine is None:
-            self._engine = sa.create_engine(self._url, connect_args={"timeout": BUSY_TIMEOUT_S})
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            backend = self._url.get_backend_name()
+            self._engine = sa.create_engine(self._url, connect_args=_CONNECT_ARGUMENTS[backend], pool_pre_ping=True)
+            if backend == "sqlite":
+                sa.event.listen(self._engine, "connect", _prepare_sqlite)
+                sa.event.listen(self._engine, "begin", _begin_sqlite)
         return self._engine.connect()
 
-    def _conditional_upsert(self) -> sa.Executable:
-        """One statement decides and writes, so that two consumers cannot both think they are first."""
-        statement = insert(self._table).values({name: sa.bindparam(name) for name in _KEY + _CHANGED})
-        new = statement.excluded
+
+def _key(row: Row) -> tuple[str, str, str, str]:
+    return row.username, row.domain, row.event, row.etag
+
+
+def _values(row: Row) -> dict[str, object]:
+    return {name: getattr(row, name) for name in _KEY + _CHANGED}
+
+
+def _change(row: Row, before: tuple[str | None, bytes] | None, latest: Row) -> Change:
+    """Tell what a row did, from what the table had before and the latest of its key that was written."""
+    if row is not latest:
+        return Change.STALE
+    if before is None:
+        return Change.STORED
+    ruid, body = before
+    # A row without ruid is another writer's, from before us: ours is newer.
+    if ruid is not None and ruid >= row.ruid:
+        return Change.STALE
+    return Change.UNCHANGED if bytes(body) == row.body else Change.STORED
+
+
+def _conflict_upsert(
+    dialect: Callable[[sa.Table], sqlite.Insert | postgresql.Insert],
+) -> Callable[[sa.Table], sa.Executable]:
+    """One statement decides and writes, so that two consumers cannot both think they are first."""
+
+    def upsert(table: sa.Table) -> sa.Executable:
+        statement = dialect(table).values(_parameters())
         return statement.on_conflict_do_update(
             index_elements=list(_KEY),
-            set_={name: new[name] for name in _CHANGED},
-            # A row without ruid is another writer's, from before us: ours is newer.
-            where=sa.or_(self._table.c.ruid.is_(None), self._table.c.ruid < new.ruid),
+            set_={name: statement.excluded[name] for name in _CHANGED},
+            where=sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.excluded.ruid),
         )
+
+    return upsert
+
+
+def _mysql_upsert(table: sa.Table) -> sa.Executable:
+    """MySQL has no condition on the update: each column keeps its value unless the new row is later."""
+    statement = mysql.insert(table).values(_parameters())
+    later = sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.inserted.ruid)
+    changes = [(name, sa.func.if_(later, statement.inserted[name], table.c[name])) for name in _CHANGED]
+    return statement.on_duplicate_key_update(changes)
+
+
+_UPSERTS: Mapping[str, Callable[[sa.Table], sa.Executable]] = {
+    "sqlite": _conflict_upsert(sqlite.insert),
+    "postgresql": _conflict_upsert(postgresql.insert),
+    "mysql": _mysql_upsert,
+}
+
+
+def _parameters() -> dict[str, sa.BindParameter[object]]:
+    return {name: sa.bindparam(name) for name in _KEY + _CHANGED}
 
 
 def _presentity_table(name: str) -> sa.Table:
@@ -97,9 +165,15 @@ def _presentity_table(name: str) -> sa.Table:
 
 def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
     """WAL lets Kamailio read while we write; in the journal mode DELETE it meets "database is locked"."""
+    # The driver would begin only at the first write, too late for what was read before; `_begin_sqlite` does it.
+    connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _cause(error: sa.exc.SQLAlchemyError) -> str:
