@@ -21,7 +21,7 @@ server_packages=(
     kamailio kamailio-extra-modules kamailio-json-modules kamailio-presence-modules kamailio-python3-modules
     kamailio-sqlite-modules kamailio-utils-modules kamailio-xml-modules python3-venv
 )
-test_packages=(sip-tester)
+test_packages=(sip-tester kamailio-mysql-modules kamailio-postgres-modules mariadb-server postgresql)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
@@ -54,11 +54,14 @@ install_packages() {
     [ "$(id -u)" -eq 0 ] || have sudo || fail "not root, and there is no sudo; as root, run: apt-get install $*"
     say "installing Debian packages: $*"
     as_root apt-get update --quiet --quiet
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends "$@"
-    # Debian starts a SIP server on every address of the machine as soon as the package is there. Nobody asked for one.
-    if [ -d /run/systemd/system ] && [[ " $* " = *" kamailio "* ]]; then
-        as_root systemctl disable --quiet --now kamailio.service
-    fi
+    # RUNLEVEL=1: without systemd, the servers among them are not started either.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --quiet --quiet --yes --no-install-recommends "$@"
+    # With systemd they are, a SIP server on every address of the machine among them. Nobody asked for one.
+    [ -d /run/systemd/system ] || return 0
+    local server
+    for server in kamailio mariadb-server postgresql; do
+        if [[ " $* " = *" $server "* ]]; then as_root systemctl disable --quiet --now "${server%-server}.service"; fi
+    done
 }
 
 check_commands() {

@@ -26,7 +26,12 @@ PREFIX = "NSQ_"
 CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI"})
 
 #: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
-DATABASE_DIALECTS: Mapping[str, str] = {"sqlite": "sqlite+pysqlite"}
+DATABASE_DIALECTS: Mapping[str, str] = {
+    "sqlite": "sqlite+pysqlite",
+    "mysql": "mysql+pymysql",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+}
 
 
 def _addresses(value: object) -> object:
@@ -49,11 +54,14 @@ def _database_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return None
     url = urlsplit(value)
-    if url.scheme.partition("+")[0] not in DATABASE_DIALECTS:
+    kind = url.scheme.partition("+")[0]
+    if kind not in DATABASE_DIALECTS:
         raise ValueError(f"scheme {url.scheme!r} is not supported")
-    if not re.match(r"sqlite(\+pysqlite)?:////?[^/]", value):
+    if kind == "sqlite" and not re.match(r"[a-z+]+:////[^/]", value):
         raise ValueError("an SQLite URL names a file by its absolute path")
-    return f"{DATABASE_DIALECTS[url.scheme.partition('+')[0]]}:{value.partition(':')[2]}"
+    if kind != "sqlite" and not (url.hostname and url.path.strip("/")):
+        raise ValueError("the URL names no host or no database")
+    return f"{DATABASE_DIALECTS[kind]}:{value.partition(':')[2]}"
 
 
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
@@ -158,7 +166,7 @@ class Settings(BaseSettings):
     db_url: Annotated[str | None, BeforeValidator(_database_url)] = _setting(
         None,
         "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
-        "sqlite:////path/file",
+        "sqlite:////path/file, mysql://user:password@host/database or postgres://user:password@host/database",
     )
     presentity_table: str = _setting(
         "presentity",
@@ -246,7 +254,8 @@ def allowed(field: str) -> str:
 def _problem(detail: ErrorDetails) -> str:
     field = str(detail["loc"][0])
     reason = detail["msg"].removeprefix("Value error, ")
-    found = "" if repr(detail["input"]) in reason else f" {detail['input']!r}"
+    # A database URL may hold a password.
+    found = "" if repr(detail["input"]) in reason or "://" in str(detail["input"]) else f" {detail['input']!r}"
     return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
 
 

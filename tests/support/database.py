@@ -25,7 +25,7 @@ def create_database(path: Path) -> Path:
         # Readers and a writer at once; in the default mode Kamailio fails with "database is locked" under load.
         database.execute("PRAGMA journal_mode=WAL")
         for name in SCHEMAS:
-            database.executescript(_schema_folder().joinpath(name).read_text(encoding="utf-8"))
+            database.executescript(share_folder("db_sqlite").joinpath(name).read_text(encoding="utf-8"))
     return path
 
 
@@ -44,8 +44,9 @@ def rows(path: Path, event: str | None = None) -> list[dict[str, str | int | byt
         return [dict(row) for row in found]
 
 
-def _schema_folder() -> Path:
+def share_folder(dialect: str) -> Path:
+    """Return the folder of Kamailio's schema for a database: `db_sqlite`, `mysql` or `postgres`."""
     for share in SHARE_FOLDERS:
-        if (share / "db_sqlite").is_dir():
-            return share / "db_sqlite"
-    raise FileNotFoundError(f"no db_sqlite in {' or '.join(map(str, SHARE_FOLDERS))}: run `make setup`")
+        if (share / dialect).is_dir():
+            return share / dialect
+    raise FileNotFoundError(f"no {dialect} in {' or '.join(map(str, SHARE_FOLDERS))}: run `make setup`")
