@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kemi_nsq.flow import reconnect_delay_s
 from kemi_nsq.host import Level
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.settings import Settings
-from kemi_nsq.traffic import Report, Target
+from kemi_nsq.traffic import Broken, Item, Report, Target
 
 CONNECT_TIMEOUT_S = 2.0
 LOOKUP_TIMEOUT_S = 2.0
@@ -45,7 +46,7 @@ class Connector(threading.Thread):
         settings: addresses.
         subscriptions: what to consume at each of them.
         adopt: takes a connected socket over.
-        report: takes what the log should say.
+        report: takes what the main thread should log or know.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Connector(threading.Thread):
         subscriptions: Sequence[Subscription],
         *,
         adopt: Callable[[Target, transport.Socket], None],
-        report: Callable[[Report], None],
+        report: Callable[[Item], None],
     ) -> None:
         super().__init__(name="nsq-connector", daemon=True)
         self._settings = settings
@@ -80,15 +81,23 @@ class Connector(threading.Thread):
         self._wake.set()
 
     def run(self) -> None:
-        """Look up, connect and wait, until `stop`."""
-        while not self._stopping:
-            self._wake.clear()
-            self._take_closed()
-            if self._settings.lookupd_address and time.monotonic() >= self._lookup_due:
-                self._look_up()
-            for target in self._due_targets():
-                self._connect(target)
-            self._wake.wait(self._next_due() - time.monotonic())
+        """Look up, connect and wait, until `stop`; an error of ours is handed to the main thread."""
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException:  # whatever it is, the main thread must learn that nobody connects any more
+            self._report(Broken(trace=traceback.format_exc()))
+
+    def _turn(self) -> None:
+        self._wake.clear()
+        self._take_closed()
+        if self._settings.lookupd_address and time.monotonic() >= self._lookup_due:
+            self._look_up()
+        for target in self._due_targets():
+            if self._stopping:
+                return
+            self._connect(target)
+        self._wake.wait(self._next_due() - time.monotonic())
 
     def _take_closed(self) -> None:
         while self._closed:

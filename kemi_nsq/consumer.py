@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The main loop of a consumer process: takes messages from the I/O thread, runs their routes, answers nsqd.
+"""The main loop of a consumer process: takes what its threads bring, and has it handled.
 
 The process belongs to Kamailio's evrexec module. If its function returned or raised, the process would sleep for ever
 and look healthy (evrexec_mod.c, `evrexec_process_start`): so `run_forever` does neither.
@@ -10,28 +10,29 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 import traceback
-from collections import OrderedDict
+from collections.abc import Sequence
 from importlib.metadata import version
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
-from kemi_nsq import event as events
 from kemi_nsq.connector import Connector
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NsqError, PayloadError
-from kemi_nsq.flow import reconnect_delay_s, requeue_delay_ms
+from kemi_nsq.errors import NsqError
+from kemi_nsq.event import JsonValue
+from kemi_nsq.flow import reconnect_delay_s
+from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.iothread import HEARTBEAT_S, IoThread
 from kemi_nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE
-from kemi_nsq.quiet import Quiet
 from kemi_nsq.replies import ReplyDesk
-from kemi_nsq.routes import Outcome, Router
 from kemi_nsq.settings import Settings
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Resume, Target
 
-_REMEMBERED_NAMES = 1000
+#: A loop that ran for this long has not failed in a row.
+HEALTHY_S = 60.0
 _JOIN_S = 10.0
 
 
@@ -40,60 +41,53 @@ class _IoFailed(NsqError):
 
 
 class Consumer:
-    """Consumes what the settings name and runs the routes.
+    """Consumes what the settings name.
 
     Args:
         settings: what to consume, and how.
         host: the SIP server.
-        router: finds and runs the event route.
+        handling: handles the messages.
         outbox: what `nsq_publish` could not publish, to be sent from here; or None.
     """
 
-    def __init__(self, settings: Settings, host: Host, router: Router, *, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, handling: EventHandling, *, outbox: Outbox | None = None
+    ) -> None:
         self._settings = settings
         self._host = host
-        self._router = router
+        self._handling = handling
         self._outbox = outbox
-        self._quiet = Quiet(host)
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
-        self._unrouted: OrderedDict[str, None] = OrderedDict()
+        self._stopping = threading.Event()
         self._io: IoThread
         self._connector: Connector
 
     def run_forever(self) -> None:
-        """Run the loop, and start it again after any exception, with growing delay. Never returns."""
-        failures = 0
-        while True:
+        """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
+        failures, trace = 0, ""
+        while not self._stopping.is_set():
+            started = time.monotonic()
             try:
+                if trace:  # inside the `try`, because the log may fail as well
+                    self._recover(failures, trace)
                 self._run()
             except BaseException:  # also SystemExit: this process must not end, nor sleep for ever
-                failures += 1
-                delay_s = reconnect_delay_s(failures, random.random())
-                self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
-                self._host.log(Level.ERROR, traceback.format_exc())
-                self._host.count(Counter.RESTARTED)
-                threading.Event().wait(delay_s)
+                failures = failures + 1 if time.monotonic() - started < HEALTHY_S else 1
+                trace = traceback.format_exc()
 
-    def handle(self, delivery: Delivery) -> None:
-        """Handle one message: decode, find the route, run it, answer nsqd."""
-        self._host.count(Counter.RECEIVED)
-        if self._settings.ack == "received":
-            self._io.finish(delivery)
+    def stop(self) -> None:
+        """Let `run_forever` return, from another thread: for tests. Kamailio ends the whole process instead."""
+        self._stopping.set()
+        self._items.put([])
+
+    def _recover(self, failures: int, trace: str) -> None:
+        delay_s = reconnect_delay_s(failures, random.random())
         try:
-            event = self._decode(delivery)
-        except PayloadError as error:
-            self._refuse(delivery, Counter.INVALID, str(error))
-            return
-        names = events.route_names(
-            event.fields, self._settings.consumer_event_key, self._settings.consumer_event_subkey
-        )
-        outcome = self._router.run(names, event)
-        if outcome is Outcome.REQUEUE:
-            self._again(delivery)
-            return
-        if outcome is Outcome.MISSING:
-            self._note_unrouted(names[0], event)
-        self._io.finish(delivery)
+            self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
+            self._host.log(Level.ERROR, trace)
+            self._host.count(Counter.RESTARTED)
+        finally:
+            self._stopping.wait(delay_s)
 
     def _run(self) -> None:
         self._items = SimpleQueue()
@@ -117,9 +111,8 @@ class Consumer:
         try:
             for thread in threads:
                 thread.start()
-            while True:
-                for item in self._items.get():
-                    self._take(item)
+            while not self._stopping.is_set():
+                self._take(self._waiting())
         finally:
             for thread in threads:
                 thread.stop()
@@ -133,19 +126,34 @@ class Consumer:
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
         self._connector.closed(target, was_subscribed)
 
-    def _take(self, item: Item) -> None:
-        match item:
-            case Delivery():
-                self.handle(item)
-            case Resume():
-                self._resume(item)
-            case Report():
-                if item.text:
-                    self._host.log(item.level, item.text)
-                if item.counter:
-                    self._host.count(item.counter)
-            case Broken():
-                raise _IoFailed(item.trace)
+    def _waiting(self) -> list[Item]:
+        """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
+        items = self._items.get()
+        while len(items) < self._settings.batch:
+            try:
+                items = items + self._items.get_nowait()
+            except Empty:
+                break
+        return items
+
+    def _take(self, items: Sequence[Item]) -> None:
+        deliveries = []
+        for item in items:
+            match item:
+                case Delivery():
+                    deliveries.append(item)
+                case Resume():
+                    self._resume(item)
+                case Report():
+                    if item.text:
+                        self._host.log(item.level, item.text)
+                    if item.counter:
+                        self._host.count(item.counter)
+                case Broken():
+                    raise _IoFailed(item.trace)
+        size = self._settings.batch
+        for start in range(0, len(deliveries), size):
+            self._handling.handle(deliveries[start : start + size], self._io)
 
     def _resume(self, resume: Resume) -> None:
         """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
@@ -154,50 +162,8 @@ class Consumer:
         if not self._host.continue_transaction(resume.suspended):
             self._host.count(Counter.RESUME_FAILED)
 
-    def _decode(self, delivery: Delivery) -> events.Event:
-        message = delivery.message
-        payload, fields = events.decode(message.body, max_size=self._settings.max_event_size)
-        return events.Event(
-            topic=delivery.subscription.topic,
-            channel=delivery.subscription.channel,
-            message_id=message.message_id.decode("ascii", "replace"),
-            timestamp_ns=message.timestamp_ns,
-            attempts=message.attempts,
-            payload=payload,
-            fields=fields,
-        )
 
-    def _again(self, delivery: Delivery) -> None:
-        attempts = delivery.message.attempts
-        if self._settings.ack == "received":
-            return
-        if attempts >= self._settings.max_attempts:
-            self._refuse(delivery, Counter.GAVE_UP, f"its route asked for it again after {attempts} deliveries")
-            return
-        self._host.count(Counter.REQUEUED)
-        self._io.requeue(delivery, requeue_delay_ms(attempts))
-
-    def _refuse(self, delivery: Delivery, counter: Counter, reason: str) -> None:
-        """Drop a message for good: one line that says which and why, a counter, FIN."""
-        where = f"{delivery.subscription} message {delivery.message.message_id.decode('ascii', 'replace')}"
-        self._quiet.log(Level.ERROR, counter, f"{where} dropped: {reason}")
-        self._host.count(counter)
-        self._io.finish(delivery)
-
-    def _note_unrouted(self, name: str, event: events.Event) -> None:
-        self._host.count(Counter.UNROUTED)
-        if name in self._unrouted:
-            return
-        self._unrouted[name] = None
-        if len(self._unrouted) > _REMEMBERED_NAMES:
-            self._unrouted.popitem(last=False)
-        self._host.log(
-            Level.WARNING,
-            f"no event_route for {name} from {event.topic}:{event.channel}; such events are dropped",
-        )
-
-
-def _identify(settings: Settings) -> dict[str, events.JsonValue]:
+def _identify(settings: Settings) -> dict[str, JsonValue]:
     """Return the fields of IDENTIFY (NSQ TCP protocol spec)."""
     return {
         "client_id": f"kamailio-{os.getpid()}",

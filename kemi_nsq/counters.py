@@ -24,6 +24,7 @@ class Counter(enum.StrEnum):
     ROUTE_FAILED = "route_failed", "Python handlers that raised"
     REQUEUED = "requeued", "messages given back to nsqd to come again"
     GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries"
+    DEAD_LETTERS = "dead_letters", "messages published to NSQ_DEAD_LETTER_TOPIC"
     PUA_STORED = "pua_stored", "presence states stored that changed a document"
     PUA_UNCHANGED = (
         "pua_unchanged",

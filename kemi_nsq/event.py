@@ -84,11 +84,19 @@ def json_object(text: str) -> JsonObject:
 
 
 def field_text(fields: JsonObject, name: str) -> str:
-    """Return a field as text: a string as it is, a number or boolean as JSON writes it, missing and null as ''."""
+    """Return a field as text: a string as it is, missing and null as '', anything else as JSON writes it.
+
+    What is nested too deeply to be written is '' too: orjson reads 1024 levels and writes 254.
+    """
     value = fields.get(name)
     if value is None:
         return ""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return ""
 
 
 def route_names(fields: JsonObject, key: str, subkey: str) -> list[str]:
@@ -118,7 +126,7 @@ def normal_name(name: str) -> str:
 
 def _not_json(text: str, error: orjson.JSONDecodeError) -> str:
     where = f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-    if text.lstrip().startswith(("{'", "['", "{ '")):
+    if text[error.pos : error.pos + 1] == "'":
         return f"{where}; JSON strings stand in double quotes, this one uses single quotes"
     return where
 

@@ -75,13 +75,23 @@ class Functions:
     def pua_publish(self, payload: str | None) -> Change:
         """Publish the presence that a payload announces, or the current event where it is None.
 
+        While several events are handled together, the row is only collected: STORED then means that it will be written
+        with the others, or the event comes again.
+
         Raises:
-            PayloadError: the payload describes no state.
+            PayloadError: the payload describes no state; the current event goes to the dead letters.
             StoreError: the database failed; the current event will come again.
         """
         event = self._current.event
         try:
-            return self._pua.publish(_fields(event, payload), _order(event))
+            row = self._pua.row(_fields(event, payload), _order(event))
+            if self._current.collected is None:
+                return self._pua.commit([row])[0]
+            self._current.collected.append(row)
+            return Change.STORED
+        except PayloadError as error:
+            self._current.invalid = str(error)
+            raise
         except StoreError:
             self._current.store_failed = True
             raise

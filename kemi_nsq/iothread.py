@@ -92,6 +92,9 @@ class IoThread(threading.Thread):
 
     def adopt(self, target: Target, connected: transport.Socket) -> None:
         """Take over a connected socket and start the conversation with nsqd."""
+        if self._stopping:
+            connected.close()
+            return
         self._post(partial(self._open, target, connected))
 
     def finish(self, delivery: Delivery) -> None:
@@ -123,6 +126,7 @@ class IoThread(threading.Thread):
         except BaseException:  # whatever it is, the main thread must learn that nobody reads any more
             self._items.put([Broken(trace=traceback.format_exc())])
         finally:
+            self._take_inbox()  # a socket in it must be closed, too
             for link in list(self._links.values()):
                 self._close(link, "stopped", expected=True)
             self._selector.close()
@@ -134,15 +138,21 @@ class IoThread(threading.Thread):
             key.data()
         now = time.monotonic()
         self._desk.expire(now)
-        while self._inbox:
-            self._inbox.popleft()()
+        self._take_inbox()
         for link in list(self._links.values()):
             self._guard(link, partial(self._tend, link, now))
 
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+
     def _patience(self) -> float:
         """Return the seconds until something is due."""
+        dues = [due for link in self._links.values() for due in link.touch_at.values()]
         deadline = self._desk.next_deadline()
-        return _TICK_S if deadline is None else min(_TICK_S, max(0.0, deadline - time.monotonic()))
+        if deadline is not None:
+            dues.append(deadline)
+        return min(_TICK_S, max(0.0, min(dues) - time.monotonic())) if dues else _TICK_S
 
     def _guard(self, link: _Link, call: Callable[[], None]) -> None:
         """Do something with a link; if that breaks it, close it and leave the others alone."""

@@ -18,9 +18,11 @@ from types import ModuleType
 from kemi_nsq import settings as table
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
+from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import NsqError, SettingsError, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.functions import Functions, Published
+from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
 from kemi_nsq.outbox import Outbox
@@ -68,6 +70,15 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         sources.append(NativeRoutes(host))
     store = PresentityStore(settings.db_url, settings.presentity_table) if settings.db_url else None
     pua = PresencePublisher(settings, host, store)
+    publisher = Publisher(settings)
+    handling = EventHandling(
+        settings=settings,
+        host=host,
+        router=Router(sources, current),
+        current=current,
+        pua=pua,
+        dead_letters=DeadLetters(settings, publisher),
+    )
     return Parts(
         host=host,
         current=current,
@@ -76,10 +87,10 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
             host=host,
             current=current,
             pua=pua,
-            publisher=Publisher(settings),
+            publisher=publisher,
             outbox=_outbox(settings),
         ),
-        consumer=Consumer(settings, host, Router(sources, current), outbox=_outbox(settings)),
+        consumer=Consumer(settings, host, handling, outbox=_outbox(settings)),
         quiet=Quiet(host),
     )
 

@@ -64,6 +64,11 @@ class Row:
     priority: int = 0
     ruid: str
 
+    @property
+    def uri(self) -> str:
+        """The URI to which watchers subscribe."""
+        return f"sip:{self.username}@{self.domain}"
+
 
 def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
     state: State,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kemi_nsq import document, presence, presentity
@@ -36,8 +36,8 @@ class PresencePublisher:
         self._host = host
         self._store = store
 
-    def publish(self, fields: JsonObject, order: presentity.Order) -> Change:
-        """Store the state that `fields` announce, then tell the watchers if it changed.
+    def row(self, fields: JsonObject, order: presentity.Order) -> presentity.Row:
+        """Make the row that stores the state that `fields` announce.
 
         Args:
             fields: the event, as in the C module (`Event-Package`, `From`, `State`, ...).
@@ -45,13 +45,12 @@ class PresencePublisher:
 
         Raises:
             PayloadError: the event does not describe a state, or there is no database to write it to.
-            StoreError: the database failed; nothing was stored.
         """
         if self._store is None:
             raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to write to")
         state = presence.from_event(fields)
         rendered = document.render(state, include_target=self._settings.pua_include_entity)
-        row = presentity.row(
+        return presentity.row(
             state,
             rendered.body,
             order=order,
@@ -59,12 +58,40 @@ class PresencePublisher:
             tombstone_s=self._settings.pua_tombstone,
             default_expires_s=self._settings.pua_expires,
         )
+
+    def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
+        """Store rows in one transaction, then tell the watchers of each presentity that changed, once.
+
+        Raises:
+            StoreError: the database failed; nothing was stored.
+        """
+        if self._store is None:
+            return []
         with self._locked():
-            change = self._store.save(row)
-            if change is Change.STORED and self._settings.pua_refresh:
-                self._refresh(row)
-        self._host.count(_COUNTERS[change])
-        return change
+            changes = self._store.save_all(rows)
+        for change in changes:
+            self._host.count(_COUNTERS[change])
+        if self._settings.pua_refresh:
+            self._refresh_all(
+                {
+                    (row.uri, row.event): None
+                    for row, change in zip(rows, changes, strict=True)
+                    if change is Change.STORED
+                }
+            )
+        return changes
+
+    def _refresh_all(self, changed: Iterable[tuple[str, str]]) -> None:
+        for uri, event in changed:
+            with self._locked():
+                accepted = self._host.refresh_watchers(uri, event)
+            if not accepted:
+                self._host.count(Counter.REFRESH_FAILED)
+                self._host.log(
+                    Level.ERROR,
+                    f"the presence module refused to refresh {uri} ({event}); the state is stored. "
+                    "Are presence's db_url and the module of the event package set?",
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -81,13 +108,3 @@ class PresencePublisher:
         finally:
             if name:
                 self._host.unlock(name)
-
-    def _refresh(self, row: presentity.Row) -> None:
-        uri = f"sip:{row.username}@{row.domain}"
-        if not self._host.refresh_watchers(uri, row.event):
-            self._host.count(Counter.REFRESH_FAILED)
-            self._host.log(
-                Level.ERROR,
-                f"the presence module refused to refresh {uri} ({row.event}); the state is stored. "
-                "Are presence's db_url and the module of the event package set?",
-            )

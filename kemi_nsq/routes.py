@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event, normal_name
 from kemi_nsq.host import Host, Level
+from kemi_nsq.presentity import Row
 
 Handler: TypeAlias = Callable[[Event], "int | None"]
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
@@ -53,10 +54,14 @@ class Current:
     Attributes:
         event: None outside event routes.
         store_failed: a presence write of this event met a database error; the event must come again.
+        invalid: why a function found this event of no use, or ''.
+        collected: rows that are written together after the routes of several events; None if each is written at once.
     """
 
     event: Event | None = None
     store_failed: bool = False
+    invalid: str = ""
+    collected: list[Row] | None = None
 
 
 class RouteSource(Protocol):
@@ -154,7 +159,7 @@ class Router:
 
     def run(self, names: Sequence[str], event: Event) -> Outcome:
         """Run the first route that exists under one of `names`, or return MISSING."""
-        self._current.event, self._current.store_failed = event, False
+        self._current.event, self._current.store_failed, self._current.invalid = event, False, ""
         try:
             outcome = self._first(names, event)
             return Outcome.REQUEUE if self._current.store_failed else outcome

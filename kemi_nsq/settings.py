@@ -64,6 +64,10 @@ def _database_url(value: object) -> object:
     return f"{DATABASE_DIALECTS[kind]}:{value.partition(':')[2]}"
 
 
+def _optional_topic(value: object) -> object:
+    return topic_name(value) if isinstance(value, str) and value else value
+
+
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
 Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
 Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
@@ -83,7 +87,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
 
-    nsqd_address: Addresses = _setting(
+    nsqd_address: Annotated[Addresses, Field(min_length=1)] = _setting(
         "127.0.0.1:4151", "HTTP addresses of nsqd, for API calls and `kemi-nsq publish`.", _ADDRESSES
     )
     nsqd_tcp_address: Annotated[Addresses, Field(min_length=1)] = _setting(
@@ -109,6 +113,18 @@ class Settings(BaseSettings):
         "1 to 65535",
         ge=1,
         le=65535,
+    )
+    batch: int = _setting(
+        100,
+        "Waiting messages that are handled together and committed at once; 1 commits each by itself.",
+        "1 to 1000",
+        ge=1,
+        le=1000,
+    )
+    dead_letter_topic: Annotated[str, BeforeValidator(_optional_topic)] = _setting(
+        "",
+        "Topic for messages that are invalid or were given up; empty for none: then they are only logged and counted.",
+        f"{_NAME}; or empty",
     )
     max_event_size: int = _setting(
         65536,

@@ -44,6 +44,8 @@ def connect(address: Address, timeout_s: float) -> socket.socket:
         connection = socket.create_connection(address, timeout=timeout_s)
     except OSError as error:
         raise ConnectionLost(f"{address}: {error.strerror or error}") from error
+    except UnicodeError as error:  # a label of the name is empty or longer than 63 characters
+        raise ConnectionLost(f"{address}: this is no host name") from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connection

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The way of a message: decode, find the route, run it, commit what it wrote, answer nsqd.
+
+Messages that wait together are handled together: their routes run one after the other, what they publish as presence is
+written in one transaction, and then all are answered. One that waits alone is handled at once, by the same way.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kemi_nsq import event as events
+from kemi_nsq.counters import Counter
+from kemi_nsq.deadletters import DeadLetters
+from kemi_nsq.errors import NsqdRefused, PayloadError, StoreError, TransientError
+from kemi_nsq.flow import requeue_delay_ms
+from kemi_nsq.host import Host, Level
+from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.quiet import Quiet
+from kemi_nsq.routes import Current, Outcome, Router
+from kemi_nsq.settings import Settings
+from kemi_nsq.traffic import Delivery
+
+_REMEMBERED_NAMES = 1000
+
+
+class Answers(Protocol):
+    """Who sends FIN and REQ."""
+
+    def finish(self, delivery: Delivery) -> None:
+        """Send FIN."""
+
+    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
+        """Send REQ."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Handled:
+    """One message after its route.
+
+    Attributes:
+        delivery: the message.
+        again: it shall come again.
+        wrote: its route has rows in the batch.
+        refused: why it is of no use, or ''.
+        counter: counts the refusal.
+        route: the most specific route name of it, or '' if it could not be decoded.
+    """
+
+    delivery: Delivery
+    again: bool = False
+    wrote: bool = False
+    refused: str = ""
+    counter: Counter = Counter.INVALID
+    route: str = ""
+
+
+class EventHandling:
+    """Handles messages, one or several at a time.
+
+    Args:
+        settings: what the operator wants.
+        host: the SIP server.
+        router: finds and runs the event route.
+        current: tells functions called in a route which event that is, and collects what they write.
+        pua: commits it.
+        dead_letters: takes what cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        *,
+        settings: Settings,
+        host: Host,
+        router: Router,
+        current: Current,
+        pua: PresencePublisher,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._router = router
+        self._current = current
+        self._pua = pua
+        self._dead_letters = dead_letters
+        self._quiet = Quiet(host)
+        self._unrouted: OrderedDict[str, None] = OrderedDict()
+
+    def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
+        """Handle messages that waited together, and answer all of them."""
+        if self._settings.ack == "received":
+            for delivery in deliveries:
+                answers.finish(delivery)
+        # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
+        collect = len(deliveries) > 1 and self._settings.pua_refresh
+        self._current.collected = [] if collect else None
+        try:
+            handled = [self._run(delivery) for delivery in deliveries]
+            self._commit(handled)
+        finally:
+            self._current.collected = None
+        for one in handled:
+            self._answer(one, answers)
+
+    def _run(self, delivery: Delivery) -> _Handled:
+        """Decode a message and run its route."""
+        self._host.count(Counter.RECEIVED)
+        attempts = delivery.message.attempts
+        if attempts > self._settings.max_attempts:  # earlier ones ended without an answer
+            return _Handled(delivery=delivery, refused=f"this is delivery {attempts} of it", counter=Counter.GAVE_UP)
+        try:
+            event = _decode(delivery, self._settings.max_event_size)
+        except PayloadError as error:
+            return _Handled(delivery=delivery, refused=str(error))
+        names = events.route_names(
+            event.fields, self._settings.consumer_event_key, self._settings.consumer_event_subkey
+        )
+        collected = self._current.collected
+        rows_before = len(collected or ())
+        outcome = self._router.run(names, event)
+        if outcome is Outcome.MISSING:
+            self._note_unrouted(names[0], event)
+        return _Handled(
+            delivery=delivery,
+            again=outcome is Outcome.REQUEUE,
+            wrote=len(collected or ()) > rows_before,
+            refused=self._current.invalid,
+            counter=Counter.PUA_INVALID,
+            route=names[0],
+        )
+
+    def _commit(self, handled: Sequence[_Handled]) -> None:
+        """Write what the routes collected; if that fails, every message that has a part in it comes again."""
+        if not self._current.collected:
+            return
+        try:
+            self._pua.commit(self._current.collected)
+        except StoreError as error:
+            self._host.count(Counter.PUA_DATABASE_ERROR)
+            text = f"the database failed, {len(self._current.collected)} states are not stored: {error}"
+            self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
+            for one in handled:
+                one.again = one.again or one.wrote
+
+    def _answer(self, one: _Handled, answers: Answers) -> None:
+        if one.again:
+            self._again(one, answers)
+        elif one.refused:
+            self._refuse(one, answers)
+        else:
+            answers.finish(one.delivery)
+
+    def _again(self, one: _Handled, answers: Answers) -> None:
+        attempts = one.delivery.message.attempts
+        if self._settings.ack == "received":
+            return
+        if attempts >= self._settings.max_attempts:
+            one.refused = f"its route asked for it again after {attempts} deliveries"
+            one.counter = Counter.GAVE_UP
+            self._refuse(one, answers)
+            return
+        self._host.count(Counter.REQUEUED)
+        answers.requeue(one.delivery, requeue_delay_ms(attempts))
+
+    def _refuse(self, one: _Handled, answers: Answers) -> None:
+        """Drop a message for good: one line that says which and why, a counter, the dead-letter topic, FIN."""
+        delivery = one.delivery
+        # A function of the route has reported what it found invalid.
+        if one.counter is not Counter.PUA_INVALID:
+            where = f"{delivery.subscription} message {delivery.message.message_id.decode('ascii', 'replace')}"
+            self._quiet.log(Level.ERROR, one.counter, f"{where} dropped: {one.refused}")
+            self._host.count(one.counter)
+        try:
+            if self._dead_letters.send(delivery, reason=one.refused, route=one.route):
+                self._host.count(Counter.DEAD_LETTERS)
+        except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
+            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error}")
+        except TransientError as error:
+            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter, the message comes again: {error}")
+            answers.requeue(delivery, requeue_delay_ms(delivery.message.attempts))
+            return
+        answers.finish(delivery)
+
+    def _note_unrouted(self, name: str, event: events.Event) -> None:
+        self._host.count(Counter.UNROUTED)
+        if name in self._unrouted:
+            return
+        self._unrouted[name] = None
+        if len(self._unrouted) > _REMEMBERED_NAMES:
+            self._unrouted.popitem(last=False)
+        where = f"{event.topic}:{event.channel}"
+        self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
+
+
+def _decode(delivery: Delivery, max_size: int) -> events.Event:
+    message = delivery.message
+    payload, fields = events.decode(message.body, max_size=max_size)
+    return events.Event(
+        topic=delivery.subscription.topic,
+        channel=delivery.subscription.channel,
+        message_id=message.message_id.decode("ascii", "replace"),
+        timestamp_ns=message.timestamp_ns,
+        attempts=message.attempts,
+        payload=payload,
+        fields=fields,
+    )
