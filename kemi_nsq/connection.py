@@ -145,13 +145,13 @@ class Connection:
         if frame is None:
             return None
         kind, body = frame
-        if kind == protocol.FRAME_TYPE_MESSAGE:
+        if kind == protocol.FRAME_TYPE_MESSAGE and self._state is _State.READY:
             return self._message(body)
         if kind == protocol.FRAME_TYPE_ERROR:
             return _refused(body)
         if kind == protocol.FRAME_TYPE_RESPONSE:
             return self._response(body)
-        raise ProtocolError(f"nsqd sent a frame of unknown type {kind}")
+        raise ProtocolError(f"nsqd sent a frame of type {kind}, which is unknown, or not allowed in the handshake")
 
     def data_to_send(self) -> bytes:
         """Return the bytes to write to the socket, once."""
@@ -237,6 +237,8 @@ class Connection:
                 msg_timeout_s=answer["msg_timeout"] / 1000,
                 version=str(answer["version"]),
             )
+            if found.msg_timeout_s <= 0:  # every message would be late at once
+                raise ValueError("msg_timeout")
         except (ValueError, TypeError, KeyError) as error:
             raise ProtocolError(f"nsqd answered IDENTIFY with {bytes(body[:80])!r}") from error
         if self._subscription is None:

@@ -113,6 +113,7 @@ class Consumer:
                 thread.start()
             while not self._stopping.is_set():
                 self._take(self._waiting())
+                self._handling.tick()
         finally:
             for thread in threads:
                 thread.stop()
@@ -128,7 +129,11 @@ class Consumer:
 
     def _waiting(self) -> list[Item]:
         """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
-        items = self._items.get()
+        due = self._handling.next_due()
+        try:
+            items = self._items.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+        except Empty:
+            return []
         while len(items) < self._settings.batch:
             try:
                 items = items + self._items.get_nowait()

@@ -31,6 +31,7 @@ class Counter(enum.StrEnum):
         "presence states whose document was there already; kept longer, no NOTIFY",
     )
     PUA_STALE = "pua_stale", "presence states older than, or the same as, the one stored"
+    PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE"
     PUA_INVALID = "pua_invalid", "calls of nsq_pua_publish with an event that describes no state"
     PUA_DATABASE_ERROR = "pua_database_error", "calls of nsq_pua_publish that the database failed"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"

@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import TypeAlias
+
+#: A presentity's URI and an event package.
+Key: TypeAlias = tuple[str, str]
+
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 10.0
 REQUEUE_FIRST_MS = 500
@@ -41,3 +47,44 @@ def breaker_delay_s(failures: int) -> float:
 def requeue_delay_ms(attempts: int) -> int:
     """Return the milliseconds that a message waits before its next delivery, doubled with each attempt."""
     return min(REQUEUE_MAX_MS, REQUEUE_FIRST_MS * (1 << min(max(attempts, 1) - 1, 16)))
+
+
+class Pacer:
+    """Holds back what would come too often: at most once in an interval for each key, the first at once.
+
+    Args:
+        interval_s: seconds between two of one key; 0 holds nothing back.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._sent: OrderedDict[Key, float] = OrderedDict()
+        self._held: dict[Key, float] = {}
+
+    def admit(self, key: Key, now: float, *, urgent: bool) -> bool:
+        """Return whether `key` may go now; if not, `due` returns it later, once."""
+        last = self._sent.get(key, now - self._interval_s)
+        if urgent or now - last >= self._interval_s:
+            self._send(key, now)
+            return True
+        self._held[key] = last + self._interval_s
+        return False
+
+    def due(self, now: float) -> list[Key]:
+        """Return the keys that were held back and may go now."""
+        ready = [key for key, due in self._held.items() if due <= now]
+        for key in ready:
+            self._send(key, now)
+        return ready
+
+    def next_due(self) -> float | None:
+        """Return when `due` has something to return."""
+        return min(self._held.values(), default=None)
+
+    def _send(self, key: Key, now: float) -> None:
+        self._held.pop(key, None)
+        self._sent[key] = now
+        self._sent.move_to_end(key)
+        # What is older than the interval holds nothing back, and need not be remembered.
+        while self._sent and now - next(iter(self._sent.values())) >= self._interval_s:
+            self._sent.popitem(last=False)

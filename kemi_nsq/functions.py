@@ -14,11 +14,11 @@ import orjson
 from kemi_nsq.asker import Asker
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
-from kemi_nsq.event import Event, JsonObject, json_object
+from kemi_nsq.event import Event, JsonObject, field_text, json_object
 from kemi_nsq.host import Host
 from kemi_nsq.names import topic_name
 from kemi_nsq.outbox import Outbox
-from kemi_nsq.presentity import Order
+from kemi_nsq.presentity import Order, position_of
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE, encode
@@ -84,7 +84,10 @@ class Functions:
         """
         event = self._current.event
         try:
-            row = self._pua.row(_fields(event, payload), _order(event))
+            fields = _fields(event, payload)
+            row = self._pua.row(fields, self._order(event, fields), sent_at=event.timestamp_ns / 1e9 if event else None)
+            if row is None:
+                return Change.STALE
             if self._current.collected is None:
                 return self._pua.commit([row])[0]
             self._current.collected.append(row)
@@ -153,6 +156,12 @@ class Functions:
         self._asker.ask_later(name, fields, timeout_s, suspended)
         self._host.count(Counter.QUERIED)
 
+    def _order(self, event: Event | None, fields: JsonObject) -> Order:
+        message_id = event.message_id if event else _NO_MESSAGE_ID
+        if name := self._settings.pua_order_field:
+            return Order(position=position_of(name, field_text(fields, name)), message_id=message_id)
+        return Order(position=event.timestamp_ns if event else time.time_ns(), message_id=message_id)
+
     def _body(self, payload: str | JsonObject) -> bytes:
         if not isinstance(payload, str):
             return encode(payload)
@@ -204,9 +213,3 @@ def _fields(event: Event | None, payload: str | None) -> JsonObject:
     if payload is None:
         raise PayloadError("outside an event route a payload is needed")
     return json_object(payload)
-
-
-def _order(event: Event | None) -> Order:
-    if event is None:
-        return Order(timestamp_ns=time.time_ns(), message_id=_NO_MESSAGE_ID)
-    return Order(timestamp_ns=event.timestamp_ns, message_id=event.message_id)

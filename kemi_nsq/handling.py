@@ -105,9 +105,26 @@ class EventHandling:
         for one in handled:
             self._answer(one, answers)
 
+    def tick(self) -> None:
+        """Do what was held back and is due."""
+        self._pua.refresh_due()
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `tick` has something to do."""
+        return self._pua.next_due()
+
     def _run(self, delivery: Delivery) -> _Handled:
-        """Decode a message and run its route."""
+        """Decode a message and run its route; a bug of ours must not take the other messages along."""
         self._host.count(Counter.RECEIVED)
+        try:
+            return self._decode_and_run(delivery)
+        except Exception as error:
+            text = f"message {_id(delivery)}: {type(error).__name__}: {error}; it comes again; please report this"
+            self._quiet.log(Level.CRITICAL, Counter.BUG, text)
+            self._host.count(Counter.BUG)
+            return _Handled(delivery=delivery, again=True)
+
+    def _decode_and_run(self, delivery: Delivery) -> _Handled:
         attempts = delivery.message.attempts
         if attempts > self._settings.max_attempts:  # earlier ones ended without an answer
             return _Handled(delivery=delivery, refused=f"this is delivery {attempts} of it", counter=Counter.GAVE_UP)
@@ -170,8 +187,9 @@ class EventHandling:
         delivery = one.delivery
         # A function of the route has reported what it found invalid.
         if one.counter is not Counter.PUA_INVALID:
-            where = f"{delivery.subscription} message {delivery.message.message_id.decode('ascii', 'replace')}"
-            self._quiet.log(Level.ERROR, one.counter, f"{where} dropped: {one.refused}")
+            self._quiet.log(
+                Level.ERROR, one.counter, f"{delivery.subscription} message {_id(delivery)} dropped: {one.refused}"
+            )
             self._host.count(one.counter)
         try:
             if self._dead_letters.send(delivery, reason=one.refused, route=one.route):
@@ -195,13 +213,17 @@ class EventHandling:
         self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
 
 
+def _id(delivery: Delivery) -> str:
+    return delivery.message.message_id.decode("ascii", "replace")
+
+
 def _decode(delivery: Delivery, max_size: int) -> events.Event:
     message = delivery.message
     payload, fields = events.decode(message.body, max_size=max_size)
     return events.Event(
         topic=delivery.subscription.topic,
         channel=delivery.subscription.channel,
-        message_id=message.message_id.decode("ascii", "replace"),
+        message_id=_id(delivery),
         timestamp_ns=message.timestamp_ns,
         attempts=message.attempts,
         payload=payload,

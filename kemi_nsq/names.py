@@ -37,7 +37,7 @@ def address(text: str) -> Address:
     Raises:
         ValueError: the text is no address, or the port is not 1-65535.
     """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
     if match is None or not 0 < int(match[3]) < 65536:
         raise ValueError(f"{text.strip()!r} is no host:port")
     return Address(match[1] or match[2], int(match[3]))

@@ -68,8 +68,7 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
     sources: list[RouteSource] = [PythonRoutes(handlers, host)]
     if native:
         sources.append(NativeRoutes(host))
-    store = PresentityStore(settings.db_url, settings.presentity_table) if settings.db_url else None
-    pua = PresencePublisher(settings, host, store)
+    pua = PresencePublisher(settings, host, _store(settings))
     publisher = Publisher(settings)
     handling = EventHandling(
         settings=settings,
@@ -194,6 +193,12 @@ class Plugin:
         found: list[str | None] = [None]
         self._call("nsq_json", Counter.JSON_FAILED, lambda: found.append(lookup(path, payload)))
         return found[-1]
+
+
+def _store(settings: Settings) -> PresentityStore | None:
+    if not settings.db_url:
+        return None
+    return PresentityStore(settings.db_url, settings.presentity_table, settings.pua_watchers_table)
 
 
 def _outbox(settings: Settings) -> Outbox | None:

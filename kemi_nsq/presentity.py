@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.fields import MAX_INT32, clean
@@ -26,13 +27,19 @@ _LIMITS = {
     "ruid": (64, "the order key"),
 }
 _KEY_DIGITS = 20
+_POSITION_DIGITS = 24
+#: Decimals of a producer's position that count: seconds with fractions are in order, and nanoseconds still fit.
+_POSITION_SCALE = 10**5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What orders the events of one row: nsqd's nanosecond timestamp, then its message id (16 hex digits)."""
+    """What orders the events of one row: a position, then nsqd's message id (16 hex digits).
 
-    timestamp_ns: int
+    The position is nsqd's nanosecond timestamp, or what the producer says (`position_of`); 0 to 10^24 - 1.
+    """
+
+    position: int
     message_id: str
 
 
@@ -50,6 +57,7 @@ class Row:
         body: the document.
         sender: who published it.
         priority: used by the presence module only with `retrieve_order` 1.
+        terminal: it ends its dialog (no column: it says how urgent a NOTIFY is).
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
     """
 
@@ -63,11 +71,27 @@ class Row:
     sender: str
     priority: int = 0
     ruid: str
+    terminal: bool = False
 
     @property
     def uri(self) -> str:
         """The URI to which watchers subscribe."""
         return f"sip:{self.username}@{self.domain}"
+
+
+def position_of(name: str, value: str) -> int:
+    """Read a producer's sequence number or timestamp, a number from 0, as a position.
+
+    Raises:
+        PayloadError: the field is missing, no number, negative, or has more than 18 digits before the point.
+    """
+    try:
+        position = int(Decimal(value) * _POSITION_SCALE)
+    except (InvalidOperation, ValueError, OverflowError):
+        position = -1
+    if not 0 <= position < 10**_POSITION_DIGITS:
+        raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
+    return position
 
 
 def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
@@ -103,6 +127,7 @@ def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
         received_time=now,
         body=body,
         sender=clean(state.sender),
+        terminal=_is_terminated(state),
         ruid=_ruid(order, _rank(state), "\0".join((user, domain, state.event, tag))),
     )
     _check(made)
@@ -122,7 +147,7 @@ def _ruid(order: Order, rank: int, key: str) -> str:
     # All parts have a fixed width, so that comparing strings compares the parts in turn. The key's hash keeps
     # the column unique where one message writes several rows.
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_DIGITS]
-    return f"{order.timestamp_ns:020d}.{rank}.{order.message_id}.{digest}"
+    return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{digest}"
 
 
 def _check(made: Row) -> None:

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError
+from kemi_nsq.errors import PayloadError, StoreError
 from kemi_nsq.event import JsonObject
+from kemi_nsq.flow import Key, Pacer
 from kemi_nsq.host import Host, Level
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 
+#: From here on, asking the database who is watched costs less than the refreshes that it spares.
+_ASK_FOR_WATCHERS = 2
 _COUNTERS = {
     Change.STORED: Counter.PUA_STORED,
     Change.UNCHANGED: Counter.PUA_UNCHANGED,
@@ -35,29 +38,38 @@ class PresencePublisher:
         self._settings = settings
         self._host = host
         self._store = store
+        self._pacer = Pacer(settings.notify_interval)
 
-    def row(self, fields: JsonObject, order: presentity.Order) -> presentity.Row:
+    def row(self, fields: JsonObject, order: presentity.Order, *, sent_at: float | None) -> presentity.Row | None:
         """Make the row that stores the state that `fields` announce.
 
         Args:
             fields: the event, as in the C module (`Event-Package`, `From`, `State`, ...).
             order: says which of two events about the same thing is the later one.
+            sent_at: epoch seconds at which nsqd took the event; None for one that is not from NSQ.
+
+        Returns:
+            The row; None if the event is older than NSQ_MAX_EVENT_AGE and does not end a dialog.
 
         Raises:
             PayloadError: the event does not describe a state, or there is no database to write it to.
         """
         if self._store is None:
             raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to write to")
-        state = presence.from_event(fields)
-        rendered = document.render(state, include_target=self._settings.pua_include_entity)
-        return presentity.row(
+        state, now = presence.from_event(fields), time.time()
+        row = presentity.row(
             state,
-            rendered.body,
+            document.render(state, include_target=self._settings.pua_include_entity).body,
             order=order,
-            now=int(time.time()),
+            now=int(now),
             tombstone_s=self._settings.pua_tombstone,
             default_expires_s=self._settings.pua_expires,
         )
+        oldest = self._settings.max_event_age
+        if oldest and sent_at is not None and now - sent_at > oldest and not row.terminal:
+            self._host.count(Counter.PUA_TOO_OLD)
+            return None
+        return row
 
     def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
         """Store rows in one transaction, then tell the watchers of each presentity that changed, once.
@@ -72,17 +84,27 @@ class PresencePublisher:
         for change in changes:
             self._host.count(_COUNTERS[change])
         if self._settings.pua_refresh:
-            self._refresh_all(
-                {
-                    (row.uri, row.event): None
-                    for row, change in zip(rows, changes, strict=True)
-                    if change is Change.STORED
-                }
-            )
+            self._refresh_changed([row for row, change in zip(rows, changes, strict=True) if change is Change.STORED])
         return changes
 
-    def _refresh_all(self, changed: Iterable[tuple[str, str]]) -> None:
-        for uri, event in changed:
+    def refresh_due(self) -> None:
+        """Tell the watchers whose NOTIFY was held back for NSQ_NOTIFY_INTERVAL, and may leave now."""
+        self._refresh(self._pacer.due(time.monotonic()))
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `refresh_due` has something to do."""
+        return self._pacer.next_due()
+
+    def _refresh_changed(self, rows: Sequence[presentity.Row]) -> None:
+        urgent: dict[Key, bool] = {}
+        for row in rows:
+            key = (row.uri, row.event)
+            urgent[key] = urgent.get(key, False) or row.terminal
+        now = time.monotonic()
+        self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
+
+    def _refresh(self, keys: Sequence[Key]) -> None:
+        for uri, event in self._watched(keys):
             with self._locked():
                 accepted = self._host.refresh_watchers(uri, event)
             if not accepted:
@@ -92,6 +114,16 @@ class PresencePublisher:
                     f"the presence module refused to refresh {uri} ({event}); the state is stored. "
                     "Are presence's db_url and the module of the event package set?",
                 )
+
+    def _watched(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Leave out presentities that nobody watches, where one query tells that for several of them."""
+        if self._store is None or len(keys) < _ASK_FOR_WATCHERS:
+            return keys
+        try:
+            watched = self._store.watched(keys)
+        except StoreError:  # the states are stored; telling too many is right as well
+            return keys
+        return [key for key in keys if key in watched]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

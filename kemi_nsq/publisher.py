@@ -104,9 +104,10 @@ class TcpWay:
         """Send what is to be sent and return the next thing that nsqd says."""
         assert self._socket is not None
         self._socket.send_all(self._connection.data_to_send(), deadline)
-        while (event := self._connection.next_event()) is None:
+        while True:  # nothing is left of the last answer: nsqd says nothing unasked here
             self._connection.receive_data(self._socket.receive(deadline))
-        return event
+            if (event := self._connection.next_event()) is not None:
+                return event
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -156,19 +157,21 @@ class Publisher:
             NsqdRefused: nsqd said that the message is wrong.
             ConnectionLost: no nsqd took it; the text says why, for each.
         """
-        deadline = self._clock() + self._timeout_s
+        now = self._clock()
+        deadline = now + self._timeout_s
         reasons = []
-        candidates = [nsqd for nsqd in self._nsqds if self._clock() >= nsqd.closed_until]
+        candidates = [nsqd for nsqd in self._nsqds if now >= nsqd.closed_until]
         for position, nsqd in enumerate(candidates):
             # One that is frozen must leave time for the others.
-            share = (deadline - self._clock()) / (len(candidates) - position)
+            share = (deadline - now) / (len(candidates) - position)
             try:
-                nsqd.way.publish(message, self._clock() + share)
+                nsqd.way.publish(message, now + share)
             except TransientError as error:
                 if isinstance(error, NsqdRefused) and error.code in _MESSAGE_IS_WRONG:
                     raise
+                now = self._clock()
                 nsqd.failures += 1
-                nsqd.closed_until = self._clock() + breaker_delay_s(nsqd.failures)
+                nsqd.closed_until = now + breaker_delay_s(nsqd.failures)
                 reasons.append(f"{nsqd.address} {error}" if isinstance(error, DeadlineExceeded) else str(error))
             else:
                 nsqd.failures = 0

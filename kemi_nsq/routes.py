@@ -111,7 +111,7 @@ class PythonRoutes:
             return Outcome.MISSING
         try:
             result = handler(event)
-        except Exception as error:  # the operator's code: whatever it raises, the next event must still be handled
+        except (Exception, SystemExit) as error:  # the operator's code: the next event must be handled all the same
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = (
                 f"{name} raised {error!r} at {where.filename}:{where.lineno} for message {event.message_id}; requeued"

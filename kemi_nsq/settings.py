@@ -10,67 +10,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kemi_nsq.errors import SettingsError
-from kemi_nsq.names import Address, Subscription, address, topic_name
+from kemi_nsq.names import Subscription
+from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, Subscriptions
 
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
 CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI"})
 
-#: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
-DATABASE_DIALECTS: Mapping[str, str] = {
-    "sqlite": "sqlite+pysqlite",
-    "mysql": "mysql+pymysql",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-}
-
-
-def _addresses(value: object) -> object:
-    return tuple(address(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _subscriptions(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = []
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        topic, colon, channel = part.partition(":")
-        if not colon:
-            raise ValueError(f"{part!r} has no ':' between topic and channel")
-        pairs.append(Subscription(topic_name(topic), topic_name(channel)))
-    return tuple(pairs)
-
-
-def _database_url(value: object) -> object:
-    if not isinstance(value, str) or not value:
-        return None
-    url = urlsplit(value)
-    kind = url.scheme.partition("+")[0]
-    if kind not in DATABASE_DIALECTS:
-        raise ValueError(f"scheme {url.scheme!r} is not supported")
-    if kind == "sqlite" and not re.match(r"[a-z+]+:////[^/]", value):
-        raise ValueError("an SQLite URL names a file by its absolute path")
-    if kind != "sqlite" and not (url.hostname and url.path.strip("/")):
-        raise ValueError("the URL names no host or no database")
-    return f"{DATABASE_DIALECTS[kind]}:{value.partition(':')[2]}"
-
-
-def _optional_topic(value: object) -> object:
-    return topic_name(value) if isinstance(value, str) and value else value
-
-
-Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
-Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
-Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
 
 _ADDRESSES = "host:port, several separated by commas"
 _NAME = "1 to 64 of the characters A-Z a-z 0-9 . _ -, then optionally #ephemeral"
@@ -121,7 +75,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
     )
-    dead_letter_topic: Annotated[str, BeforeValidator(_optional_topic)] = _setting(
+    dead_letter_topic: OptionalName = _setting(
         "",
         "Topic for messages that are invalid or were given up; empty for none: then they are only logged and counted.",
         f"{_NAME}; or empty",
@@ -179,7 +133,7 @@ class Settings(BaseSettings):
         "1 to 32 of the characters A-Z a-z 0-9 . _ -",
         pattern=r"^[.a-zA-Z0-9_-]{1,32}$",
     )
-    db_url: Annotated[str | None, BeforeValidator(_database_url)] = _setting(
+    db_url: DatabaseUrl = _setting(
         None,
         "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
         "sqlite:////path/file, mysql://user:password@host/database or postgres://user:password@host/database",
@@ -200,6 +154,34 @@ class Settings(BaseSettings):
         "handle_subscribe. Needed with SQLite, whose Kamailio driver does not wait for another writer.",
         "a lock's name, or empty",
         max_length=64,
+    )
+    pua_order_field: str = _setting(
+        "",
+        "JSON field of the producer, a sequence number or timestamp, that orders the events of one dialog, mailbox or "
+        "presence; empty for the time at which nsqd took each.",
+        "the name of a JSON field, or empty",
+        max_length=64,
+    )
+    pua_watchers_table: str = _setting(
+        "",
+        "Table of the presence module's subscriptions (`active_watchers`), to spare NOTIFYs that nobody waits for. "
+        "Only with its `subs_db_mode` 3, where that table is always right; empty asks the presence module.",
+        "a table's name, or empty",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62})?$",
+    )
+    notify_interval: float = _setting(
+        0.0,
+        "Seconds between two NOTIFYs for one presentity and package; the first, and the end of a call, leave at once.",
+        "0 to 60",
+        ge=0,
+        le=60,
+    )
+    max_event_age: float = _setting(
+        0.0,
+        "Seconds after which a presence event is too old, unless it ends a call; 0 for never.",
+        "0 to 604800",
+        ge=0,
+        le=604800,
     )
     pua_expires: int = _setting(
         3600,

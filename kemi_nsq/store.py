@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from kemi_nsq.errors import StoreError
+from kemi_nsq.flow import Key
 from kemi_nsq.presentity import Row
 
 #: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
@@ -42,15 +43,17 @@ class PresentityStore:
     Args:
         url: SQLAlchemy URL of Kamailio's database.
         table: name of the presentity table.
+        watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
     """
 
-    def __init__(self, url: str, table: str) -> None:
+    def __init__(self, url: str, table: str, watchers_table: str = "") -> None:
         self._url = sa.make_url(url)
         self._table = _presentity_table(table)
         self._engine: sa.Engine | None = None
         key = sa.tuple_(*(self._table.c[name] for name in _KEY))
         wanted = (self._table.c[name] for name in (*_KEY, "ruid", "body"))
         self._read = sa.select(*wanted).where(key.in_(sa.bindparam("keys", expanding=True)))
+        self._watchers = _watchers_table(watchers_table) if watchers_table else None
         self._write = _UPSERTS[self._url.get_backend_name()](self._table)
 
     def save(self, row: Row) -> Change:
@@ -80,6 +83,22 @@ class PresentityStore:
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
         return [_change(row, before.get(_key(row)), latest[_key(row)]) for row in rows]
+
+    def watched(self, keys: Sequence[Key]) -> frozenset[Key]:
+        """Return those of some presentities and event packages to which somebody is subscribed.
+
+        Raises:
+            StoreError: the table could not be read.
+        """
+        if self._watchers is None:
+            return frozenset(keys)
+        columns = self._watchers.c.presentity_uri, self._watchers.c.event
+        statement = sa.select(*columns).where(sa.tuple_(*columns).in_(keys)).distinct()
+        try:
+            with self._connect() as connection:
+                return frozenset((row.presentity_uri, row.event) for row in connection.execute(statement))
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(_cause(error)) from error
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -161,6 +180,10 @@ def _presentity_table(name: str) -> sa.Table:
         *(sa.Column(column, sa.Integer) for column in ("expires", "received_time", "priority")),
         sa.Column("body", sa.LargeBinary),
     )
+
+
+def _watchers_table(name: str) -> sa.Table:
+    return sa.Table(name, sa.MetaData(), *(sa.Column(column, sa.String) for column in ("presentity_uri", "event")))
 
 
 def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:

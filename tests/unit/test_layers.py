@@ -33,6 +33,7 @@ CORE = frozenset(
         "query",
         "settings",
         "sipuri",
+        "values",
     }
 )
 

@@ -20,7 +20,7 @@ Fields = dict[str, JsonValue]
 
 NOW = 1_700_000_000
 INT32 = 2**31 - 1
-ORDER = Order(timestamp_ns=NOW * 10**9, message_id="0123456789abcdef")
+ORDER = Order(position=NOW * 10**9, message_id="0123456789abcdef")
 
 DIALOG: Fields = {
     "Event-Package": "dialog",
@@ -154,13 +154,13 @@ def test_etags_of_different_origin_never_meet() -> None:
 # ruid
 
 
-def ruid(fields: Fields, *, timestamp_ns: int = ORDER.timestamp_ns, message_id: str = ORDER.message_id) -> str:
-    return stored(fields, order=Order(timestamp_ns=timestamp_ns, message_id=message_id)).ruid
+def ruid(fields: Fields, *, timestamp_ns: int = ORDER.position, message_id: str = ORDER.message_id) -> str:
+    return stored(fields, order=Order(position=timestamp_ns, message_id=message_id)).ruid
 
 
 def test_the_ruid_in_full() -> None:
     head, _, digest = ruid(DIALOG).rpartition(".")
-    assert head == "01700000000000000000.3.0123456789abcdef"
+    assert head == "000001700000000000000000.3.0123456789abcdef"
     assert len(digest) == 20
     assert set(digest) <= set("0123456789abcdef")
     assert ruid(PRESENCE).split(".")[1] == ruid(MAILBOX).split(".")[1] == "0"
@@ -170,7 +170,7 @@ def test_in_one_nanosecond_the_later_state_is_greater() -> None:
     keys = [ruid(DIALOG | {"State": state}) for state in ("trying", "proceeding", "early", "confirmed", "terminated")]
     assert keys == sorted(keys)
     assert len(set(keys)) == 5
-    assert ruid(DIALOG | {"State": "trying"}, timestamp_ns=ORDER.timestamp_ns + 1) > keys[-1], "time goes first"
+    assert ruid(DIALOG | {"State": "trying"}, timestamp_ns=ORDER.position + 1) > keys[-1], "time goes first"
 
 
 def test_rows_of_one_message_have_ruids_of_their_own() -> None:
@@ -196,7 +196,7 @@ def test_ruids_sort_as_strings_like_what_they_are_made_of(keys: list[tuple[int, 
     by_parts = sorted(keys, key=lambda key: (key[0], DIALOG_STATES[key[1]], key[2]))
     written = [ruid(DIALOG | {"State": state}, timestamp_ns=time, message_id=name) for time, state, name in by_parts]
     assert written == sorted(written)
-    assert {len(key) for key in written} == {60}
+    assert {len(key) for key in written} == {64}
 
 
 # Limits of the columns
@@ -226,7 +226,7 @@ def test_what_is_too_long_is_refused_and_never_cut(fields: Fields, changes: Fiel
 
 def test_a_message_id_too_long_for_the_order_key_is_refused() -> None:
     with pytest.raises(PayloadError, match="the order key has 65 characters"):
-        stored(DIALOG, order=Order(timestamp_ns=1, message_id="f" * 21))
+        stored(DIALOG, order=Order(position=1, message_id="f" * 17))
 
 
 @pytest.mark.parametrize("fields", PACKAGES)
