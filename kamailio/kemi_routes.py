@@ -46,13 +46,21 @@ class Kamailio(KemiNsq):
         KSR.cfgutils.lock("presence")
         KSR.presence.handle_subscribe()
         KSR.cfgutils.unlock("presence")
+        self.nsq_pua_probe(KSR.pv.get("$ru"), KSR.hdr.get("Event"))
         KSR.tm.t_release()
 
     @event_route("nsq:consumer-event-presence-update")
     def presence_update(self, event: Event) -> None:
-        """Publish a call, a mailbox or a presence: a row, and a NOTIFY to its watchers."""
-        if self.nsq_pua_publish(event.payload) < 0:
-            KSR.warn(f"message {event.message_id} of {event.topic} not published\n")
+        """Publish a call, a mailbox or a presence: a row, and a NOTIFY to its watchers.
+
+        An event that announces nothing is logged, counted and dropped by the method.
+        """
+        self.nsq_pua_publish(event.payload)
+
+    @event_route("nsq:consumer-event-presence-reset")
+    def presence_reset(self, event: Event) -> None:
+        """End what a producer had published before it started anew."""
+        self.nsq_pua_reset()
 
 
 def mod_init() -> Kamailio:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 
+from kemi_nsq.chores import Chores
 from kemi_nsq.connector import Connector
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
@@ -47,15 +48,17 @@ class Consumer:
         settings: what to consume, and how.
         host: the SIP server.
         handling: handles the messages.
+        chores: what is to be done besides.
         outbox: what `nsq_publish` could not publish, to be sent from here; or None.
     """
 
     def __init__(
-        self, settings: Settings, host: Host, handling: EventHandling, *, outbox: Outbox | None = None
+        self, settings: Settings, host: Host, handling: EventHandling, chores: Chores, *, outbox: Outbox | None = None
     ) -> None:
         self._settings = settings
         self._host = host
         self._handling = handling
+        self._chores = chores
         self._outbox = outbox
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._stopping = threading.Event()
@@ -113,7 +116,7 @@ class Consumer:
                 thread.start()
             while not self._stopping.is_set():
                 self._take(self._waiting())
-                self._handling.tick()
+                self._chores.tick()
         finally:
             for thread in threads:
                 thread.stop()
@@ -129,7 +132,7 @@ class Consumer:
 
     def _waiting(self) -> list[Item]:
         """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
-        due = self._handling.next_due()
+        due = self._chores.next_due()
         try:
             items = self._items.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
         except Empty:
@@ -154,6 +157,8 @@ class Consumer:
                         self._host.log(item.level, item.text)
                     if item.counter:
                         self._host.count(item.counter)
+                    if item.counter is Counter.CONNECTED:
+                        self._chores.connected()
                 case Broken():
                     raise _IoFailed(item.trace)
         size = self._settings.batch

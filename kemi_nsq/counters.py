@@ -34,6 +34,8 @@ class Counter(enum.StrEnum):
     PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE"
     PUA_INVALID = "pua_invalid", "calls of nsq_pua_publish with an event that describes no state"
     PUA_DATABASE_ERROR = "pua_database_error", "calls of nsq_pua_publish that the database failed"
+    PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
+    PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
     PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
     PUBLISH_FAILED = "publish_failed", "calls of nsq_publish that failed"

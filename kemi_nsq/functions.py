@@ -19,12 +19,14 @@ from kemi_nsq.host import Host
 from kemi_nsq.names import topic_name
 from kemi_nsq.outbox import Outbox
 from kemi_nsq.presentity import Order, position_of
+from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE, encode
 from kemi_nsq.routes import Current
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change
+from kemi_nsq.upkeep import Upkeep
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
 TIMEOUT_VARIABLE = "nsq_query_timeout"
@@ -52,6 +54,8 @@ class Functions:
         pua: publishes presence.
         publisher: publishes to NSQ.
         outbox: keeps what cannot be published, or None.
+        upkeep: ends states; None where there is no presentity table.
+        probe: asks producers for their state.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
@@ -63,6 +67,8 @@ class Functions:
         pua: PresencePublisher,
         publisher: Publisher,
         outbox: Outbox | None,
+        upkeep: Upkeep | None,
+        probe: Probe,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -70,6 +76,8 @@ class Functions:
         self._pua = pua
         self._publisher = publisher
         self._outbox = outbox
+        self._upkeep = upkeep
+        self._probe = probe
         self._asker = Asker(settings, publisher)
 
     def pua_publish(self, payload: str | None) -> Change:
@@ -98,6 +106,41 @@ class Functions:
         except StoreError:
             self._current.store_failed = True
             raise
+
+    def pua_reset(self, scope: str | None) -> int:
+        """End all states of a scope (see `Upkeep.reset`), and return how many there were.
+
+        Where it is None, the scope is the sender of the current event: an event can end no other's states.
+
+        Raises:
+            PayloadError: there is no such scope, or no presentity table.
+            StoreError: the database failed; the current event will come again.
+        """
+        if self._upkeep is None:
+            raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to reset")
+        try:
+            return self._upkeep.reset(scope if scope is not None else f"sender {self._sender()}")
+        except StoreError:
+            self._current.store_failed = True
+            raise
+
+    def pua_probe(self, presentity: str, event: str) -> bool:
+        """Ask producers for a presentity's state if there is none; return whether a probe left.
+
+        Raises:
+            PayloadError, TransientError: see `Probe.one`.
+        """
+        left = self._probe.one(presentity, event)
+        if left:
+            self._host.count(Counter.PROBED)
+        return left
+
+    def _sender(self) -> str:
+        fields = self._current.event.fields if self._current.event else {}
+        for name in ("Sender-URI", "Switch-URI", "From"):
+            if sender := field_text(fields, name).strip():
+                return sender
+        raise PayloadError("the event names no sender to reset: Sender-URI, Switch-URI or From is wanted")
 
     def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.

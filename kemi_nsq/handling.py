@@ -105,14 +105,6 @@ class EventHandling:
         for one in handled:
             self._answer(one, answers)
 
-    def tick(self) -> None:
-        """Do what was held back and is due."""
-        self._pua.refresh_due()
-
-    def next_due(self) -> float | None:
-        """Return the monotonic second at which `tick` has something to do."""
-        return self._pua.next_due()
-
     def _run(self, delivery: Delivery) -> _Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
         self._host.count(Counter.RECEIVED)

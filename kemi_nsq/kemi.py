@@ -24,6 +24,29 @@ class KemiNsq(Plugin):
         """
         return self._pua_publish(payload)
 
+    def nsq_pua_reset(self, scope: str | None = None) -> int:
+        """End all states of a scope, as if each had been announced: calls terminated, presence closed, mailboxes empty.
+
+        The scope is `sender URI`, `user URI`, `realm DOMAIN` or `all`; left out, the sender of the current event, which
+        can end no other's states.
+
+        Returns:
+            1 done, 2 there were none, -1 no such scope, -2 database error: the event comes again.
+        """
+        return self._pua_reset(scope)
+
+    def ksr_nsq_reset(self, _msg: object, scope: str) -> int:
+        """Reset a scope: `kamcmd evrexec.run ksr_nsq_reset "realm example.com"`."""
+        return self._pua_reset(scope)
+
+    def nsq_pua_probe(self, presentity: str, event: str) -> int:
+        """Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none; each at most every 30 s.
+
+        Returns:
+            1 a probe left, 2 not needed, -1 it failed.
+        """
+        return self._pua_probe(presentity, event)
+
     def nsq_publish(self, topic: str, payload: str | JsonObject) -> int:
         """Publish JSON, a text or a dictionary, to a topic, and wait until nsqd has taken it.
 

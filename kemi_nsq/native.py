@@ -30,6 +30,28 @@ class NativeNsq(Plugin):
         """
         return self._pua_publish(payload)
 
+    def nsq_pua_reset(self, _msg: object, scope: str | None = None) -> int:
+        """End all states of a scope, as if each had been announced: calls terminated, presence closed, mailboxes empty.
+
+        Text: `sender URI`, `user URI`, `realm DOMAIN` or `all`; nothing for the sender of the current event, which can
+        end no other's states.
+
+        Returns:
+            1 done, 2 there were none, -1 no such scope, -2 database error: the event comes again.
+        """
+        return self._pua_reset(scope)
+
+    def nsq_pua_probe(self, _msg: object, text: str = "") -> int:
+        """Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none; each at most every 30 s.
+
+        Text: the presentity's URI, a blank, the event package.
+
+        Returns:
+            1 a probe left, 2 not needed, -1 it failed.
+        """
+        presentity, event = _split(text, 2)
+        return self._pua_probe(presentity, event)
+
     def nsq_publish(self, _msg: object, text: str = "") -> int:
         """Publish JSON to a topic, and wait until nsqd has taken it.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from kemi_nsq import settings as table
+from kemi_nsq.chores import Chores
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
@@ -26,6 +27,7 @@ from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
 from kemi_nsq.outbox import Outbox
+from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.quiet import Quiet
@@ -33,6 +35,7 @@ from kemi_nsq.routes import Current, Handler, NativeRoutes, PythonRoutes, Router
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.transport import host_name
+from kemi_nsq.upkeep import Upkeep
 
 #: Return codes of all functions, of `nsq_publish` (KEPT) and of `nsq_pua_publish` (the last two).
 OK, FAILED, KEPT, NOTHING_TO_DO, DATABASE_ERROR = 1, -1, 2, 2, -2
@@ -68,8 +71,11 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
     sources: list[RouteSource] = [PythonRoutes(handlers, host)]
     if native:
         sources.append(NativeRoutes(host))
-    pua = PresencePublisher(settings, host, _store(settings))
     publisher = Publisher(settings)
+    store = _store(settings)
+    pua = PresencePublisher(settings, host, store)
+    upkeep = Upkeep(settings, host, store, pua) if store else None
+    probe = Probe(settings, publisher, store)
     handling = EventHandling(
         settings=settings,
         host=host,
@@ -78,20 +84,18 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         pua=pua,
         dead_letters=DeadLetters(settings, publisher),
     )
-    return Parts(
+    functions = Functions(
+        settings=settings,
         host=host,
         current=current,
-        functions=Functions(
-            settings=settings,
-            host=host,
-            current=current,
-            pua=pua,
-            publisher=publisher,
-            outbox=_outbox(settings),
-        ),
-        consumer=Consumer(settings, host, handling, outbox=_outbox(settings)),
-        quiet=Quiet(host),
+        pua=pua,
+        publisher=publisher,
+        outbox=_outbox(settings),
+        upkeep=upkeep,
+        probe=probe,
     )
+    consumer = Consumer(settings, host, handling, Chores(host, pua, upkeep, probe), outbox=_outbox(settings))
+    return Parts(host=host, current=current, functions=functions, consumer=consumer, quiet=Quiet(host))
 
 
 class Plugin:
@@ -170,6 +174,26 @@ class Plugin:
                 return DATABASE_ERROR
 
         return self._call("nsq_pua_publish", Counter.PUA_INVALID, publish)
+
+    def _pua_reset(self, scope: str | None) -> int:
+        functions = self._parts.functions
+
+        def reset() -> int:
+            try:
+                return OK if functions.pua_reset(scope) else NOTHING_TO_DO
+            except StoreError as error:
+                self._report("nsq_pua_reset", Counter.PUA_DATABASE_ERROR, error)
+                return DATABASE_ERROR
+
+        return self._call("nsq_pua_reset", Counter.PUA_INVALID, reset)
+
+    def _pua_probe(self, presentity: str, event: str) -> int:
+        functions = self._parts.functions
+        return self._call(
+            "nsq_pua_probe",
+            Counter.PUBLISH_FAILED,
+            lambda: OK if functions.pua_probe(presentity, event) else NOTHING_TO_DO,
+        )
 
     def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> int:
         functions = self._parts.functions

@@ -8,7 +8,7 @@ unique key.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 
 from kemi_nsq.errors import PayloadError
@@ -26,6 +26,10 @@ _LIMITS = {
     "sender": (255, "the sender (Sender-URI, Switch-URI or From)"),
     "ruid": (64, "the order key"),
 }
+#: Ranks in the order key of a row that is over: its producer said so, or nobody spoke for it any more.
+TERMINATED_RANK, ENDED_RANK = DIALOG_STATES["terminated"], 9
+#: Length of our order keys, and where the digit of the rank stands in them, from 0.
+RUID_LENGTH, RANK_INDEX = 64, 25
 _KEY_DIGITS = 20
 _POSITION_DIGITS = 24
 #: Decimals of a producer's position that count: seconds with fractions are in order, and nanoseconds still fit.
@@ -92,6 +96,23 @@ def position_of(name: str, value: str) -> int:
     if not 0 <= position < 10**_POSITION_DIGITS:
         raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
     return position
+
+
+def ended_row(row: Row, body: bytes, *, now: int, now_position: int, tombstone_s: int) -> Row:
+    """Make the row that replaces `row` when its state is over without its producer having said so.
+
+    It counts as later than the row, and than what was published up to `now_position`; whatever comes after wins again.
+    """
+    position = max(now_position, int(row.ruid[:_POSITION_DIGITS]))
+    digest = row.ruid[-_KEY_DIGITS:]
+    return replace(
+        row,
+        body=body,
+        expires=min(now + tombstone_s, MAX_INT32),
+        received_time=now,
+        ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{digest}",
+        terminal=True,
+    )
 
 
 def row(  # noqa: PLR0913  # the clock and the settings come in as arguments

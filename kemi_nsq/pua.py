@@ -79,7 +79,7 @@ class PresencePublisher:
         """
         if self._store is None:
             return []
-        with self._locked():
+        with self.locked():
             changes = self._store.save_all(rows)
         for change in changes:
             self._host.count(_COUNTERS[change])
@@ -105,7 +105,7 @@ class PresencePublisher:
 
     def _refresh(self, keys: Sequence[Key]) -> None:
         for uri, event in self._watched(keys):
-            with self._locked():
+            with self.locked():
                 accepted = self._host.refresh_watchers(uri, event)
             if not accepted:
                 self._host.count(Counter.REFRESH_FAILED)
@@ -126,7 +126,7 @@ class PresencePublisher:
         return [key for key in keys if key in watched]
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep SIP workers from handling a SUBSCRIBE meanwhile.
 
         db_sqlite does not wait for another writer, and a NOTIFY for a subscription that a worker is refreshing would

@@ -183,6 +183,9 @@ class Settings(BaseSettings):
         ge=0,
         le=604800,
     )
+    probe_topic: OptionalName = _setting(
+        "", "Topic on which producers are asked to say their state again; empty for none.", f"{_NAME}; or empty"
+    )
     pua_expires: int = _setting(
         3600,
         "Seconds that a state is kept when the event has no `Expires`.",

@@ -15,10 +15,12 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from kemi_nsq.errors import StoreError
 from kemi_nsq.flow import Key
-from kemi_nsq.presentity import Row
+from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 
 #: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
 BUSY_TIMEOUT_S = 5
+_PAGE = 500
+_WRITES = "kemi_nsq_writes"
 _KEY = ("username", "domain", "event", "etag")
 # `ruid` last: MySQL assigns from left to right, and the condition reads it.
 _CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
@@ -76,13 +78,61 @@ class PresentityStore:
         # All writers take their locks in one order, so that two of them do not wait for each other.
         values = [_values(latest[key]) for key in sorted(latest)]
         try:
-            with self._connect() as connection, connection.begin():
+            with self._connect(writes=True) as connection, connection.begin():
                 found = connection.execute(self._read, {"keys": sorted(latest)})
                 before = {tuple(row[:4]): (row.ruid, row.body) for row in found}
                 connection.execute(self._write, values)
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
         return [_change(row, before.get(_key(row)), latest[_key(row)]) for row in rows]
+
+    def find(self, after_id: int, **columns: str) -> list[tuple[int, Row]]:
+        """Return some of our rows that are not over, by ascending id, with the ids.
+
+        Args:
+            after_id: only rows with a greater id.
+            columns: what columns of the row must be equal to.
+
+        Raises:
+            StoreError: the table could not be read.
+        """
+        table = self._table
+        equal = (table.c[name] == value for name, value in columns.items())
+        return self._rows(sa.and_(table.c.id > after_id, *equal))
+
+    def expiring(self, until: int) -> list[Row]:
+        """Return some of our rows that are not over and expire by an epoch second.
+
+        Raises:
+            StoreError: the table could not be read.
+        """
+        return [row for _, row in self._rows(self._table.c.expires <= until)]
+
+    def forget(self, until: int) -> int:
+        """Delete our rows that are over and expire by an epoch second; their watchers have been told.
+
+        Raises:
+            StoreError: the table could not be written.
+        """
+        statement = sa.delete(self._table).where(_is_over(self._table), self._table.c.expires <= until)
+        try:
+            with self._connect(writes=True) as connection, connection.begin():
+                return connection.execute(statement).rowcount
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(_cause(error)) from error
+
+    def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
+        ours = sa.func.length(self._table.c.ruid) == RUID_LENGTH
+        statement = sa.select(self._table).where(condition, ours, sa.not_(_is_over(self._table)))
+        try:
+            with self._connect() as connection:
+                found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(_cause(error)) from error
+        names = (*_KEY, *_CHANGED)
+        return [
+            (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found
+        ]
 
     def watched(self, keys: Sequence[Key]) -> frozenset[Key]:
         """Return those of some presentities and event packages to which somebody is subscribed.
@@ -106,14 +156,14 @@ class PresentityStore:
             self._engine.dispose()
             self._engine = None
 
-    def _connect(self) -> sa.Connection:
+    def _connect(self, *, writes: bool = False) -> sa.Connection:
         if self._engine is None:
             backend = self._url.get_backend_name()
             self._engine = sa.create_engine(self._url, connect_args=_CONNECT_ARGUMENTS[backend], pool_pre_ping=True)
             if backend == "sqlite":
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
                 sa.event.listen(self._engine, "begin", _begin_sqlite)
-        return self._engine.connect()
+        return self._engine.connect().execution_options(**{_WRITES: writes})
 
 
 def _key(row: Row) -> tuple[str, str, str, str]:
@@ -177,9 +227,15 @@ def _presentity_table(name: str) -> sa.Table:
         name,
         sa.MetaData(),
         *(sa.Column(column, sa.String) for column in ("username", "domain", "event", "etag", "sender", "ruid")),
-        *(sa.Column(column, sa.Integer) for column in ("expires", "received_time", "priority")),
+        *(sa.Column(column, sa.Integer) for column in ("id", "expires", "received_time", "priority")),
         sa.Column("body", sa.LargeBinary),
     )
+
+
+def _is_over(table: sa.Table) -> sa.ColumnElement[bool]:
+    """A row is over when the rank in its order key says so."""
+    rank = sa.func.substr(table.c.ruid, RANK_INDEX + 1, 1)
+    return rank.in_([str(TERMINATED_RANK), str(ENDED_RANK)])
 
 
 def _watchers_table(name: str) -> sa.Table:
@@ -196,7 +252,9 @@ def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: o
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # A writer takes its lock at once, not after it has read; a reader must not take it at all.
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _cause(error: sa.exc.SQLAlchemyError) -> str:

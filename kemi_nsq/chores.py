@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a consumer process does besides handling messages: NOTIFYs that were held back, expiry, probes."""
+
+from __future__ import annotations
+
+import time
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import StoreError, TransientError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.probe import Probe
+from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.quiet import Quiet
+from kemi_nsq.upkeep import SWEEP_INTERVAL_S, Upkeep
+
+
+class Chores:
+    """Does what is due; an error is logged and counted, and the next time may be better.
+
+    Args:
+        host: the SIP server.
+        pua: has NOTIFYs that were held back.
+        upkeep: ends what expires; None where there is no presentity table.
+        probe: asks producers for their state.
+    """
+
+    def __init__(self, host: Host, pua: PresencePublisher, upkeep: Upkeep | None, probe: Probe) -> None:
+        self._host = host
+        self._pua = pua
+        self._upkeep = upkeep
+        self._probe = probe
+        self._quiet = Quiet(host)
+        self._sweep_due = time.monotonic()
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `tick` has something to do, or None for never."""
+        dues = [due for due in (self._pua.next_due(), self._sweep_due if self._upkeep else None) if due is not None]
+        return min(dues, default=None)
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        self._pua.refresh_due()
+        if self._upkeep is not None and now >= self._sweep_due:
+            self._sweep_due = now + SWEEP_INTERVAL_S
+            self._sweep(self._upkeep)
+
+    def connected(self) -> None:
+        """Ask for all states, after a start or an outage."""
+        try:
+            if self._probe.everybody():
+                self._host.count(Counter.PROBED)
+        except TransientError as error:
+            self._quiet.log(Level.ERROR, "probe", f"no probe: {error}")
+
+    def _sweep(self, upkeep: Upkeep) -> None:
+        try:
+            upkeep.sweep()
+        except StoreError as error:
+            self._host.count(Counter.PUA_DATABASE_ERROR)
+            self._quiet.log(Level.ERROR, "sweep", f"expiry waits: the database failed: {error}")

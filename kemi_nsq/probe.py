@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Asks producers to say their state again: after a start or an outage, and when somebody subscribes to the unknown."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from kemi_nsq.event import JsonValue
+from kemi_nsq.publisher import Outgoing, Publisher
+from kemi_nsq.query import encode
+from kemi_nsq.settings import Settings
+from kemi_nsq.sipuri import address
+from kemi_nsq.store import PresentityStore
+
+#: A probe of all, or of one presentity, is not repeated for this long by the same process.
+INTERVAL_S = 30.0
+_REMEMBERED = 10_000
+_ALL = ("", "")
+
+
+class Probe:
+    """Publishes probes to NSQ_PROBE_TOPIC.
+
+    A probe is a JSON object with `Event-Category` presence, `Event-Name` probe and `Node`; one for a single
+    presentity has `Event-Package`, `Presentity`, `Presentity-User` and `Presentity-Realm` too. Whoever has a state
+    publishes it again.
+
+    Args:
+        settings: the topic and the node.
+        publisher: publishes them.
+        store: tells whether a presentity has a state.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        publisher: Publisher,
+        store: PresentityStore | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._store = store
+        self._clock = clock
+        self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def everybody(self) -> bool:
+        """Ask for all states; return whether a probe left.
+
+        Raises:
+            ConnectionLost, NsqdRefused: no nsqd took it.
+        """
+        return self._ask(_ALL, {})
+
+    def one(self, presentity: str, event: str) -> bool:
+        """Ask for one presentity's state of an event package if there is none; return whether a probe left.
+
+        Raises:
+            PayloadError: the presentity is no SIP URI.
+            StoreError: the table could not be read.
+            ConnectionLost, NsqdRefused: no nsqd took the probe.
+        """
+        if not self._settings.probe_topic or self._store is None:
+            return False
+        uri = address("presentity", presentity).uri
+        if self._store.find(0, username=uri.user, domain=uri.host, event=event):
+            return False
+        fields: dict[str, JsonValue] = {
+            "Event-Package": event,
+            "Presentity": f"sip:{uri.user}@{uri.host}",
+            "Presentity-User": uri.user,
+            "Presentity-Realm": uri.host,
+        }
+        return self._ask((f"{uri.user}@{uri.host}", event), fields)
+
+    def _ask(self, key: tuple[str, str], fields: dict[str, JsonValue]) -> bool:
+        now = self._clock()
+        if not self._settings.probe_topic or now - self._asked.get(key, now - INTERVAL_S) < INTERVAL_S:
+            return False
+        probe = {"Event-Category": "presence", "Event-Name": "probe", "Node": self._settings.node, **fields}
+        self._publisher.publish(Outgoing(topic=self._settings.probe_topic, body=encode(probe)))
+        self._asked[key] = now
+        self._asked.move_to_end(key)
+        if len(self._asked) > _REMEMBERED:
+            self._asked.popitem(last=False)
+        return True

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends states for which nobody speaks any more: when they expire, and when an operator or their sender resets them.
+
+A state ends like any other change: a document that says so is stored, and its watchers get a NOTIFY. The row then
+stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.ending import ended
+from kemi_nsq.errors import PayloadError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.presentity import Row, ended_row
+from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.settings import Settings
+from kemi_nsq.sipuri import address
+from kemi_nsq.store import PresentityStore
+
+#: How often expiry is looked after; states end up to this much before their time.
+SWEEP_INTERVAL_S = 5
+_PAGES = 100
+_SCOPES = "`sender URI`, `user URI`, `realm DOMAIN` or `all`"
+
+
+class Upkeep:
+    """Ends states.
+
+    Args:
+        settings: how long tombstones stay, and what orders rows.
+        host: the SIP server.
+        store: the presentity table.
+        pua: stores the ends and tells the watchers.
+    """
+
+    def __init__(self, settings: Settings, host: Host, store: PresentityStore, pua: PresencePublisher) -> None:
+        self._settings = settings
+        self._host = host
+        self._store = store
+        self._pua = pua
+
+    def sweep(self) -> None:
+        """End what expires before the next sweep, and delete tombstones whose time is over.
+
+        The presence module would do it later, with an empty NOTIFY for a mailbox.
+
+        Raises:
+            StoreError: the database failed; the next sweep tries again.
+        """
+        until = int(time.time()) + SWEEP_INTERVAL_S
+        for _ in range(_PAGES):
+            rows = self._store.expiring(until)
+            if not rows:
+                break
+            self._end(rows)
+        with self._pua.locked():
+            self._store.forget(until)
+
+    def reset(self, scope: str) -> int:
+        """End all states of a scope and return how many there were.
+
+        Args:
+            scope: `sender URI` (who published them), `user URI` (a presentity), `realm DOMAIN` or `all`.
+
+        Raises:
+            PayloadError: there is no such scope.
+            StoreError: the database failed; what had ended stays ended.
+        """
+        columns, count, after_id = _columns(scope), 0, 0
+        while found := self._store.find(after_id, **columns):
+            after_id = found[-1][0]
+            self._end(row for _, row in found)
+            count += len(found)
+        return count
+
+    def _end(self, rows: Iterable[Row]) -> None:
+        now = int(time.time())
+        # A producer's positions are not of our clock: there only the row itself tells what is later.
+        position = 0 if self._settings.pua_order_field else time.time_ns()
+        ends = []
+        for row in rows:
+            try:
+                body = ended(row.event, row.body)
+            except ValueError as error:
+                self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
+                body = row.body
+            ends.append(ended_row(row, body, now=now, now_position=position, tombstone_s=self._settings.pua_tombstone))
+            self._host.count(Counter.PUA_ENDED)
+        self._pua.commit(ends)
+
+
+def _columns(scope: str) -> dict[str, str]:
+    kind, _, value = scope.strip().partition(" ")
+    if kind == "all" and not value:
+        return {}
+    if kind == "sender" and value:
+        return {"sender": value}
+    if kind == "realm" and value:
+        return {"domain": value}
+    if kind == "user" and value:
+        uri = address("user", value).uri
+        return {"username": uri.user, "domain": uri.host}
+    raise PayloadError(f"{scope[:80]!r} is no scope to reset; {_SCOPES} is wanted")
