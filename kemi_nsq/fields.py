@@ -31,9 +31,14 @@ def text(fields: JsonObject, name: str) -> str:
     Raises:
         PayloadError: the value is an array or an object.
     """
-    if isinstance(fields.get(name), list | dict):
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list | dict):
         raise wrong(name, field_text(fields, name), "a text or a number")
-    return field_text(fields, name).strip()
+    return field_text(fields, name)
 
 
 def required(fields: JsonObject, name: str, wanted: str) -> str:
@@ -80,6 +85,8 @@ def whole(name: str, value: str, *, least: int, wanted: str) -> int:
 
 def clean(value: str) -> str:
     """Make text safe for a document: line breaks become a blank, controls go, lone surrogates turn U+FFFD."""
+    if value.isprintable():  # has none of them, as nearly every text
+        return value.strip()
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", _BREAK.sub(" ", value))).strip()
 
 

@@ -108,7 +108,7 @@ class NativeNsq(Plugin):
             1 found, -1 missing, null, or no JSON: `$var(nqJ)` is empty.
         """
         value = self._json(*_split(text, 2))
-        self._parts.host.set_variable(RESULT_VARIABLE, value or "")
+        self._parts.host.set_variable(RESULT_VARIABLE, (value or "").replace("\0", ""))  # which no variable holds
         return FAILED if value is None else OK
 
     def nsq_encode(self, _msg: object, text: str = "") -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ _HOSTNAME = re.compile(rf"(?:[A-Za-z0-9]{_LABEL_REST}\.)*[A-Za-z]{_LABEL_REST}\.
 _UNRESERVED = "A-Za-z0-9_.!~*'()-"
 _NOT_USER = re.compile(rf"%(?![0-9A-Fa-f]{{2}})|[^%&=+$,;?/{_UNRESERVED}]")
 _NOT_PARAM = re.compile(rf"%(?![0-9A-Fa-f]{{2}})|[^%=\[\]/:&+${_UNRESERVED}]")
+
+
+#: The same parties call again and again: their addresses are read once. Bounded, because they come from the network.
+_REMEMBERED, _LONGEST_REMEMBERED = 4096, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +79,19 @@ def address(field: str, value: str) -> Address:
     Raises:
         PayloadError: no SIP URI is in it.
     """
+    return _remembered(field, value) if len(value) <= _LONGEST_REMEMBERED else _address(field, value)
+
+
+def _address(field: str, value: str) -> Address:
     # A URI holds no angle bracket, a display name may: the last one opens the URI.
     display, opening, rest = value.rpartition("<")
     inside, closing, params = rest.partition(">")
     if opening and closing and params.strip()[:1] in ("", ";"):
         return Address(uri=_uri(field, value, inside.strip()), display=_display(display.strip()))
     return Address(uri=_uri(field, value, value))
+
+
+_remembered = functools.lru_cache(maxsize=_REMEMBERED)(_address)
 
 
 def is_host(value: str) -> bool:
