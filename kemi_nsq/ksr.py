@@ -40,8 +40,7 @@ class KamailioHost:
 
     def defines(self) -> Mapping[str, str]:
         """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
-        answer = _rpc("core.ppdefines")
-        found = answer if isinstance(answer, list) else []
+        found = orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"] if _answered("core.ppdefines") else []
         names = [name for name in found if isinstance(name, str) and name.startswith(PREFIX)]
         return {name: str(KSR.pv.get(f"$def({name})") or "").strip("\"'") for name in names}
 
@@ -60,7 +59,7 @@ class KamailioHost:
 
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
-        return _rpc("evrexec.run", name, payload) is not None
+        return _answered("evrexec.run", name, payload)
 
     def suspend_transaction(self, route: str) -> Suspended | None:
         """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`)."""
@@ -97,10 +96,8 @@ class KamailioHost:
         return bool(KSR.presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
 
 
-def _rpc(method: str, *params: str) -> object:
-    """Call an RPC command inside this process; None if it answered with an error."""
+def _answered(method: str, *params: str) -> bool:
+    """Call an RPC command inside this process; return whether it succeeded."""
     request = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
     KSR.jsonrpcs.exec(orjson.dumps(request).decode())
-    if KSR.pv.get("$jsonrpl(code)") != 200:  # jsonrpcs: as in SIP and HTTP
-        return None
-    return orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"]
+    return bool(KSR.pv.get("$jsonrpl(code)") == 200)  # as in SIP and HTTP

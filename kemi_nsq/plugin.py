@@ -139,7 +139,8 @@ class Plugin:
     def _handlers(self) -> dict[str, Handler]:
         """Collect the event handlers of the class and of the module that defines it."""
         module = sys.modules.get(type(self).__module__, ModuleType("none"))
-        methods = {name: getattr(self, name) for name in dir(type(self)) if not name.startswith("_")}
+        # Looked up in the class first: reading a property would run it.
+        methods = {name: getattr(self, name) for name in dir(type(self)) if callable(getattr(type(self), name, None))}
         return handlers_of(vars(module)) | handlers_of(methods)
 
     def _consume(self) -> int:
