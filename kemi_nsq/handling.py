@@ -31,10 +31,13 @@ class Answers(Protocol):
     """Who sends FIN and REQ."""
 
     def finish(self, delivery: Delivery) -> None:
-        """Send FIN."""
+        """Prepare FIN."""
 
     def requeue(self, delivery: Delivery, delay_ms: int) -> None:
-        """Send REQ."""
+        """Prepare REQ."""
+
+    def flush(self) -> None:
+        """Let them leave now."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +97,7 @@ class EventHandling:
         if self._settings.ack == "received":
             for delivery in deliveries:
                 answers.finish(delivery)
+            answers.flush()
         # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
         collect = len(deliveries) > 1 and self._settings.pua_refresh
         self._current.collected = [] if collect else None
@@ -104,6 +108,7 @@ class EventHandling:
             self._current.collected = None
         for one in handled:
             self._answer(one, answers)
+        answers.flush()
 
     def _run(self, delivery: Delivery) -> _Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""

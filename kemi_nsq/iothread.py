@@ -95,23 +95,24 @@ class IoThread(threading.Thread):
         if self._stopping:
             connected.close()
             return
-        self._post(partial(self._open, target, connected))
+        self._inbox.append(partial(self._open, target, connected))
+        self._waker.wake()
 
     def finish(self, delivery: Delivery) -> None:
-        """Send FIN for a delivery."""
-        self._post(partial(self._answer, delivery, None))
+        """Send FIN for a delivery, at the next `flush`."""
+        self._inbox.append(partial(self._answer, delivery, None))
 
     def requeue(self, delivery: Delivery, delay_ms: int) -> None:
-        """Send REQ for a delivery."""
-        self._post(partial(self._answer, delivery, delay_ms))
+        """Send REQ for a delivery, at the next `flush`."""
+        self._inbox.append(partial(self._answer, delivery, delay_ms))
+
+    def flush(self) -> None:
+        """Let the answers go: those of a batch leave in one write, and cost the threads one turn."""
+        self._waker.wake()
 
     def stop(self) -> None:
         """Close everything; nsqd requeues what was in flight."""
         self._stopping = True
-        self._waker.wake()
-
-    def _post(self, call: Callable[[], None]) -> None:
-        self._inbox.append(call)
         self._waker.wake()
 
     # The thread itself
