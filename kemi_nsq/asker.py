@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from dataclasses import asdict
 from importlib.metadata import version
 
 import orjson
@@ -18,6 +17,9 @@ from kemi_nsq.query import SERVER_ID, Sender, Suspended, Waiting, encode, reply_
 from kemi_nsq.replies import desk_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.transport import Postbox
+
+#: A consumer process reads its letters at once, unless a route of its own holds Python's lock.
+_REGISTER_TIMEOUT_S = 0.1
 
 
 class Asker:
@@ -73,7 +75,7 @@ class Asker:
         try:
             self._publish(topic, fields, slot)
         except TransientError:
-            self._post(slot, {"failed": "no nsqd", "msg_id": msg_id})
+            self._post(slot, orjson.dumps({"failed": "no nsqd", "msg_id": msg_id}))
             raise
 
     def _publish(self, topic: str, fields: dict[str, JsonValue], slot: int) -> None:
@@ -83,23 +85,23 @@ class Asker:
 
     def _register(self, waiting: Waiting) -> int:
         """Tell a consumer process who waits, and return its slot. Workers spread over the consumers by their pid."""
-        letter = asdict(waiting)
+        letter = orjson.dumps(waiting)
         for turn in range(self._settings.consumers):
             slot = (os.getpid() + turn) % self._settings.consumers
             if self._post(slot, letter):
                 return slot
         raise QueryFailed("no consumer")
 
-    def _post(self, slot: int, letter: dict[str, object]) -> bool:
+    def _post(self, slot: int, letter: bytes) -> bool:
         try:
-            self._box().send(desk_name(slot), orjson.dumps(letter))
+            self._box().send(desk_name(slot), letter)
         except ConnectionLost:
             return False
         return True
 
     def _box(self) -> Postbox:
         if self._postbox is None:
-            self._postbox = Postbox(_own_name())
+            self._postbox = Postbox(_own_name(), send_timeout_s=_REGISTER_TIMEOUT_S)
         return self._postbox
 
 

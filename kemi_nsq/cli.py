@@ -19,11 +19,13 @@ from kemi_nsq import httpapi, names, reference, responder
 from kemi_nsq import settings as table
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
+from kemi_nsq.query import encode
 from kemi_nsq.transport import host_name
 
 HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
 
+presence = typer.Typer(no_args_is_help=True, help="Change what watchers are shown.")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -66,6 +68,20 @@ def respond(
     responder.serve(_tcp_settings(nsqd), _topic(topic), answer, Console(stderr=True).print)
 
 
+@presence.command()
+def reset(
+    sender: Annotated[str, typer.Argument(help="Sender-URI of the producer whose states are over.")],
+    topic: Annotated[str, typer.Option(help="Topic of the events; NSQ_LISTEN_TOPIC where left out.")] = "",
+    nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
+) -> None:
+    """End all states of one sender: publishes the event `reset` in its name.
+
+    Other scopes are for who can reach Kamailio: kamcmd evrexec.run nsq:reset "realm example.com".
+    """
+    event = {"Event-Category": "presence", "Event-Name": "reset", "Sender-URI": sender}
+    publish(topic or table.load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
+
+
 @app.command()
 def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
@@ -86,6 +102,9 @@ def write_reference(
         sys.stdout.write(text)
     else:
         write.write_text(text, encoding="utf-8")
+
+
+app.add_typer(presence, name="presence")
 
 
 def main() -> NoReturn:

@@ -11,6 +11,7 @@ With `output_buffer_size` -1 nsqd writes the length and the body of a frame sepa
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,6 +27,7 @@ from kemi_nsq.names import Subscription
 #: Largest frame accepted. nsqd's own default for a message is 1 MiB (`--max-msg-size`).
 MAX_FRAME = 16 * 1024 * 1024
 _HEADER = 4
+_FRAME_HEADER = struct.Struct(">ll")  # size of what follows the size, type
 _MESSAGE_HEADER = 26
 
 
@@ -190,19 +192,19 @@ class Connection:
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         """Cut one frame (size, type, body: NSQ spec, "Data Format") off what was received."""
-        start = self._read_to + _HEADER
-        if len(self._received) < start:
+        start = self._read_to
+        if len(self._received) < start + _FRAME_HEADER.size:
             self._forget_read()
             return None
-        size = protocol.unpack_size(self._received[self._read_to : start])
+        size, kind = _FRAME_HEADER.unpack_from(self._received, start)
         if not _HEADER <= size <= self._max_frame:
             raise ProtocolError(f"nsqd announced a frame of {size} bytes; 4 to {self._max_frame} are allowed")
-        if len(self._received) < start + size:
+        end = start + _HEADER + size
+        if len(self._received) < end:
             self._forget_read()
             return None
-        self._read_to = start + size
-        kind, body = protocol.unpack_response(bytes(self._received[start : self._read_to]))
-        return kind, body
+        self._read_to = end
+        return kind, bytes(self._received[start + _FRAME_HEADER.size : end])
 
     def _forget_read(self) -> None:
         del self._received[: self._read_to]

@@ -196,10 +196,11 @@ class Plugin:
             lambda: OK if functions.pua_probe(presentity, event) else NOTHING_TO_DO,
         )
 
-    def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> int:
+    def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int | None = None) -> int:
         functions = self._parts.functions
+        name = "nsq_publish" if delay_ms is None else "nsq_publish_deferred"
         return self._call(
-            "nsq_publish", Counter.PUBLISH_FAILED, lambda: _PUBLISHED[functions.publish(topic, payload, delay_ms)]
+            name, Counter.PUBLISH_FAILED, lambda: _PUBLISHED[functions.publish(topic, payload, delay_ms or 0)]
         )
 
     def _query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str | None:

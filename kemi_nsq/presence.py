@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote, unquote_to_bytes
 
 from kemi_nsq.event import JsonObject
@@ -63,8 +63,12 @@ _LIFETIME = "a whole number of seconds above 0"
 _STATE = "one of trying, proceeding, early, confirmed, terminated"
 
 
-def from_event(fields: JsonObject) -> State:
+def from_event(fields: JsonObject, states: Mapping[str, Meaning] = PRESENCE_STATES) -> State:
     """Read the publication that an event announces.
+
+    Args:
+        fields: the event.
+        states: what each `State` of the package presence means, by its name in lower case.
 
     Raises:
         PayloadError: a field is missing or wrong; one line names field, value and what is wanted.
@@ -76,10 +80,10 @@ def from_event(fields: JsonObject) -> State:
     read = _READERS.get(package)
     if read is None:
         raise wrong("Event-Package", package, _PACKAGE)
-    return read(fields)
+    return read(fields, states)
 
 
-def _dialog(fields: JsonObject) -> DialogState:
+def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
     caller, from_user = _from(fields)
     callee = address("To", required(fields, "To", SIP_URI))
     state = required(fields, "State", _STATE)
@@ -110,20 +114,20 @@ def _dialog(fields: JsonObject) -> DialogState:
     )
 
 
-def _presence(fields: JsonObject) -> PresenceState:
+def _presence(fields: JsonObject, states: Mapping[str, Meaning]) -> PresenceState:
     origin, presentity = _from(fields)
-    state = required(fields, "State", f"a state such as {', '.join(PRESENCE_STATES)}")
+    state = required(fields, "State", f"a state such as {', '.join(states)}")
     return PresenceState(
         presentity=presentity,
         sender=_sender(fields, origin),
         etag=text(fields, "ETag"),
         expires_s=_expires(fields),
-        meaning=PRESENCE_STATES.get(state.lower(), _AVAILABLE),
+        meaning=states.get(state.lower(), _AVAILABLE),
         source=text(fields, "Sender-URI"),
     )
 
 
-def _mailbox(fields: JsonObject) -> MailboxState:
+def _mailbox(fields: JsonObject, _states: Mapping[str, Meaning]) -> MailboxState:
     origin, presentity = _from(fields)
     new, saved, urgent, urgent_saved = _counts(fields)
     waiting = text(fields, "Messages-Waiting")
@@ -141,7 +145,7 @@ def _mailbox(fields: JsonObject) -> MailboxState:
     )
 
 
-_READERS: dict[str, Callable[[JsonObject], State]] = {
+_READERS: dict[str, Callable[[JsonObject, Mapping[str, Meaning]], State]] = {
     "dialog": _dialog,
     "presence": _presence,
     "message-summary": _mailbox,

@@ -38,6 +38,7 @@ class PresencePublisher:
         self._settings = settings
         self._host = host
         self._store = store
+        self._states = {**presence.PRESENCE_STATES, **settings.pua_states}
         self._pacer = Pacer(settings.notify_interval)
 
     def row(self, fields: JsonObject, order: presentity.Order, *, sent_at: float | None) -> presentity.Row | None:
@@ -56,7 +57,7 @@ class PresencePublisher:
         """
         if self._store is None:
             raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to write to")
-        state, now = presence.from_event(fields), time.time()
+        state, now = presence.from_event(fields, self._states), time.time()
         row = presentity.row(
             state,
             document.render(state, include_target=self._settings.pua_include_entity).body,

@@ -7,7 +7,8 @@ A test compares `docs/reference.md` with what this module writes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 
 from kemi_nsq import settings as table
 from kemi_nsq.counters import Counter
@@ -62,6 +63,8 @@ def value_text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, Mapping):
+        return ",".join(f"{word}={':'.join(filter(None, astuple(meaning)))}" for word, meaning in value.items())
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return str(value)

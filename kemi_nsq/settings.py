@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kemi_nsq.errors import SettingsError
 from kemi_nsq.names import Subscription
-from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, Subscriptions
+from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, States, Subscriptions
 
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         "handle_subscribe. Needed with SQLite, whose Kamailio driver does not wait for another writer.",
         "a lock's name, or empty",
         max_length=64,
+    )
+    pua_states: States = _setting(
+        "",
+        "Words for `State` of the package presence, besides the built-in ones: what watchers are shown.",
+        "word=open:note:activity or word=closed:note, several separated by commas; activities are those of RFC 4480",
     )
     pua_order_field: str = _setting(
         "",

@@ -102,7 +102,7 @@ class BlockingSocket:
     def __init__(self, address: Address, deadline: float) -> None:
         self._socket = connect(address, _left_s(deadline))
         self._socket.settimeout(None)
-        self._patience_s = 0.0
+        self._patience = _Patience(self._socket)
 
     def send_all(self, data: bytes, deadline: float) -> None:
         """Write all of `data`.
@@ -130,7 +130,7 @@ class BlockingSocket:
             DeadlineExceeded: nothing came in time.
         """
         try:
-            self._be_patient(_left_s(deadline))
+            self._patience.set(_left_s(deadline))
             data = self._socket.recv(_ANSWER_SIZE)
         except BlockingIOError as error:  # what the kernel says when SO_RCVTIMEO has passed
             raise DeadlineExceeded("no answer in time") from error
@@ -150,12 +150,25 @@ class BlockingSocket:
         except BlockingIOError:
             return 0
 
-    def _be_patient(self, seconds: float) -> None:
-        """Let `recv` wait that long. One call's deadline is like the last one's, so this is rarely to be said again."""
-        if abs(seconds - self._patience_s) > _TOLERANCE_S:
-            whole, part = divmod(max(seconds - _TICK_S, _SHORTEST_S), 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(whole), int(part * 1e6)))
-            self._patience_s = seconds
+
+class _Patience:
+    """How long the kernel lets `recv` of a blocking socket wait; then it raises BlockingIOError."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._seconds = 0.0
+
+    def set(self, seconds: float) -> None:
+        """Let the next `recv` wait that long. One call's time is like the last one's: this is rarely a system call."""
+        if abs(seconds - self._seconds) > _TOLERANCE_S:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(max(seconds - _TICK_S, 0.0)))
+            self._seconds = seconds
+
+
+def _timeval(seconds: float) -> bytes:
+    """Pack a struct timeval; 0 would mean for ever."""
+    whole, part = divmod(max(seconds, _SHORTEST_S), 1)
+    return _TIMEVAL.pack(int(whole), int(part * 1_000_000))
 
 
 def _left_s(deadline: float) -> float:
@@ -170,13 +183,18 @@ class Postbox:
 
     Args:
         name: where others send to.
+        send_timeout_s: how long `send` waits for room in the other's postbox: it holds few letters
+            (net.unix.max_dgram_qlen), and its owner may be busy. 0: not at all.
 
     Raises:
         ConnectionLost: another process has this name.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, send_timeout_s: float = 0.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._send_flags = 0 if send_timeout_s else socket.MSG_DONTWAIT
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_timeout_s))
+        self._patience = _Patience(self._socket)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         try:
             self._socket.bind(_abstract(name))
@@ -189,19 +207,19 @@ class Postbox:
         return self._socket.fileno()
 
     def send(self, name: str, letter: bytes) -> None:
-        """Send a letter to another postbox, without waiting.
+        """Send a letter to another postbox.
 
         Raises:
-            ConnectionLost: nobody has this name, or the postbox is full.
+            ConnectionLost: nobody has this name, or the postbox stays full.
         """
         try:
             if len(letter) <= _LARGEST_DATAGRAM:
-                self._socket.sendto(letter, socket.MSG_DONTWAIT, _abstract(name))
+                self._socket.sendto(letter, self._send_flags, _abstract(name))
                 return
             descriptor = os.memfd_create("kemi-nsq")
             try:
                 os.write(descriptor, letter)
-                socket.send_fds(self._socket, [b"\0"], [descriptor], socket.MSG_DONTWAIT, _abstract(name))
+                socket.send_fds(self._socket, [b"\0"], [descriptor], self._send_flags, _abstract(name))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -209,10 +227,12 @@ class Postbox:
 
     def receive(self, timeout_s: float) -> bytes | None:
         """Return the next letter of this user's processes, or None if there is none in `timeout_s`."""
-        self._socket.settimeout(max(timeout_s, 0.0))
+        flags = 0 if timeout_s > 0 else socket.MSG_DONTWAIT
+        if timeout_s > 0:
+            self._patience.set(timeout_s)
         try:
-            letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE)
-        except (TimeoutError, BlockingIOError):
+            letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE, flags)
+        except BlockingIOError:
             return None
         descriptors = array.array("i")
         user = -1

@@ -12,6 +12,14 @@ from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
 from kemi_nsq.names import Address, Subscription, address, topic_name
+from kemi_nsq.publication import Meaning
+
+#: The activities of RFC 4480 section 3.2.
+ACTIVITIES = (
+    "appointment", "away", "breakfast", "busy", "dinner", "holiday", "in-transit", "looking-for-work", "lunch", "meal",
+    "meeting", "on-the-phone", "performance", "permanent-absence", "playing", "presentation", "shopping", "sleeping",
+    "spectator", "steering", "travel", "tv", "unknown", "vacation", "working", "worship",
+)  # fmt: skip
 
 #: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
 DATABASE_DIALECTS: Mapping[str, str] = {
@@ -56,8 +64,23 @@ def _optional_topic(value: object) -> object:
     return topic_name(value) if isinstance(value, str) and value else value
 
 
+def _states(value: object) -> object:
+    """Read `word=basic:note:activity`, several separated by commas; the activity may be left out."""
+    if not isinstance(value, str):
+        return value
+    states = {}
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        word, _, meaning = part.partition("=")
+        basic, note, activity = (*(text.strip() for text in meaning.split(":")), "", "")[:3]
+        if not word.strip() or basic not in ("open", "closed") or not note or activity not in ("", *ACTIVITIES):
+            raise ValueError(f"{part!r} is no word=basic:note:activity")
+        states[word.strip().lower()] = Meaning(basic=basic, note=note, activity=activity)
+    return states
+
+
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
 Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
 Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
+States: TypeAlias = Annotated[Mapping[str, Meaning], NoDecode, BeforeValidator(_states)]
 OptionalName: TypeAlias = Annotated[str, BeforeValidator(_optional_topic)]
 DatabaseUrl: TypeAlias = Annotated[str | None, BeforeValidator(_database_url)]
