@@ -13,7 +13,7 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types unit check integration acceptance test demo docs lock clean
+.PHONY: help setup venv format style lint types unit check integration acceptance test bench demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest tests/acceptance
 
 test: setup check integration acceptance ## all of the above
+
+bench: setup ## publish and query against plain sockets; ARGS="--quick --json FILE publish sip ..."
+	$(BIN)/python -m tests.bench $(ARGS)
 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One running chain for each module and configuration, and its check at the end: nothing is left, nothing went wrong.
+
+A module whose tests make Kamailio log warnings or errors says which, in `EXPECTED_LINES`: regular expressions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.chain import CHANNEL, CONFIGURATIONS, TOPIC, Chain, Person
+from tests.support.nsqd import Option
+from tests.support.process import is_running
+from tests.support.watcher import Watcher
+
+HERE = Path(__file__).parent
+
+#: What Kamailio's TCP process may say while the others end.
+_SHUTDOWN = "receive_fd.*: EOF on "
+#: Levels of Kamailio's log that an operator must look at.
+_COMPLAINT = re.compile(r"\b(WARNING|ERROR|CRITICAL|ALERT|BUG):")
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name the configuration: each test that uses it runs with both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def chain(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run a chain with the shipped configuration for the tests of a module."""
+    expected = getattr(request.module, "EXPECTED_LINES", ())
+    with Chain(kind, tmp_path_factory.mktemp(kind)) as chain:
+        yield chain
+        chain.drain()
+        assert chain.nsqd.channel(TOPIC, CHANNEL).timed_out == 0
+        assert chain.kamailio.alive()
+        pids = chain.kamailio.pids()
+    assert not any(map(is_running, pids)), "Kamailio left a process behind"
+    assert complaints(chain, expected) == []
+
+
+@pytest.fixture
+def person(chain: Chain) -> Person:
+    """Return a presentity of this test's own."""
+    return Person(chain=chain)
+
+
+@pytest.fixture
+def watcher(chain: Chain) -> Iterator[Watcher]:
+    """Return a watcher; what Kamailio does against the rules of SIP fails the test."""
+    with chain.watcher() as watcher:
+        yield watcher
+
+
+def complaints(chain: Chain, expected: Iterable[str] = ()) -> list[str]:
+    """Return the warnings and errors of Kamailio's log that nobody expected."""
+    known = re.compile("|".join((_SHUTDOWN, *expected)))
+    return [line for line in chain.log_lines(_COMPLAINT.pattern) if not known.search(line)]
+
+
+def custom_chain(
+    kind: str,
+    folder: Path,
+    *,
+    script: str = "routes.py",
+    nsqd_options: Mapping[str, Option] | None = None,
+    **defines: str | int,
+) -> Chain:
+    """Return a chain with the routes of the tests besides the shipped ones: routes.cfg, or routes.py.
+
+    Args:
+        kind: a key of `CONFIGURATIONS`.
+        folder: where logs and data go.
+        script: the file in that folder that a Python configuration loads.
+        nsqd_options: options of nsqd.
+        defines: values for `#!define`.
+    """
+    if kind == "native":
+        return Chain(kind, folder, config=HERE / "routes.cfg", defines=defines, nsqd_options=nsqd_options)
+    config, shipped = CONFIGURATIONS[kind]
+    verbose = folder / "verbose.cfg"
+    verbose.write_text(f'include_file "{config}"\ndebug=1\n')
+    for file in (shipped, shipped.with_name("nsq.py"), HERE / "routes.py"):
+        (folder / file.name).symlink_to(file)
+    return Chain(kind, folder, config=verbose, script=folder / script, defines=defines, nsqd_options=nsqd_options)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The benchmark runs, and says what it measured in the form that its readers expect. How fast is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.figures import Aim, Figure, Spoiled, check_once_each
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_quick_measure_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    done = bench("--quick", "--json", str(file), "publish")
+    assert done.returncode == 0, done.stderr
+    assert "publish p50" in done.stdout
+    result = json.loads(file.read_text())
+    assert result["errors"] == {}
+    assert [figure["measure"] for figure in result["figures"]] == ["publish p50", "publish p99"]
+    for figure in result["figures"]:
+        assert figure["unit"] == "us"
+        assert figure["value"] > 0
+        assert figure["ratio"] == figure["value"] / figure["baseline"]
+        assert figure["met"] in ((True, False) if figure["aim"] else (None,))
+
+
+def test_an_unknown_measure_is_refused() -> None:
+    done = bench("nonsense")
+    assert done.returncode == 2
+    assert "no such measure: nonsense" in done.stderr
+
+
+@pytest.mark.parametrize("came", [[1, 2], [1, 2, 2], [1, 2, 3, 3]])
+def test_a_lost_or_doubled_event_spoils_a_run(came: list[int]) -> None:
+    with pytest.raises(Spoiled, match=f"3 events sent, {len(came)} came"):
+        check_once_each(came, 3, "events")
+
+
+@pytest.mark.parametrize(
+    ("aim", "met"),
+    [
+        (Aim(of="ratio", relation="<=", limit=2), True),
+        (Aim(of="ratio", relation=">=", limit=2), True),
+        (Aim(of="ratio", relation="<=", limit=1.9), False),
+        (Aim(of="value", relation="<=", limit=7), False),
+        (None, None),
+    ],
+)
+def test_an_aim_is_of_the_value_or_of_the_ratio(aim: Aim | None, met: bool | None) -> None:
+    assert Figure(measure="a", value=8, unit="us", baseline=4, aim=aim).met is met

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The examples of README.md and docs/ run: configurations and scripts in a real Kamailio, commands in a real shell.
+
+Each configuration or script gets an INVITE and the event that its event route is for; what it publishes must arrive,
+what it asks for must be answered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.chain import CHANNEL, CONFIGURATIONS, SHIPPED, TOPIC, Chain
+from tests.support.kamailio import CLEAN_PATH, PROGRAM_PATH
+from tests.support.markdown import ROOT, Command, Example, commands, examples
+from tests.support.ports import LOOPBACK
+from tests.support.process import ChildProcess, find_program
+from tests.support.sip_endpoint import SipEndpoint
+from tests.support.sip_message import Request, Response
+from tests.support.until import until
+
+OURS = str(Path(sys.executable).with_name("kemi-nsq"))
+CONTACT = "sip:bob@192.0.2.7"
+#: What the examples name, where it lies on a real machine.
+DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
+#: Page to the final response that its request route gives to an INVITE; where there is none, ours gives 200.
+STATUS = {"README.md": 404, "howto-publish.md": 202, "howto-query.md": 302, "howto-query-async.md": 302}
+
+#: Answers OPTIONS, as the tests' Kamailio must, and lets the example do the rest.
+NATIVE_ROUTE = """
+request_route {{
+    if (!is_method("OPTIONS")) {{
+        {call}
+    }}
+    sl_send_reply("200", "OK");
+}}
+"""
+PYTHON_SCRIPT = """
+import KSR
+import docs_example
+
+original = docs_example.Kamailio.ksr_request_route
+
+def ksr_request_route(self, msg):
+    if KSR.is_method("OPTIONS"):
+        KSR.sl.sl_send_reply(200, "OK")
+        return 1
+    return original(self, msg)
+
+docs_example.Kamailio.ksr_request_route = ksr_request_route
+mod_init = docs_example.mod_init
+"""
+
+
+def native_text(example: Example) -> str:
+    """Complete a piece of a native configuration: modules before it, a request route around its own."""
+    includes = 'include_file "presence.cfg"\ninclude_file "nsq.cfg"\n'
+    text = re.sub(r"^#!define NSQ_(DB_URL|NSQD_TCP_ADDRESS) .*\n", "", example.text, flags=re.MULTILINE)
+    text = text.replace('include_file "nsq.cfg"\n', includes) if "include_file" in text else includes + text
+    text = text.replace("request_route {", "route[EXAMPLE] {")
+    routes = re.findall(r"^route\[(\w+)\]", text, re.MULTILINE)
+    return f"#!KAMAILIO\n{text}" + NATIVE_ROUTE.format(call=f"route({routes[0]});" if routes else "exit;")
+
+
+def chain_of(example: Example, folder: Path) -> Chain:
+    """Return a chain whose Kamailio runs the example."""
+    for name in ("nsq.cfg", "presence.cfg", "nsq.py"):
+        (folder / name).symlink_to(SHIPPED / name)
+    if example.language == "kamailio":
+        config = folder / "example.cfg"
+        config.write_text(native_text(example), encoding="utf-8")
+        return Chain("native", folder, config=config)
+    (folder / "docs_example.py").write_text(example.text, encoding="utf-8")
+    script = folder / "script.py"
+    script.write_text(PYTHON_SCRIPT, encoding="utf-8")
+    return Chain("kemi", folder, config=CONFIGURATIONS["kemi"][0], script=script)
+
+
+def invite(chain: Chain) -> Response:
+    """Send an INVITE and return the final response."""
+    host, port = chain.kamailio.sip_target
+    answers: list[Response | None] = []
+    answered = threading.Event()
+
+    def on_final(response: Response | None) -> None:
+        answers.append(response)
+        answered.set()
+
+    with SipEndpoint(lambda request: request.response(501, "Not Implemented"), lambda _error: None) as endpoint:
+        here = f"sip:phone@{LOOPBACK}:{endpoint.address[1]}"
+        headers = (
+            ("from", f"<{here}>;tag={secrets.token_hex(4)}"),
+            ("to", "<sip:bob@example.com>"),
+            ("call-id", secrets.token_hex(12)),
+            ("cseq", "1 INVITE"),
+            ("contact", f"<{here}>"),
+        )
+        endpoint.send(Request(method="INVITE", uri="sip:bob@example.com", headers=headers), (host, port), on_final)
+        answered.wait(10)
+    answer = answers[0] if answers else None
+    assert answer is not None, f"no answer to INVITE\n{chain.kamailio.log_text()}"
+    return answer
+
+
+def event_for(route: str) -> bytes:
+    """Return an event that the event route of this name handles."""
+    if route == "nsq:consumer-event-presence-update":
+        return next(example for example in examples("json") if example.page.name == "events.md").text.encode()
+    category = route.removeprefix("nsq:consumer-event").strip("-")
+    return json.dumps({"Event-Category": category or "anything"}).encode()
+
+
+def published_topics(text: str) -> set[str]:
+    """Name the topics to which an example publishes, or from which it waits for no reply."""
+    native = re.findall(r'"nsq_publish(?:_deferred)?", "(\S+) ', text)
+    return {*native, *re.findall(r'self\.nsq_publish\("(\S+)"', text)}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
+    """Return a function that starts a command of ours; whatever it started is ended after the test."""
+    started: list[ChildProcess] = []
+
+    def start(*words: str) -> ChildProcess:
+        started.append(ChildProcess("kemi-nsq", [OURS, *words], folder=tmp_path))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def _responder() -> tuple[str, ...]:
+    """Return the words of the first responder of the pages."""
+    return next(command.words[1:] for command in commands("kemi-nsq") if "--reply" in command.words)
+
+
+RUNNABLE = [each for each in examples("kamailio", "python") if each.language != "python" or "def mod_init" in each.text]
+
+
+@pytest.mark.parametrize("example", RUNNABLE, ids=str)
+def test_an_example_does_what_its_page_says(
+    example: Example, tmp_path: Path, start: Callable[..., ChildProcess]
+) -> None:
+    with chain_of(example, tmp_path) as chain:
+        until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
+        if "nsq_query" in example.text:
+            start(*_responder(), "--nsqd", chain.nsqd.tcp_address).wait_for_log("answering on")
+        if "request_route" in example.text or "\nroute[" in f"\n{example.text}":
+            answer = invite(chain)
+            has_own = "request_route" in example.text
+            assert answer.status == (STATUS[example.page.name] if has_own else 200), chain.kamailio.log_text()
+            assert answer.status != 302 or answer.get("contact") == f"<{CONTACT}>"
+        for route in re.findall(r"nsq:consumer-event[a-z-]*", example.text):
+            chain.publish(event_for(route))
+            until(lambda: chain.counter("received") == 1, what="the event")
+            chain.drain()
+            assert chain.counter("pua_stored") == int(route.endswith("presence-update"))
+        for topic in published_topics(example.text):
+            assert chain.nsqd.topic(topic)["message_count"] == 1
+        assert "Unhandled exception" not in chain.kamailio.log_text()
+        assert {"bug", "unrouted", "route_failed", "requeued"}.isdisjoint(chain.counters()), chain.kamailio.log_text()
+
+
+@pytest.mark.parametrize("example", examples("kamailio"), ids=str)
+def test_kamailio_accepts_the_grammar(example: Example, tmp_path: Path) -> None:
+    chain_of(example, tmp_path)
+    script = f'NSQ_SCRIPT="{SHIPPED / "nsq.py"}"'
+    command = [find_program("kamailio", path=PROGRAM_PATH), "-c", "-f", str(tmp_path / "example.cfg"), "-A", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": CLEAN_PATH})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run the shipped native configuration, which has had the first event of the quick start."""
+    with Chain("native", tmp_path_factory.mktemp("shipped")) as chain:
+        chain.publish(event_for("nsq:consumer-event-presence-update"))
+        until(lambda: chain.counter("pua_stored") == 1, what="the first event")
+        yield chain
+
+
+def here(command: Command, chain: Chain) -> list[str]:
+    """Return a command's words with this chain's addresses and files in place of the examples'."""
+    places = {DATABASE: str(chain.database), NSQD_TCP: chain.nsqd.tcp_address, NSQD_HTTP: chain.nsqd.http_address}
+    words = list(command.words)
+    for written, real in places.items():
+        words = [word.replace(written, real) for word in words]
+    return words
+
+
+@pytest.mark.parametrize("command", commands("kamcmd"), ids=str)
+def test_kamailio_knows_the_rpc_command(command: Command, shipped: Chain) -> None:
+    method, *arguments = command.words[1:]
+    shipped.kamailio.rpc(method, *(int(word) if word.isdigit() else word for word in arguments))
+
+
+@pytest.mark.parametrize("command", commands("curl", "sqlite3"), ids=str)
+def test_a_tool_does_it(command: Command, shipped: Chain) -> None:
+    words = here(command, shipped)
+    if command.program == "sqlite3" and len(words) == 2:  # reads the schema: the chain has done that
+        return
+    if "subscriber" in words[-1]:
+        schema = Path("/usr/share/kamailio/db_sqlite/auth_db-create.sql").read_text(encoding="utf-8")
+        subprocess.run(["sqlite3", str(shipped.database)], input=schema, text=True, check=True)
+    options = ["--fail", "--silent", "--noproxy", "*"] if command.program == "curl" else []
+    done = subprocess.run([words[0], *options, *words[1:]], capture_output=True, text=True, check=False, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout or "INSERT" in words[-1] or "active_watchers" in words[-1]  # nobody watches here
+    shipped.drain()
+
+
+@pytest.mark.parametrize("command", commands("kemi-nsq"), ids=str)
+def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[..., ChildProcess]) -> None:
+    nsqd = {"publish": shipped.nsqd.http_address, "query": shipped.nsqd.tcp_address}
+    name = command.words[1]
+    if name == "respond":
+        return  # below
+    if name == "query":
+        start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
+    words = [OURS, *here(command, shipped)[1:], *(("--nsqd", nsqd[name]) if name in nsqd else ())]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NSQ_")}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert name != "query" or json.loads(done.stdout)["Contact"] == CONTACT
+    shipped.drain(topic=TOPIC, channel=CHANNEL)
+
+
+@pytest.mark.parametrize("command", [each for each in commands("kemi-nsq") if each.words[1] == "respond"], ids=str)
+def test_a_responder_answers(
+    command: Command, shipped: Chain, tmp_path: Path, start: Callable[..., ChildProcess]
+) -> None:
+    program = next(example for example in examples("python") if example.text.startswith("#!"))
+    (tmp_path / "where.py").write_text(program.text, encoding="utf-8")
+    (tmp_path / "where.py").chmod(0o700)
+    start(*command.words[1:], "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
+    asked = [OURS, "query", "routes", '{"User": "bob"}', "--nsqd", shipped.nsqd.tcp_address]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10)
+    assert json.loads(done.stdout)["Contact"] == CONTACT
+
+
+def test_the_schema_of_the_quick_start_is_enough(tmp_path: Path) -> None:
+    loop = next(example for example in examples("sh") if "for tables in" in example.text)
+    text = loop.text[loop.text.index("for ") :].replace("sudo -u kamailio ", "")
+    text = text.replace(DATABASE, str(tmp_path / "kamailio.db"))
+    done = subprocess.run(["bash", "-eu"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    tables = subprocess.check_output(["sqlite3", str(tmp_path / "kamailio.db"), ".tables"], text=True).split()
+    assert {"presentity", "active_watchers", "subscriber", "version"} <= set(tables)
+
+
+def test_the_links_of_the_quick_start_lead_into_the_project() -> None:
+    linked = [Path(word) for command in commands("ln") for word in command.words if word.startswith("/opt/kemi-nsq/")]
+    assert linked
+    assert all((ROOT / path.relative_to("/opt/kemi-nsq")).is_file() for path in linked)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP interfaces of real nsqd and nsqlookupd, and of what is neither."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kemi_nsq import httpapi
+from kemi_nsq.errors import ConnectionLost, NsqdRefused
+from kemi_nsq.names import Address, address
+from tests.support.nsqd import Nsqd, Nsqlookupd
+from tests.support.ports import LOOPBACK, free_tcp_port
+from tests.support.scripted_nsqd import Cut, Expect, Hold, ScriptedNsqd, Send, Step
+from tests.support.until import until
+
+TIMEOUT_S = 5.0
+
+
+@pytest.fixture
+def nsqd(tmp_path: Path) -> Iterator[Nsqd]:
+    with Nsqd(tmp_path / "nsqd", max_msg_size=1000) as server:
+        server.create_topic("events")
+        server.create_channel("events", "kamailio")
+        yield server
+
+
+def http_answer(body: bytes, status: str = "200 OK") -> list[Step]:
+    """Return the script of a server that answers one HTTP request."""
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return [Expect(b"\r\n\r\n"), Send(head.encode() + body), Cut()]
+
+
+# Publishing
+
+
+@pytest.mark.parametrize("body", [b"{}", b"\0\n\xff", b"x" * 1000])
+def test_nsqd_takes_a_message(nsqd: Nsqd, body: bytes) -> None:
+    httpapi.publish(address(nsqd.http_address), "events", body, timeout_s=TIMEOUT_S)
+    until(lambda: nsqd.channel("events", "kamailio").depth == 1, what="the message")
+    assert nsqd.topic("events")["message_bytes"] == len(body)
+
+
+def test_nsqd_holds_a_message_back(nsqd: Nsqd) -> None:
+    httpapi.publish(address(nsqd.http_address), "events", b"{}", timeout_s=TIMEOUT_S, delay_ms=60_000)
+    until(lambda: nsqd.channel("events", "kamailio").deferred == 1, what="the deferred message")
+
+
+@pytest.mark.parametrize(
+    ("topic", "body", "code"),
+    [("a b", b"{}", "INVALID_TOPIC"), ("events", b"", "MSG_EMPTY"), ("events", b"x" * 1001, "MSG_TOO_BIG")],
+)
+def test_nsqd_refuses_a_message(nsqd: Nsqd, topic: str, body: bytes, code: str) -> None:
+    with pytest.raises(NsqdRefused) as caught:
+        httpapi.publish(address(nsqd.http_address), topic, body, timeout_s=TIMEOUT_S)
+    assert (caught.value.code, caught.value.fatal) == (code, False)
+
+
+def test_an_answer_that_is_not_nsqds() -> None:
+    with (
+        ScriptedNsqd(http_answer(b"<html>no</html>", "502 Bad Gateway")) as server,
+        pytest.raises(NsqdRefused, match=r"^HTTP 502$"),
+    ):
+        httpapi.publish(address(server.address), "events", b"{}", timeout_s=TIMEOUT_S)
+
+
+def test_nobody_listens() -> None:
+    nobody = Address(LOOPBACK, free_tcp_port())
+    with pytest.raises(
+        ConnectionLost, match=rf"^{LOOPBACK}:{nobody.port}: \S.*Connection refused$|Connection refused$"
+    ):
+        httpapi.publish(nobody, "events", b"{}", timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("name", ["nowhere.invalid", "a..b", "x" * 64 + ".example.com"])
+def test_a_name_that_does_not_resolve(name: str) -> None:
+    with pytest.raises(ConnectionLost) as caught:
+        httpapi.publish(Address(name, 4151), "events", b"{}", timeout_s=TIMEOUT_S)
+    assert str(caught.value).startswith(name)
+
+
+def test_a_frozen_nsqd_costs_no_more_than_the_timeout(nsqd: Nsqd) -> None:
+    nsqd.freeze()
+    started = time.monotonic()
+    with pytest.raises(ConnectionLost, match="timed out"):
+        httpapi.publish(address(nsqd.http_address), "events", b"{}", timeout_s=0.2)
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_proxy_of_the_environment_is_not_used(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{free_tcp_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    httpapi.publish(address(nsqd.http_address), "events", b"{}", timeout_s=TIMEOUT_S)
+
+
+# Looking nsqd up
+
+
+def test_every_nsqlookupd_is_asked_and_their_answers_are_joined(tmp_path: Path) -> None:
+    with (
+        Nsqlookupd(tmp_path / "a") as a,
+        Nsqlookupd(tmp_path / "b") as b,
+        Nsqd(tmp_path / "one", lookupd_tcp_address=[a.tcp_address, b.tcp_address]) as one,
+        Nsqd(tmp_path / "two", lookupd_tcp_address=b.tcp_address) as two,
+    ):
+        lookupds = [address(a.http_address), address(b.http_address)]
+        wanted = frozenset({address(one.tcp_address), address(two.tcp_address)})
+        until(lambda: httpapi.nodes(lookupds, timeout_s=TIMEOUT_S) == (wanted, []), what="both nsqd")
+        a.stop()
+        found, (problem,) = httpapi.nodes(lookupds, timeout_s=TIMEOUT_S)
+        assert found == wanted
+        assert problem.startswith(f"nsqlookupd {a.http_address}: ")
+
+
+def test_an_nsqlookupd_that_knows_nobody(tmp_path: Path) -> None:
+    with Nsqlookupd(tmp_path) as lookupd:
+        assert httpapi.nodes([address(lookupd.http_address)], timeout_s=TIMEOUT_S) == (frozenset(), [])
+
+
+def test_no_nsqlookupd_at_all() -> None:
+    assert httpapi.nodes([], timeout_s=TIMEOUT_S) == (frozenset(), [])
+
+
+def test_an_nsqd_is_no_nsqlookupd(nsqd: Nsqd) -> None:
+    found, problems = httpapi.nodes([address(nsqd.http_address)], timeout_s=TIMEOUT_S)
+    assert found == frozenset()
+    assert problems == [f"nsqlookupd {nsqd.http_address}: /nodes answered 404 without any"]
+
+
+BAD_ANSWERS = [
+    b"",
+    b"<html>",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"{}",
+    b'{"producers": null}',
+    b'{"producers": 5}',
+    b'{"producers": [5]}',
+    b'{"producers": [{}]}',
+    b'{"producers": [{"broadcast_address": "a"}]}',
+    b'{"producers": [{"broadcast_address": "a", "tcp_port": "x"}]}',
+    b'{"producers": [{"broadcast_address": "a", "tcp_port": null}]}',
+    b'{"producers": [{"broadcast_address": "a", "tcp_port": 1e400}]}',
+    b'{"producers": [{"broadcast_address": "a", "tcp_port": 0}]}',
+    b'{"producers": [{"broadcast_address": "a", "tcp_port": 70000}]}',
+    b'{"producers": [{"broadcast_address": "", "tcp_port": 4150}]}',
+    b"\xff\xfe",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("body", BAD_ANSWERS, ids=range(len(BAD_ANSWERS)))
+def test_an_answer_that_names_nobody_is_a_problem_and_no_exception(body: bytes) -> None:
+    with ScriptedNsqd(http_answer(body)) as server:
+        found, problems = httpapi.nodes([address(server.address)], timeout_s=TIMEOUT_S)
+    assert found == frozenset()
+    assert len(problems) == 1
+    assert problems[0].startswith(f"nsqlookupd {server.address}: ")
+
+
+def test_an_ipv6_broadcast_address_is_found() -> None:
+    body = json.dumps({"producers": [{"broadcast_address": "::1", "tcp_port": 4150}]}).encode()
+    with ScriptedNsqd(http_answer(body)) as server:
+        assert httpapi.nodes([address(server.address)], timeout_s=TIMEOUT_S) == (frozenset({Address("::1", 4150)}), [])
+
+
+SCRIPTS: list[list[Step]] = [
+    [Cut()],
+    [Expect(b"GET /nodes"), Cut()],
+    [Expect(b"\r\n\r\n"), Send(b"garbage\r\n\r\n"), Cut()],
+    [Expect(b"\r\n\r\n"), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"), Cut()],
+    [Expect(b"\r\n\r\n"), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"), Hold()],
+    [Hold()],
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["cut", "cut late", "garbage", "half", "half, held", "silent"])
+def test_a_server_that_does_not_answer_as_http_says(script: list[Step]) -> None:
+    with ScriptedNsqd(script) as server:
+        found, problems = httpapi.nodes([address(server.address)], timeout_s=0.3)
+    assert (found, len(problems)) == (frozenset(), 1)
+    assert len(problems[0].splitlines()) == 1

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The consumer against an nsqd that does what a real one never does: it drops it, says why, and goes on."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from kemi_nsq import transport
+from kemi_nsq.connector import Connector
+from kemi_nsq.counters import Counter
+from kemi_nsq.event import Event
+from kemi_nsq.names import Subscription
+from kemi_nsq.settings import Settings
+from tests.support import frames
+from tests.support.consuming import Consuming, numbered
+from tests.support.scripted_nsqd import HANDSHAKE, Cut, Expect, Hold, Reset, ScriptedNsqd, Send, Step
+from tests.support.until import until
+
+PAIR = "events:kamailio"
+ID = b"0123456789abcdef"
+MESSAGE = frames.message(numbered(1), message_id=ID)
+
+IDLE: list[Step] = [*HANDSHAKE, Hold()]
+GOOD: list[Step] = [*HANDSHAKE, Send(MESSAGE), Expect(b"FIN " + ID + b"\n"), Hold()]
+
+#: What is wrong, the script, and what the log says about it.
+EVIL: dict[str, tuple[list[Step], str]] = {
+    "closes at once": ([Expect(b"IDENTIFY"), Expect(b"}"), Cut()], "closed the connection"),
+    "closes in the answer to IDENTIFY": (
+        [Expect(b"IDENTIFY"), Expect(b"}"), Send(frames.identified()[:20]), Cut()],
+        "closed the connection",
+    ),
+    "closes in a message": ([*HANDSHAKE, Send(MESSAGE[:-3]), Cut()], "closed the connection"),
+    "breaks off": ([*HANDSHAKE, Send(MESSAGE[:9]), Reset()], "Connection reset by peer"),
+    "speaks HTTP": ([Send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Hold()], "announced a frame of 1213486160 bytes"),
+    "announces 2 GB": ([*HANDSHAKE, Send(struct.pack(">i", 2**31 - 1)), Hold()], "a frame of 2147483647 bytes"),
+    "announces less than nothing": ([*HANDSHAKE, Send(struct.pack(">i", -5)), Hold()], "a frame of -5 bytes"),
+    "sends an unknown frame": ([*HANDSHAKE, Send(frames.frame(7, b"x")), Hold()], "a frame of type 7"),
+    "sends half a message header": ([*HANDSHAKE, Send(frames.frame(2, b"x")), Hold()], "message frame of 1 bytes"),
+    "knows no feature negotiation": ([Expect(b"IDENTIFY"), Send(frames.ok()), Hold()], "IDENTIFY with b'OK'"),
+    "sends a message before SUB": ([Expect(b"IDENTIFY"), Send(MESSAGE), Hold()], "not allowed in the handshake"),
+    "refuses IDENTIFY": ([Expect(b"IDENTIFY"), Send(frames.error("E_BAD_BODY no")), Hold()], "refused: E_BAD_BODY no"),
+    "refuses SUB": (
+        [Expect(b"IDENTIFY"), Send(frames.identified()), Expect(b"SUB "), Send(frames.error("E_BAD_TOPIC no")), Hold()],
+        "refused: E_BAD_TOPIC no",
+    ),
+    "refuses RDY": ([*HANDSHAKE, Send(frames.error("E_INVALID RDY out of range")), Hold()], "E_INVALID RDY out of"),
+    "never answers IDENTIFY": ([Expect(b"IDENTIFY"), Hold()], "silent for"),
+    "never answers SUB": ([Expect(b"IDENTIFY"), Send(frames.identified()), Expect(b"SUB "), Hold()], "silent for"),
+    "says no more": ([*HANDSHAKE, Send(MESSAGE[:9]), Hold()], "silent for"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the topic of replies to queries, so that each script is that of the one connection."""
+
+    def connector(chosen: Settings, subscriptions: Sequence[Subscription], **callbacks: Any) -> Connector:
+        return Connector(chosen, subscriptions[:-1], **callbacks)
+
+    monkeypatch.setattr("kemi_nsq.consumer.Connector", connector)
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_an_nsqd_that_misbehaves_is_left_and_tried_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, reason = EVIL[name]
+    if reason == "silent for":
+        monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 0.3)
+    served = [*GOOD[:-1], Cut()] if reason == "silent for" else GOOD
+    with (
+        ScriptedNsqd(script, served, IDLE) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+        assert Counter.RESTARTED not in consuming.host.counters
+        assert consuming.host.counters[Counter.REFUSED] == ("refused" in reason or "E_INVALID" in reason)
+    lost = [line for line in consuming.lines if line.startswith(f"lost {PAIR} at {nsqd.address}: ")]
+    assert reason in lost[0]
+
+
+def test_an_nsqd_that_misbehaves_does_not_disturb_another() -> None:
+    evil: list[Step] = [*HANDSHAKE, Send(b"\xff" * 100), Hold()]
+    with ScriptedNsqd(evil) as bad, ScriptedNsqd(GOOD) as good:
+        # Sorted by address: which of them is connected first does not matter.
+        addresses = f"{bad.address},{good.address}"
+        with Consuming(nsqd_tcp_address=addresses, topic_channel=PAIR) as consuming:
+            consuming.wait_for([1])
+            until(lambda: bad.connections >= 4, what="the evil one to be tried again")
+            assert good.connections == 1
+            assert Counter.RESTARTED not in consuming.host.counters
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7])
+def test_frames_in_small_pieces(piece: int) -> None:
+    answers = [Send(step.data, piece) if isinstance(step, Send) else step for step in GOOD]
+    with (
+        ScriptedNsqd(answers) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+        until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
+
+
+def test_a_peer_that_takes_a_few_bytes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = transport.send
+    monkeypatch.setattr(transport, "send", lambda connection, data: send(connection, data[:3]))
+    with (
+        ScriptedNsqd(GOOD) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+        until(lambda: nsqd.received(0).endswith(b"FIN " + ID + b"\n"), what="FIN")
+
+
+def test_the_handshake_as_nsqd_sees_it() -> None:
+    with (
+        ScriptedNsqd(GOOD) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR, max_in_flight="7") as consuming,
+    ):
+        consuming.wait_for([1])
+        until(lambda: nsqd.received(0).endswith(b"FIN " + ID + b"\n"), what="FIN")
+        _, _, after = nsqd.received(0).partition(b"}")
+        assert after == b"SUB events kamailio\nRDY 7\nFIN " + ID + b"\n"
+
+
+def test_a_heartbeat_is_answered_at_once() -> None:
+    script: list[Step] = [*HANDSHAKE, Send(frames.heartbeat()), Expect(b"NOP\n"), Send(MESSAGE), Hold()]
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+
+
+@pytest.mark.parametrize("code", ["E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED"])
+def test_an_error_that_is_not_fatal_keeps_the_connection(code: str) -> None:
+    script: list[Step] = [*HANDSHAKE, Send(frames.error(f"{code} ID not in flight")), Send(MESSAGE), Hold()]
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+        assert nsqd.connections == 1
+        until(lambda: consuming.host.counters[Counter.REFUSED] == 1, what="the refusal")
+        assert Counter.DISCONNECTED not in consuming.host.counters
+
+
+def test_a_message_is_answered_on_its_own_connection_only() -> None:
+    first = [*HANDSHAKE, Send(MESSAGE), Cut()]
+    again = frames.message(numbered(2), message_id=ID, attempts=2)
+    second = [*HANDSHAKE, Send(again), Expect(b"FIN " + ID + b"\n"), Hold()]
+    release = threading.Event()
+
+    def slow(_event: Event) -> None:
+        assert release.wait(10)
+
+    with (
+        ScriptedNsqd(first, second) as nsqd,
+        Consuming(None, slow, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([1])
+        until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")
+        release.set()
+        consuming.wait_for([2])
+        until(lambda: b"FIN" in nsqd.received(1), what="FIN")
+        assert nsqd.received(1).count(b"FIN " + ID) == 1
+
+
+def test_many_messages_in_one_piece_are_each_finished() -> None:
+    ids = [b"%016d" % number for number in range(200)]
+    burst = b"".join(frames.message(numbered(number), message_id=each) for number, each in enumerate(ids))
+    script: list[Step] = [*HANDSHAKE, Send(burst), *(Expect(b"FIN " + each + b"\n") for each in ids), Hold()]
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for(range(200))
+        until(lambda: nsqd.received(0).count(b"FIN ") == 200, what="200 FIN")
+    assert consuming.numbers == list(range(200)), "in the order in which they came"
+
+
+def test_a_message_that_is_as_large_as_nsqd_allows() -> None:
+    large = frames.message(b'{"n": 1, "x": "' + b"x" * 1_000_000 + b'"}', message_id=ID)
+    script: list[Step] = [*HANDSHAKE, Send(large), Expect(b"FIN " + ID), Hold()]
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR, max_event_size="1048576") as consuming,
+    ):
+        consuming.wait_for([1])
+
+
+def test_attempts_are_counted_without_a_sign() -> None:
+    # 40000 does not fit 16 bits with a sign; as -25536 it would never be given up.
+    worn_out = frames.message(numbered(1), message_id=ID, attempts=40_000)
+    script: list[Step] = [*HANDSHAKE, Send(worn_out), Expect(b"FIN " + ID), Hold()]
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: consuming.host.counters[Counter.GAVE_UP] == 1, what="giving up")
+        until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
+    assert consuming.events == []
+
+
+def test_what_is_in_flight_at_the_end_is_given_back() -> None:
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    first: list[Step] = [*HANDSHAKE, Send(MESSAGE), Expect(b"RDY 0\n"), Expect(b"REQ " + ID + b" 100\n"), Hold()]
+    with (
+        ScriptedNsqd(first, IDLE) as nsqd,
+        Consuming(None, interrupted, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
+        until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")
