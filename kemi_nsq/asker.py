@@ -18,9 +18,6 @@ from kemi_nsq.replies import desk_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.transport import Postbox
 
-#: A consumer process reads its letters at once, unless a route of its own holds Python's lock.
-_REGISTER_TIMEOUT_S = 0.1
-
 
 class Asker:
     """Sends queries and waits for their replies. Opens nothing before the first query.
@@ -94,14 +91,15 @@ class Asker:
 
     def _post(self, slot: int, letter: bytes) -> bool:
         try:
-            self._box().send(desk_name(slot), letter)
+            # The consumer may be in a route that holds Python's lock, and many may ask at once.
+            self._box().send(desk_name(slot), letter, wait=True)
         except ConnectionLost:
             return False
         return True
 
     def _box(self) -> Postbox:
         if self._postbox is None:
-            self._postbox = Postbox(_own_name(), send_timeout_s=_REGISTER_TIMEOUT_S)
+            self._postbox = Postbox(_own_name())
         return self._postbox
 
 

@@ -14,6 +14,7 @@ import enum
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import orjson
@@ -27,7 +28,7 @@ from kemi_nsq.names import Subscription
 #: Largest frame accepted. nsqd's own default for a message is 1 MiB (`--max-msg-size`).
 MAX_FRAME = 16 * 1024 * 1024
 _HEADER = 4
-_FRAME_HEADER = struct.Struct(">ll")  # size of what follows the size, type
+_LONG = struct.Struct(">l")  # size of what follows the size, and type
 _MESSAGE_HEADER = 26
 
 
@@ -135,6 +136,8 @@ class Connection:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes as they came from the socket, in pieces of any size."""
+        del self._received[: self._read_to]
+        self._read_to = 0
         self._received += data
 
     def next_event(self) -> NsqEvent | None:
@@ -184,7 +187,7 @@ class Connection:
 
     def publish(self, topic: str, body: bytes) -> None:
         """Publish one message (PUB); `Accepted` or `Refused` follows."""
-        self._to_send.append(protocol.publish(topic, body))
+        self._to_send += _publish_head(topic), _LONG.pack(len(body)), body
 
     def publish_deferred(self, topic: str, body: bytes, delay_ms: int) -> None:
         """Publish one message that nsqd holds back for `delay_ms` (DPUB); `Accepted` or `Refused` follows."""
@@ -192,23 +195,17 @@ class Connection:
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         """Cut one frame (size, type, body: NSQ spec, "Data Format") off what was received."""
-        start = self._read_to
-        if len(self._received) < start + _FRAME_HEADER.size:
-            self._forget_read()
+        start = self._read_to + _HEADER
+        if len(self._received) < start:
             return None
-        size, kind = _FRAME_HEADER.unpack_from(self._received, start)
+        (size,) = _LONG.unpack_from(self._received, self._read_to)
         if not _HEADER <= size <= self._max_frame:
             raise ProtocolError(f"nsqd announced a frame of {size} bytes; 4 to {self._max_frame} are allowed")
-        end = start + _HEADER + size
-        if len(self._received) < end:
-            self._forget_read()
+        if len(self._received) < start + size:
             return None
-        self._read_to = end
-        return kind, bytes(self._received[start + _FRAME_HEADER.size : end])
-
-    def _forget_read(self) -> None:
-        del self._received[: self._read_to]
-        self._read_to = 0
+        (kind,) = _LONG.unpack_from(self._received, start)
+        self._read_to = start + size
+        return kind, bytes(self._received[start + _LONG.size : self._read_to])
 
     def _message(self, body: bytes) -> Message:
         if len(body) < _MESSAGE_HEADER:
@@ -249,6 +246,12 @@ class Connection:
             self._state = _State.SUBSCRIBING
             self._to_send.append(protocol.subscribe(*self._subscription))
         return found
+
+
+@lru_cache
+def _publish_head(topic: str) -> bytes:
+    """Return PUB and the topic, for which gnsq takes its time."""
+    return protocol.publish(topic, b"").removesuffix(_LONG.pack(0))
 
 
 def _refused(body: bytes) -> Refused:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 import requests
 
+from kemi_nsq import names
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
 
@@ -46,8 +48,9 @@ def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[A
 def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
     response = _call("GET", f"{lookupd}/nodes", timeout_s)
     try:
-        producers = response.json()["producers"]
-        return {Address(str(node["broadcast_address"]), int(node["tcp_port"])) for node in producers}
+        producers = orjson.loads(response.content)["producers"]
+        # Written and read again, which checks the name and the port.
+        return {names.address(str(Address(node["broadcast_address"], node["tcp_port"]))) for node in producers}
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"{lookupd}: /nodes answered {response.status_code} without any") from error
 
@@ -57,7 +60,7 @@ def _call(method: str, url: str, timeout_s: float, **request: Any) -> requests.R
         with requests.Session() as session:
             session.trust_env = False  # nsqd is a neighbour; a proxy of the environment is for other traffic
             return session.request(method, f"http://{url}", timeout=timeout_s, **request)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: a host name that cannot be one
         cause = getattr(error.args[0], "reason", error) if error.args else error
         raise ConnectionLost(f"{url.partition('/')[0]}: {_last_words(cause)}") from error
 
@@ -69,6 +72,6 @@ def _last_words(cause: object) -> str:
 
 def _error_code(response: requests.Response) -> str:
     try:
-        return str(response.json()["message"])
+        return str(orjson.loads(response.content)["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {response.status_code}"

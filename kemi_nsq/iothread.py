@@ -8,6 +8,7 @@ hand-over. The queue is bounded by RDY: nsqd never has more in flight here than 
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 import time
@@ -33,6 +34,8 @@ from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
 HEARTBEAT_S = 10.0
 #: A peer that was silent for this long is dead: two heartbeats and some.
 SILENCE_S = 2.5 * HEARTBEAT_S
+#: What is in flight at the end comes again after this long.
+GIVE_BACK_MS = 100
 _TICK_S = 0.5
 #: RDY for replies, which this thread handles itself, at once.
 _REPLIES_IN_FLIGHT = 1000
@@ -111,7 +114,7 @@ class IoThread(threading.Thread):
         self._waker.wake()
 
     def stop(self) -> None:
-        """Close everything; nsqd requeues what was in flight."""
+        """Give back what is in flight, and close everything."""
         self._stopping = True
         self._waker.wake()
 
@@ -129,6 +132,7 @@ class IoThread(threading.Thread):
         finally:
             self._take_inbox()  # a socket in it must be closed, too
             for link in list(self._links.values()):
+                self._give_back(link)
                 self._close(link, "stopped", expected=True)
             self._selector.close()
             self._waker.close()
@@ -191,6 +195,18 @@ class IoThread(threading.Thread):
         self._share_ready(link.target.subscription)
         self._on_closed(link.target, link.subscribed)
 
+    def _give_back(self, link: _Link) -> None:
+        """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
+
+        Not at once, so that nsqd does not hand it to this connection again.
+        """
+        if link.connection.in_flight:
+            link.connection.ready(0)
+        for message_id in link.connection.in_flight:
+            link.connection.requeue(message_id, GIVE_BACK_MS)
+        with contextlib.suppress(ConnectionLost):
+            transport.send(link.socket, link.unsent + link.connection.data_to_send())
+
     def _read(self, link: _Link) -> None:
         data = transport.receive(link.socket)
         if not data:
@@ -238,7 +254,7 @@ class IoThread(threading.Thread):
 
     def _answer(self, delivery: Delivery, delay_ms: int | None) -> None:
         link = self._links.get(delivery.link_id)
-        if link is None:  # its connection is gone, and nsqd has requeued the message itself
+        if link is None:  # its connection is gone; the message comes again when its timeout is over
             return
         message_id = delivery.message.message_id
         link.touch_at.pop(message_id, None)

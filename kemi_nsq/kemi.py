@@ -80,8 +80,9 @@ class KemiNsq(Plugin):
     def nsq_query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
         """Publish a request and suspend the SIP transaction; it goes on in a method when there is a reply, or none.
 
-        `route` is a method of the handler, called with the message and an event name. It finds the reply in
-        `$var(nqR)`, or the reason for none in `$var(nqErr)`.
+        `route` is a method of the handler. Kamailio calls it with the message; later versions may add an event name, so
+        give it a second argument with a default. It finds the reply in `$var(nqR)`, or the reason for none in
+        `$var(nqErr)`.
 
         Returns:
             1 the transaction is suspended: return from the route; -1 it is not.

@@ -92,8 +92,9 @@ class KamailioHost:
         KSR.cfgutils.unlock(name)
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
-        """Send NOTIFYs by the presence module; it returns 0 on success to KEMI."""
-        return bool(KSR.presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+        """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
+        presence = getattr(KSR, "presence", None)
+        return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
 
 
 def _answered(method: str, *params: str) -> bool:

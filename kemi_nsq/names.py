@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from gnsq import protocol
@@ -43,6 +44,7 @@ def address(text: str) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+@lru_cache
 def topic_name(text: str) -> str:
     """Return a topic or channel name that NSQ accepts (NSQ TCP protocol spec, "Data Format").
 

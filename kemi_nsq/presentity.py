@@ -87,7 +87,7 @@ def position_of(name: str, value: str) -> int:
     """Read a producer's sequence number or timestamp, a number from 0, as a position.
 
     Raises:
-        PayloadError: the field is missing, no number, negative, or has more than 18 digits before the point.
+        PayloadError: the field is missing, no number, negative, or has more than 19 digits before the point.
     """
     try:
         position = int(Decimal(value) * _POSITION_SCALE)

@@ -113,7 +113,7 @@ class PresencePublisher:
                 self._host.log(
                     Level.ERROR,
                     f"the presence module refused to refresh {uri} ({event}); the state is stored. "
-                    "Are presence's db_url and the module of the event package set?",
+                    "Are the module presence, its db_url and the module of the event package loaded and set?",
                 )
 
     def _watched(self, keys: Sequence[Key]) -> Sequence[Key]:

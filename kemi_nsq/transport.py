@@ -9,7 +9,9 @@ import os
 import socket
 import struct
 import time
-from typing import TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded
 from kemi_nsq.names import Address
@@ -17,20 +19,21 @@ from kemi_nsq.names import Address
 RECEIVE_SIZE = 256 * 1024
 #: A deadline in the past still gives the kernel one look; 0 would mean non-blocking.
 _SHORTEST_S = 0.001
-#: The kernel counts SO_RCVTIMEO in ticks of up to 10 ms, and rounds up.
-_TICK_S = 0.01
-_TOLERANCE_S = 0.001
+#: By how much the kernel's timers are late (kernel/time/timer.c): up to an eighth and two ticks of up to 10 ms.
+_EARLY, _TICKS_S, _TOLERANCE_S = 7 / 8, 0.02, 0.001
 _TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
 #: nsqd's answers are short. A large buffer would be mapped and unmapped by each call.
 _ANSWER_SIZE = 16 * 1024
 
 #: Well below the default of net.core.wmem_default, so that a postbox holds several letters.
 _LARGEST_DATAGRAM = 32 * 1024
+_FULL_TIMEOUT_S = 0.1  # a postbox holds net.unix.max_dgram_qlen letters, 10 by default
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 _ANCILLARY_SIZE = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(struct.calcsize("i"))
 
 #: A connected socket, for those who only pass it on.
 Socket: TypeAlias = socket.socket
+Result = TypeVar("Result")
 
 
 def host_name() -> str:
@@ -73,13 +76,13 @@ def receive(connection: socket.socket) -> bytes:
 
 
 def send(connection: socket.socket, data: bytes) -> int:
-    """Write what a non-blocking socket takes now and return how many bytes that were.
+    """Write what a socket takes now, without waiting, and return how many bytes that were.
 
     Raises:
         ConnectionLost: the connection broke.
     """
     try:
-        return connection.send(data)
+        return connection.send(data, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return 0
     except OSError as error:
@@ -88,8 +91,6 @@ def send(connection: socket.socket, data: bytes) -> int:
 
 class BlockingSocket:
     """A TCP connection to nsqd for a process that does one thing at a time: every call ends at a deadline.
-
-    The kernel keeps the deadline (SO_RCVTIMEO): Python's own timeout costs two more system calls each time.
 
     Args:
         address: where nsqd listens.
@@ -102,7 +103,7 @@ class BlockingSocket:
     def __init__(self, address: Address, deadline: float) -> None:
         self._socket = connect(address, _left_s(deadline))
         self._socket.settimeout(None)
-        self._patience = _Patience(self._socket)
+        self._receive = _PatientCall(self._socket, partial(self._socket.recv, _ANSWER_SIZE))
 
     def send_all(self, data: bytes, deadline: float) -> None:
         """Write all of `data`.
@@ -111,12 +112,13 @@ class BlockingSocket:
             ConnectionLost: the connection broke.
             DeadlineExceeded: the peer did not take the bytes in time.
         """
+        sent = send(self._socket, data)
+        if sent == len(data):
+            return
+        self._socket.settimeout(_left_s(deadline))
         try:
-            sent = self._send_now(data)
-            if sent < len(data):  # more than the kernel's buffer takes
-                self._socket.settimeout(_left_s(deadline))
-                self._socket.sendall(memoryview(data)[sent:])
-                self._socket.settimeout(None)
+            self._socket.sendall(memoryview(data)[sent:])
+            self._socket.settimeout(None)
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time") from error
         except OSError as error:
@@ -130,9 +132,8 @@ class BlockingSocket:
             DeadlineExceeded: nothing came in time.
         """
         try:
-            self._patience.set(_left_s(deadline))
-            data = self._socket.recv(_ANSWER_SIZE)
-        except BlockingIOError as error:  # what the kernel says when SO_RCVTIMEO has passed
+            data = self._receive.until(deadline)
+        except TimeoutError as error:
             raise DeadlineExceeded("no answer in time") from error
         except OSError as error:
             raise ConnectionLost(error.strerror or str(error)) from error
@@ -144,30 +145,39 @@ class BlockingSocket:
         """Close the connection."""
         self._socket.close()
 
-    def _send_now(self, data: bytes) -> int:
-        try:
-            return self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
 
+class _PatientCall(Generic[Result]):
+    """A receiving call of a blocking socket that ends at a deadline.
 
-class _Patience:
-    """How long the kernel lets `recv` of a blocking socket wait; then it raises BlockingIOError."""
+    The kernel's own timeout (SO_RCVTIMEO) costs nothing as long as it stays the same, but it is late. So it is set to
+    end early, and Python's timeout, which is exact and costs system calls, waits for the rest.
+    """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, call: Callable[[], Result]) -> None:
         self._socket = connection
-        self._seconds = 0.0
+        self._call = call
+        self._timeout_s = 0.0
 
-    def set(self, seconds: float) -> None:
-        """Let the next `recv` wait that long. One call's time is like the last one's: this is rarely a system call."""
-        if abs(seconds - self._seconds) > _TOLERANCE_S:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(max(seconds - _TICK_S, 0.0)))
-            self._seconds = seconds
+    def until(self, deadline: float) -> Result:
+        """Return what the call returns; raises TimeoutError when `time.monotonic()` is `deadline`."""
+        try:
+            timeout_s = (deadline - time.monotonic() - _TICKS_S) * _EARLY
+            if timeout_s > 0:
+                if abs(timeout_s - self._timeout_s) > _TOLERANCE_S:
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
+                    self._timeout_s = timeout_s
+                return self._call()
+        except BlockingIOError:
+            pass  # the kernel has waited long enough
+        self._socket.settimeout(_left_s(deadline))
+        try:
+            return self._call()
+        finally:
+            self._socket.settimeout(None)
 
 
 def _timeval(seconds: float) -> bytes:
-    """Pack a struct timeval; 0 would mean for ever."""
-    whole, part = divmod(max(seconds, _SHORTEST_S), 1)
+    whole, part = divmod(max(seconds, _SHORTEST_S), 1)  # 0 would mean for ever
     return _TIMEVAL.pack(int(whole), int(part * 1_000_000))
 
 
@@ -183,18 +193,15 @@ class Postbox:
 
     Args:
         name: where others send to.
-        send_timeout_s: how long `send` waits for room in the other's postbox: it holds few letters
-            (net.unix.max_dgram_qlen), and its owner may be busy. 0: not at all.
 
     Raises:
         ConnectionLost: another process has this name.
     """
 
-    def __init__(self, name: str, *, send_timeout_s: float = 0.0) -> None:
+    def __init__(self, name: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._send_flags = 0 if send_timeout_s else socket.MSG_DONTWAIT
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_timeout_s))
-        self._patience = _Patience(self._socket)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_FULL_TIMEOUT_S))
+        self._receive = _PatientCall(self._socket, partial(self._socket.recvmsg, _LARGEST_DATAGRAM, _ANCILLARY_SIZE))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         try:
             self._socket.bind(_abstract(name))
@@ -206,20 +213,21 @@ class Postbox:
         """Return the descriptor that is readable when a letter waits."""
         return self._socket.fileno()
 
-    def send(self, name: str, letter: bytes) -> None:
-        """Send a letter to another postbox.
+    def send(self, name: str, letter: bytes, *, wait: bool = False) -> None:
+        """Send a letter to another postbox; where that is full, `wait` gives its owner a tenth of a second.
 
         Raises:
             ConnectionLost: nobody has this name, or the postbox stays full.
         """
+        flags = 0 if wait else socket.MSG_DONTWAIT
         try:
             if len(letter) <= _LARGEST_DATAGRAM:
-                self._socket.sendto(letter, self._send_flags, _abstract(name))
+                self._socket.sendto(letter, flags, _abstract(name))
                 return
             descriptor = os.memfd_create("kemi-nsq")
             try:
                 os.write(descriptor, letter)
-                socket.send_fds(self._socket, [b"\0"], [descriptor], self._send_flags, _abstract(name))
+                socket.send_fds(self._socket, [b"\0"], [descriptor], flags, _abstract(name))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -227,12 +235,12 @@ class Postbox:
 
     def receive(self, timeout_s: float) -> bytes | None:
         """Return the next letter of this user's processes, or None if there is none in `timeout_s`."""
-        flags = 0 if timeout_s > 0 else socket.MSG_DONTWAIT
-        if timeout_s > 0:
-            self._patience.set(timeout_s)
         try:
-            letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE, flags)
-        except BlockingIOError:
+            if timeout_s > 0:
+                letter, ancillary, _, _ = self._receive.until(time.monotonic() + timeout_s)
+            else:
+                letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE, socket.MSG_DONTWAIT)
+        except (TimeoutError, BlockingIOError):
             return None
         descriptors = array.array("i")
         user = -1
