@@ -69,13 +69,15 @@ class ReplyDesk:
 
     def take_reply(self, body: bytes) -> None:
         """Hand a reply to who waits for it."""
-        self.read_letters()  # its query may have been registered since the last look
         try:
             msg_id = reply_msg_id(body)
         except PayloadError as error:
             self._emit(Report(level=Level.ERROR, text=f"reply dropped: {error}", counter=Counter.REPLY_DROPPED))
             return
         waiting = self._pending.take(msg_id)
+        if waiting is None:  # its query may have been registered since the last look
+            self.read_letters()
+            waiting = self._pending.take(msg_id)
         if waiting is None:
             self._emit(Report(counter=Counter.REPLY_DROPPED))
         elif len(body) > self._max_size:

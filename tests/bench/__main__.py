@@ -24,6 +24,10 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
 }
 
 
+#: Of the table, where the output is no terminal.
+_WIDTH = 110
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; 0 if everything could be measured, whether or not the aims are met."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
         result = _run(options.measures or list(MEASURES), Path(folder), quick=options.quick)
-    result.print(Console())
+    result.print(Console(width=max(Console().width, _WIDTH)))
     if options.json:
         result.write(options.json)
     return 1 if result.errors else 0

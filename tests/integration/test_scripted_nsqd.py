@@ -77,6 +77,7 @@ def test_an_nsqd_that_misbehaves_is_left_and_tried_again(name: str, monkeypatch:
         Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
     ):
         consuming.wait_for([1])
+        until(lambda: b"FIN " + ID in nsqd.received(1), what="FIN")
         assert Counter.RESTARTED not in consuming.host.counters
         assert consuming.host.counters[Counter.REFUSED] == ("refused" in reason or "E_INVALID" in reason)
     lost = [line for line in consuming.lines if line.startswith(f"lost {PAIR} at {nsqd.address}: ")]
@@ -192,6 +193,7 @@ def test_a_message_that_is_as_large_as_nsqd_allows() -> None:
         Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR, max_event_size="1048576") as consuming,
     ):
         consuming.wait_for([1])
+        until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
 
 
 def test_attempts_are_counted_without_a_sign() -> None:
@@ -216,5 +218,6 @@ def test_what_is_in_flight_at_the_end_is_given_back() -> None:
         ScriptedNsqd(first, IDLE) as nsqd,
         Consuming(None, interrupted, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
     ):
+        until(lambda: nsqd.received(0).endswith(b"RDY 0\nREQ " + ID + b" 100\n"), what="REQ")
         until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
         until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")

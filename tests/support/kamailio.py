@@ -100,7 +100,7 @@ class Kamailio:
         """
         try:
             process = self._start_process()
-            until(lambda: process.exit_code is not None or self._started(), timeout_s=timeout_s, what="an answer")
+            until(lambda: process.exit_code is not None or self.answers(), timeout_s=timeout_s, what="an answer")
             assert process.exit_code is None, f"Kamailio ended with code {process.exit_code}"
         except AssertionError as error:
             log = self.log_text()
@@ -170,19 +170,6 @@ class Kamailio:
     def log_text(self) -> str:
         """Return its log, of all starts."""
         return self.process.log_text()
-
-    def _started(self) -> bool:
-        """Whether it answers and has made its last process.
-
-        SIGTERM before that does not reach the TCP process, which then fills the log until Kamailio gives up, 60 s later.
-        """
-        return self.answers() and ("tcp main process" in self.pids().values() or self._tcp_is_disabled())
-
-    def _tcp_is_disabled(self) -> bool:
-        try:
-            return not self.rpc("core.tcp_info")
-        except AssertionError as refused:
-            return "disabled" in str(refused)
 
     def _start_process(self) -> ChildProcess:
         # A folder with a short name: a Unix socket's path has 107 bytes at most (unix(7)), pytest's are long.

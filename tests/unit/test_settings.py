@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from kemi_nsq.errors import SettingsError
 from kemi_nsq.names import Address, Subscription, address, topic_name
+from kemi_nsq.publication import Meaning
 from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, load, names, rows
 from tests.support.settings import wipe_environment
 
@@ -66,6 +67,14 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_PUA_REFRESH": (True, ("1", True), ("0", False)),
     "NSQ_PUA_INCLUDE_ENTITY": (True, ("1", True), ("0", False)),
     "NSQ_PUA_LOCK": ("", ("presence", "presence"), ("", "")),
+    "NSQ_PUA_STATES": (
+        {},
+        ("Lunch=open:At lunch:lunch", {"lunch": Meaning(basic="open", note="At lunch", activity="lunch")}),
+        (
+            "gone=closed:Gone, in=open:In ,",
+            {"gone": Meaning(basic="closed", note="Gone"), "in": Meaning(basic="open", note="In")},
+        ),
+    ),
     "NSQ_PUA_ORDER_FIELD": ("", ("Sequence", "Sequence"), ("", "")),
     "NSQ_PUA_WATCHERS_TABLE": ("", ("active_watchers", "active_watchers"), ("", "")),
     "NSQ_NOTIFY_INTERVAL": (0.0, ("0", 0.0), ("0.5", 0.5), ("60", 60.0)),
@@ -110,6 +119,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_REFRESH": _BAD_SWITCHES,
     "NSQ_PUA_INCLUDE_ENTITY": _BAD_SWITCHES,
     "NSQ_PUA_LOCK": ("l" * 65,),
+    "NSQ_PUA_STATES": ("x", "x=", "=open:X", "x=busy:X", "x=open:", "x=open:X:sunbathing"),
     "NSQ_PUA_ORDER_FIELD": ("f" * 65,),
     "NSQ_PUA_WATCHERS_TABLE": ("a b", "1a", "t" * 64, "x\n"),
     "NSQ_NOTIFY_INTERVAL": ("-1", "61", "nan", "x", ""),
