@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import orjson
@@ -14,9 +15,28 @@ from kemi_nsq.errors import ConnectionLost, QueryFailed, TransientError
 from kemi_nsq.event import JsonObject, JsonValue
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import SERVER_ID, Sender, Suspended, Waiting, encode, reply_subscription, request
-from kemi_nsq.replies import desk_name
+from kemi_nsq.replies import EMPTY_LETTER, desk_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.transport import Postbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A query that can be sent.
+
+    Attributes:
+        topic: where a responder listens.
+        msg_id: what the reply will carry.
+        fields: the request, but for its reply topic.
+        deadline: monotonic second at which it is given up.
+        slot: the consumer process that will take the reply.
+    """
+
+    topic: str
+    msg_id: str
+    fields: dict[str, JsonValue]
+    deadline: float
+    slot: int
 
 
 class Asker:
@@ -51,38 +71,43 @@ class Asker:
         """
         deadline = time.monotonic() + timeout_s
         msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
-        slot = self._register(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name()))
+        slot = self._reach(orjson.dumps(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name())))
         self._publish(topic, fields, slot)
         return _wait(self._box(), msg_id, deadline)
 
-    def ask_later(self, topic: str, payload: str | JsonObject, timeout_s: float, suspended: Suspended) -> None:
-        """Publish a request whose reply, or failure, resumes a suspended transaction in a consumer process.
-
-        Once this has returned or raised a `TransientError` other than `QueryFailed`, the transaction is resumed
-        exactly once.
+    def prepare(self, topic: str, payload: str | JsonObject, timeout_s: float) -> Query:
+        """Check everything that `ask_later` needs, before a transaction is suspended for it.
 
         Raises:
-            PayloadError: the payload is no JSON object; nothing waits.
-            QueryFailed: no consumer process takes the reply; nothing waits.
-            ConnectionLost, NsqdRefused: no nsqd took the request; the transaction is resumed with that reason.
+            PayloadError: the payload is no JSON object.
+            QueryFailed: no consumer process is there to take the reply.
         """
-        deadline = time.monotonic() + timeout_s
         msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
-        slot = self._register(Waiting(msg_id=msg_id, deadline=deadline, suspended=suspended))
+        deadline = time.monotonic() + timeout_s
+        return Query(topic=topic, msg_id=msg_id, fields=fields, deadline=deadline, slot=self._reach(EMPTY_LETTER))
+
+    def ask_later(self, query: Query, suspended: Suspended) -> bool:
+        """Publish a request whose reply, or failure, resumes a suspended transaction in a consumer process.
+
+        Returns:
+            Whether the request left; if not, the transaction goes on with `no nsqd`.
+        """
+        waiting = Waiting(msg_id=query.msg_id, deadline=query.deadline, suspended=suspended)
+        self._post(query.slot, orjson.dumps(waiting))
         try:
-            self._publish(topic, fields, slot)
+            self._publish(query.topic, query.fields, query.slot)
         except TransientError:
-            self._post(slot, orjson.dumps({"failed": "no nsqd", "msg_id": msg_id}))
-            raise
+            self._post(query.slot, orjson.dumps({"failed": "no nsqd", "msg_id": query.msg_id}))
+            return False
+        return True
 
     def _publish(self, topic: str, fields: dict[str, JsonValue], slot: int) -> None:
         # A reply to another topic would not come here, so this field is not the caller's to choose.
         fields[SERVER_ID] = reply_subscription(slot, self._settings.node).topic
         self._publisher.publish(Outgoing(topic=topic, body=encode(fields)))
 
-    def _register(self, waiting: Waiting) -> int:
-        """Tell a consumer process who waits, and return its slot. Workers spread over the consumers by their pid."""
-        letter = orjson.dumps(waiting)
+    def _reach(self, letter: bytes) -> int:
+        """Send a letter to a consumer process, and return its slot. Workers spread over the consumers by their pid."""
         for turn in range(self._settings.consumers):
             slot = (os.getpid() + turn) % self._settings.consumers
             if self._post(slot, letter):

@@ -27,6 +27,8 @@ CONNECT_TIMEOUT_S = 2.0
 LOOKUP_TIMEOUT_S = 2.0
 #: Every nsqlookupd is asked this often, and at once when a connection is lost.
 LOOKUP_INTERVAL_S = 15.0
+#: A nsqd that went away is tried for this long even if no nsqlookupd names it: it may just restart.
+REMEMBER_LOST_S = 60.0
 _LOG_EVERY = 20
 
 
@@ -65,6 +67,7 @@ class Connector(threading.Thread):
         self._addresses = frozenset[Address]() if settings.lookupd_address else frozenset(settings.nsqd_tcp_address)
         self._attempts: dict[Target, _Attempt] = {}
         self._closed: deque[tuple[Target, bool]] = deque()
+        self._lost: dict[Address, float] = {}
         self._lookup_due = 0.0
         self._lookup_problems: list[str] = []
         self._wake = threading.Event()
@@ -107,11 +110,13 @@ class Connector(threading.Thread):
             # Closed before SUB was accepted is a failure like any other: back off more each time.
             self._back_off(attempt, 1 if was_subscribed else attempt.failures + 1)
             self._lookup_due = 0.0
+            self._lost[target.address] = time.monotonic() + REMEMBER_LOST_S
 
     def _look_up(self) -> None:
         found, problems = httpapi.nodes(self._settings.lookupd_address, timeout_s=LOOKUP_TIMEOUT_S)
         # A nsqlookupd that is down must not make us forget the nsqd that only it knew.
-        self._addresses = found | self._addresses if problems else found
+        self._lost = {address: until for address, until in self._lost.items() if until > time.monotonic()}
+        self._addresses = found | self._lost.keys() | (self._addresses if problems else frozenset())
         self._lookup_due = time.monotonic() + LOOKUP_INTERVAL_S * random.uniform(0.8, 1.2)
         if problems != self._lookup_problems:
             for text in problems:

@@ -175,7 +175,7 @@ class Consumer:
 
 def _identify(settings: Settings) -> dict[str, JsonValue]:
     """Return the fields of IDENTIFY (NSQ TCP protocol spec)."""
-    return {
+    identify: dict[str, JsonValue] = {
         "client_id": f"kamailio-{os.getpid()}",
         "hostname": settings.node,
         "user_agent": f"kemi-nsq/{version('kemi-nsq')}",
@@ -183,3 +183,6 @@ def _identify(settings: Settings) -> dict[str, JsonValue]:
         # nsqd would hold messages back for up to 250 ms; unbuffered, an event arrives in a fraction of a millisecond.
         "output_buffer_size": -1,
     }
+    if settings.msg_timeout:
+        identify["msg_timeout"] = settings.msg_timeout * 1000
+    return identify

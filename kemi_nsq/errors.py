@@ -10,6 +10,7 @@ The tree, by what a caller can do about it::
     |   |-- SettingsError     a setting has a bad name or value
     |   |-- NameRefused       a topic or channel name that NSQ refuses
     |   `-- PayloadError      a payload or event that cannot be used
+    |       `-- RowRefused    the database refuses the row that it makes
     `-- TransientError        may pass: try again later
         |-- ConnectionLost    nsqd or nsqlookupd cannot be reached, or went away
         |-- ProtocolError     the peer does not speak the NSQ protocol, or not as agreed
@@ -49,6 +50,10 @@ class NameRefused(UsageError):
 
 class PayloadError(UsageError):
     """A payload cannot be used: the message says what, where, and what would be right."""
+
+
+class RowRefused(PayloadError):
+    """The database refuses a row for what is in it: it would be refused again."""
 
 
 class TransientError(NsqError):

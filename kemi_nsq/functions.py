@@ -189,15 +189,19 @@ class Functions:
         """Publish a request and suspend the SIP transaction; it goes on in `route` with the reply, or without.
 
         Raises:
-            NsqError: the transaction is not suspended, and goes on where it is.
+            NsqError: the transaction is not suspended, and goes on where it is; `$var(nqErr)` says why.
         """
-        fields = json_object(payload) if isinstance(payload, str) else payload
-        name, timeout_s = _topic(topic), self._timeout(None)
-        suspended = self._host.suspend_transaction(route)
-        if suspended is None:
-            raise UsageError("there is no SIP request here whose transaction could be suspended")
-        self._asker.ask_later(name, fields, timeout_s, suspended)
-        self._host.count(Counter.QUERIED)
+        try:
+            query = self._asker.prepare(_topic(topic), payload, self._timeout(None))
+            suspended = self._host.suspend_transaction(route)
+            if suspended is None:
+                raise UsageError("there is no SIP request here whose transaction could be suspended")
+        except NsqError as error:
+            self._leave("", _reason(error))
+            raise
+        # From here on the transaction goes on in `route` whatever happens.
+        sent = self._asker.ask_later(query, suspended)
+        self._host.count(Counter.QUERIED if sent else Counter.QUERY_FAILED)
 
     def _order(self, event: Event | None, fields: JsonObject) -> Order:
         message_id = event.message_id if event else _NO_MESSAGE_ID

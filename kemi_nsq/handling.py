@@ -15,9 +15,10 @@ from typing import Protocol
 from kemi_nsq import event as events
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
-from kemi_nsq.errors import NsqdRefused, PayloadError, StoreError, TransientError
+from kemi_nsq.errors import NsqdRefused, PayloadError, RowRefused, StoreError, TransientError
 from kemi_nsq.flow import requeue_delay_ms
 from kemi_nsq.host import Host, Level
+from kemi_nsq.presentity import Row
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.routes import Current, Outcome, Router
@@ -25,6 +26,7 @@ from kemi_nsq.settings import Settings
 from kemi_nsq.traffic import Delivery
 
 _REMEMBERED_NAMES = 1000
+_LONGEST_NAME = 200
 
 
 class Answers(Protocol):
@@ -39,6 +41,9 @@ class Answers(Protocol):
     def flush(self) -> None:
         """Let them leave now."""
 
+    def settle(self) -> None:
+        """Let them leave now, and wait until they have."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Handled:
@@ -47,7 +52,7 @@ class _Handled:
     Attributes:
         delivery: the message.
         again: it shall come again.
-        wrote: its route has rows in the batch.
+        rows: what its route has in the batch.
         refused: why it is of no use, or ''.
         counter: counts the refusal.
         route: the most specific route name of it, or '' if it could not be decoded.
@@ -55,7 +60,7 @@ class _Handled:
 
     delivery: Delivery
     again: bool = False
-    wrote: bool = False
+    rows: tuple[Row, ...] = ()
     refused: str = ""
     counter: Counter = Counter.INVALID
     route: str = ""
@@ -97,7 +102,7 @@ class EventHandling:
         if self._settings.ack == "received":
             for delivery in deliveries:
                 answers.finish(delivery)
-            answers.flush()
+            answers.settle()
         # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
         collect = len(deliveries) > 1 and self._settings.pua_refresh
         self._current.collected = [] if collect else None
@@ -140,7 +145,7 @@ class EventHandling:
         return _Handled(
             delivery=delivery,
             again=outcome is Outcome.REQUEUE,
-            wrote=len(collected or ()) > rows_before,
+            rows=tuple((collected or ())[rows_before:]),
             refused=self._current.invalid,
             counter=Counter.PUA_INVALID,
             route=names[0],
@@ -148,16 +153,25 @@ class EventHandling:
 
     def _commit(self, handled: Sequence[_Handled]) -> None:
         """Write what the routes collected; if that fails, every message that has a part in it comes again."""
-        if not self._current.collected:
+        wrote = [one for one in handled if one.rows]
+        if not wrote:
             return
         try:
-            self._pua.commit(self._current.collected)
+            self._pua.commit([row for one in wrote for row in one.rows])
+        except RowRefused as error:
+            if len(wrote) > 1:  # one of them spoils it for all: each by itself
+                for one in wrote:
+                    self._commit([one])
+                return
+            wrote[0].refused = str(error)
+            self._host.count(Counter.PUA_INVALID)
+            self._quiet.log(Level.ERROR, Counter.PUA_INVALID, f"message {_id(wrote[0].delivery)} dropped: {error}")
         except StoreError as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
-            text = f"the database failed, {len(self._current.collected)} states are not stored: {error}"
+            text = f"the database failed, {len(wrote)} messages come again: {error}"
             self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
-            for one in handled:
-                one.again = one.again or one.wrote
+            for one in wrote:
+                one.again = True
 
     def _answer(self, one: _Handled, answers: Answers) -> None:
         if one.again:
@@ -201,6 +215,7 @@ class EventHandling:
 
     def _note_unrouted(self, name: str, event: events.Event) -> None:
         self._host.count(Counter.UNROUTED)
+        name = name[:_LONGEST_NAME]
         if name in self._unrouted:
             return
         self._unrouted[name] = None

@@ -37,6 +37,7 @@ SILENCE_S = 2.5 * HEARTBEAT_S
 #: What is in flight at the end comes again after this long.
 GIVE_BACK_MS = 100
 _TICK_S = 0.5
+_SETTLE_S = 1.0
 #: RDY for replies, which this thread handles itself, at once.
 _REPLIES_IN_FLIGHT = 1000
 
@@ -113,6 +114,13 @@ class IoThread(threading.Thread):
         """Let the answers go: those of a batch leave in one write, and cost the threads one turn."""
         self._waker.wake()
 
+    def settle(self) -> None:
+        """Let the answers go and wait until they have: a native route may keep Python's lock for long."""
+        left = threading.Event()
+        self._inbox.append(partial(self._leave, left))
+        self._waker.wake()
+        left.wait(_SETTLE_S)
+
     def stop(self) -> None:
         """Give back what is in flight, and close everything."""
         self._stopping = True
@@ -150,6 +158,11 @@ class IoThread(threading.Thread):
     def _take_inbox(self) -> None:
         while self._inbox:
             self._inbox.popleft()()
+
+    def _leave(self, left: threading.Event) -> None:
+        for link in list(self._links.values()):
+            self._guard(link, partial(self._tend, link, time.monotonic()))
+        left.set()
 
     def _patience(self) -> float:
         """Return the seconds until something is due."""

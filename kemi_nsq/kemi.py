@@ -85,7 +85,8 @@ class KemiNsq(Plugin):
         `$var(nqErr)`.
 
         Returns:
-            1 the transaction is suspended: return from the route; -1 it is not.
+            1 the transaction is suspended and will go on in that method whatever happens: return from the route; -1
+            it is not suspended.
         """
         return self._query_async(topic, payload, route)
 

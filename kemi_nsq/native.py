@@ -94,7 +94,7 @@ class NativeNsq(Plugin):
         `$var(nqR)` and `$var(nqErr)` as after nsq_query.
 
         Returns:
-            1 the transaction is suspended, -1 it is not.
+            1 the transaction is suspended and will go on in the route whatever happens, -1 it is not suspended.
         """
         topic, route, payload = _split(text, 3)
         return self._query_async(topic, payload, route)

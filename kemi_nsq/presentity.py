@@ -16,6 +16,9 @@ from kemi_nsq.fields import MAX_INT32, clean
 from kemi_nsq.publication import DIALOG_STATES, DialogState, State, source_etag
 
 MAX_BODY = 65535  # MySQL's BLOB
+#: A row outlives its state by so many seconds. Thus we end the state, with a document that says so, and not Kamailio's
+#: cleaner (`clean_period`), which would do it with an empty NOTIFY.
+GRACE_S = 30
 
 # Characters that each column holds, and the name under which a producer knows the value.
 _LIMITS = {
@@ -56,7 +59,7 @@ class Row:
         domain: host of the presentity URI, without a port.
         event: event package.
         etag: names one publication of the presentity.
-        expires: epoch second at which it ends; always later than `received_time`.
+        expires: epoch second, `GRACE_S` after the one at which its state ends; always later than `received_time`.
         received_time: epoch second; the presence module orders documents by it.
         body: the document.
         sender: who published it.
@@ -108,7 +111,7 @@ def ended_row(row: Row, body: bytes, *, now: int, now_position: int, tombstone_s
     return replace(
         row,
         body=body,
-        expires=min(now + tombstone_s, MAX_INT32),
+        expires=min(now + tombstone_s + GRACE_S, MAX_INT32),
         received_time=now,
         ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{digest}",
         terminal=True,
@@ -144,7 +147,7 @@ def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
         domain=domain,
         event=state.event,
         etag=tag,
-        expires=min(now + lifetime_s, MAX_INT32),  # the column is a signed 32-bit number
+        expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
         received_time=now,
         body=body,
         sender=clean(state.sender),

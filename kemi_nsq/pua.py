@@ -13,6 +13,7 @@ from kemi_nsq.errors import PayloadError, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.flow import Key, Pacer
 from kemi_nsq.host import Host, Level
+from kemi_nsq.publication import MailboxState
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 
@@ -64,13 +65,16 @@ class PresencePublisher:
             order=order,
             now=int(now),
             tombstone_s=self._settings.pua_tombstone,
-            default_expires_s=self._settings.pua_expires,
+            default_expires_s=self._default_expires_s(state.event),
         )
         oldest = self._settings.max_event_age
         if oldest and sent_at is not None and now - sent_at > oldest and not row.terminal:
             self._host.count(Counter.PUA_TOO_OLD)
             return None
         return row
+
+    def _default_expires_s(self, event: str) -> int:
+        return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires
 
     def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
         """Store rows in one transaction, then tell the watchers of each presentity that changed, once.

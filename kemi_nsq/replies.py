@@ -24,6 +24,8 @@ from kemi_nsq.transport import Postbox
 
 #: More consumer processes than NSQ_CONSUMERS allows.
 MAX_SLOTS = 32
+#: Says nothing; that it can be sent says that somebody is there.
+EMPTY_LETTER = b"{}"
 
 
 def desk_name(slot: int) -> str:
@@ -62,6 +64,8 @@ class ReplyDesk:
         """Take the queries that were registered, and those that were given up."""
         while (letter := self._postbox.receive(0)) is not None:
             said = orjson.loads(letter)
+            if not said:
+                continue
             if reason := said.get("failed"):
                 self._give_up(said["msg_id"], reason)
             else:

@@ -37,6 +37,7 @@ NATIVE_VARIABLES: Mapping[str, str] = {
 _ATTRIBUTE = "__kemi_nsq_routes__"
 #: Names come from the network, so what is remembered of them is bounded.
 _REMEMBERED_MISSES = 1000
+_LONGEST_NAME = 200
 
 
 class Outcome(enum.Enum):
@@ -142,7 +143,7 @@ class NativeRoutes:
 
     def run(self, name: str, event: Event) -> Outcome:
         """Run the native route of this name. A name that has none is asked for once and then remembered."""
-        if name in self._misses or not NATIVE_NAME.fullmatch(name):
+        if name in self._misses or len(name) > _LONGEST_NAME or not NATIVE_NAME.fullmatch(name):
             return Outcome.MISSING
         values = (event.payload, event.topic, event.channel, str(event.attempts), "")
         for variable, value in zip(NATIVE_VARIABLES, values, strict=True):

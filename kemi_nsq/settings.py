@@ -68,6 +68,14 @@ class Settings(BaseSettings):
         ge=1,
         le=65535,
     )
+    msg_timeout: int = _setting(
+        10,
+        "Seconds after which nsqd delivers again what has no answer, as after a crash; a long route is prolonged "
+        "(TOUCH) unless it keeps Python's lock. 0 for nsqd's own --msg-timeout, which also bounds it.",
+        "0 to 900",
+        ge=0,
+        le=900,
+    )
     batch: int = _setting(
         100,
         "Waiting messages that are handled together and committed at once; 1 commits each by itself.",
@@ -194,6 +202,13 @@ class Settings(BaseSettings):
     pua_expires: int = _setting(
         3600,
         "Seconds that a state is kept when the event has no `Expires`.",
+        "1 to 31536000",
+        ge=1,
+        le=31536000,
+    )
+    pua_mailbox_expires: int = _setting(
+        2592000,
+        "Seconds that a mailbox's state is kept when the event has no `Expires`; nobody repeats it for days.",
         "1 to 31536000",
         ge=1,
         le=31536000,

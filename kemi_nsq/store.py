@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 
@@ -53,7 +53,7 @@ class PresentityStore:
         self._table = _presentity_table(table)
         self._engine: sa.Engine | None = None
         key = sa.tuple_(*(self._table.c[name] for name in _KEY))
-        wanted = (self._table.c[name] for name in (*_KEY, "ruid", "body"))
+        wanted = (self._table.c[name] for name in (*_KEY, "ruid", "body", "expires"))
         self._read = sa.select(*wanted).where(key.in_(sa.bindparam("keys", expanding=True)))
         self._watchers = _watchers_table(watchers_table) if watchers_table else None
         self._write = _UPSERTS[self._url.get_backend_name()](self._table)
@@ -72,7 +72,8 @@ class PresentityStore:
             What each row did, in the order of `rows`.
 
         Raises:
-            StoreError: the database refused, was busy for too long or cannot be reached; nothing was stored.
+            RowRefused: the database does not take one of the rows; nothing was stored.
+            StoreError: the database was busy for too long or cannot be reached; nothing was stored.
         """
         latest = {_key(row): row for row in sorted(rows, key=lambda row: row.ruid)}
         # All writers take their locks in one order, so that two of them do not wait for each other.
@@ -80,8 +81,10 @@ class PresentityStore:
         try:
             with self._connect(writes=True) as connection, connection.begin():
                 found = connection.execute(self._read, {"keys": sorted(latest)})
-                before = {tuple(row[:4]): (row.ruid, row.body) for row in found}
+                before = {tuple(row[:4]): (row.ruid, bytes(row.body), row.expires) for row in found}
                 connection.execute(self._write, values)
+        except (sa.exc.DataError, sa.exc.IntegrityError) as error:
+            raise RowRefused(f"the database refuses it: {_cause(error)}") from error
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
         return [_change(row, before.get(_key(row)), latest[_key(row)]) for row in rows]
@@ -174,17 +177,18 @@ def _values(row: Row) -> dict[str, object]:
     return {name: getattr(row, name) for name in _KEY + _CHANGED}
 
 
-def _change(row: Row, before: tuple[str | None, bytes] | None, latest: Row) -> Change:
+def _change(row: Row, before: tuple[str | None, bytes, int] | None, latest: Row) -> Change:
     """Tell what a row did, from what the table had before and the latest of its key that was written."""
     if row is not latest:
         return Change.STALE
     if before is None:
         return Change.STORED
-    ruid, body = before
+    ruid, body, expires = before
     # A row without ruid is another writer's, from before us: ours is newer.
     if ruid is not None and ruid >= row.ruid:
         return Change.STALE
-    return Change.UNCHANGED if bytes(body) == row.body else Change.STORED
+    # Whoever subscribed after the old row had expired was not shown it.
+    return Change.UNCHANGED if body == row.body and expires > row.received_time else Change.STORED
 
 
 def _conflict_upsert(

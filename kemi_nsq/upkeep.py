@@ -14,13 +14,13 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.ending import ended
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
-from kemi_nsq.presentity import Row, ended_row
+from kemi_nsq.presentity import GRACE_S, Row, ended_row
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.settings import Settings
 from kemi_nsq.sipuri import address
 from kemi_nsq.store import PresentityStore
 
-#: How often expiry is looked after; states end up to this much before their time.
+#: How often expiry is looked after; states end up to this much after their time.
 SWEEP_INTERVAL_S = 5
 _PAGES = 100
 _SCOPES = "`sender URI`, `user URI`, `realm DOMAIN` or `all`"
@@ -43,14 +43,14 @@ class Upkeep:
         self._pua = pua
 
     def sweep(self) -> None:
-        """End what expires before the next sweep, and delete tombstones whose time is over.
+        """End the states whose time is over, and delete tombstones whose time is over.
 
-        The presence module would do it later, with an empty NOTIFY for a mailbox.
+        The presence module would do it later (`GRACE_S`), with an empty NOTIFY.
 
         Raises:
             StoreError: the database failed; the next sweep tries again.
         """
-        until = int(time.time()) + SWEEP_INTERVAL_S
+        until = int(time.time()) + GRACE_S
         for _ in range(_PAGES):
             rows = self._store.expiring(until)
             if not rows:

@@ -42,7 +42,10 @@ class Consuming:
         self.host = FakeHost()
         self.events: list[Event] = []
         self._handler = handler
-        parts = wire(self.host, settings(**values), {"nsq:consumer-event": self._handle}, native=False)
+        # A test says by nsqd's own --msg-timeout how long it waits.
+        parts = wire(
+            self.host, settings(**{"msg_timeout": "0", **values}), {"nsq:consumer-event": self._handle}, native=False
+        )
         self._consumer = parts.consumer
         self._thread = threading.Thread(target=self._consumer.run_forever, name="consumer under test")
 

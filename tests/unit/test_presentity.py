@@ -13,7 +13,7 @@ from kemi_nsq.document import render
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.presence import from_event
-from kemi_nsq.presentity import MAX_BODY, Order, Row, row
+from kemi_nsq.presentity import GRACE_S, MAX_BODY, Order, Row, row
 from kemi_nsq.publication import DIALOG_STATES
 
 Fields = dict[str, JsonValue]
@@ -58,7 +58,7 @@ def test_a_row_says_it_all() -> None:
         domain="example.com",
         event="dialog",
         etag="dialog.call.from/call-1/call-1",
-        expires=NOW + 60,
+        expires=NOW + 60 + GRACE_S,
         received_time=NOW,
         body=b"",
         sender="sip:pbx@example.com",
@@ -79,17 +79,17 @@ def test_a_row_says_it_all() -> None:
 )
 def test_expires_is_a_time_to_come_that_fits_the_column(fields: Fields, given_s: JsonValue, lifetime_s: int) -> None:
     made = stored(fields | {"Expires": given_s})
-    assert made.expires == NOW + lifetime_s
+    assert made.expires == min(NOW + lifetime_s + GRACE_S, INT32)
     assert NOW < made.expires <= INT32
 
 
 @pytest.mark.parametrize("given_s", [None, 0, -1, 7200])
 def test_a_terminated_dialog_is_a_tombstone(given_s: JsonValue) -> None:
-    assert stored(DIALOG | {"State": "terminated", "Expires": given_s}).expires == NOW + 300
+    assert stored(DIALOG | {"State": "terminated", "Expires": given_s}).expires == NOW + 300 + GRACE_S
 
 
 def test_a_terminated_presence_state_is_no_tombstone() -> None:
-    assert stored(PRESENCE | {"State": "terminated"}).expires == NOW + 3600
+    assert stored(PRESENCE | {"State": "terminated"}).expires == NOW + 3600 + GRACE_S
 
 
 # etag

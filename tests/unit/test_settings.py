@@ -38,6 +38,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_CONSUMERS": (1, ("1", 1), ("32", 32)),
     "NSQ_MAX_IN_FLIGHT": (5, ("1", 1), ("2500", 2500)),
     "NSQ_MAX_ATTEMPTS": (10, ("1", 1), ("65535", 65535)),
+    "NSQ_MSG_TIMEOUT": (10, ("0", 0), ("900", 900)),
     "NSQ_BATCH": (100, ("1", 1), ("1000", 1000)),
     "NSQ_DEAD_LETTER_TOPIC": ("", ("dead.letters", "dead.letters"), ("", "")),
     "NSQ_MAX_EVENT_SIZE": (65536, ("1", 1), ("1048576", 1048576)),
@@ -81,6 +82,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_MAX_EVENT_AGE": (0.0, ("0", 0.0), ("604800", 604800.0)),
     "NSQ_PROBE_TOPIC": ("", ("probes", "probes"), ("", "")),
     "NSQ_PUA_EXPIRES": (3600, ("1", 1), ("31536000", 31536000)),
+    "NSQ_PUA_MAILBOX_EXPIRES": (2592000, ("1", 1), ("31536000", 31536000)),
     "NSQ_PUA_TOMBSTONE": (300, ("10", 10), ("86400", 86400)),
 }
 
@@ -99,6 +101,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_CONSUMERS": ("0", "33", "-1", "x", "", "1.5"),
     "NSQ_MAX_IN_FLIGHT": ("0", "2501", "-1", "x", "", "1.5", "0x10", "1e3"),
     "NSQ_MAX_ATTEMPTS": ("0", "65536", "x"),
+    "NSQ_MSG_TIMEOUT": ("-1", "901", "1.5", ""),
     "NSQ_BATCH": ("0", "1001", "many"),
     "NSQ_DEAD_LETTER_TOPIC": _BAD_NAMES[1:],
     "NSQ_MAX_EVENT_SIZE": ("0", "1048577", "1M"),
@@ -126,6 +129,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_MAX_EVENT_AGE": ("-1", "604801", "inf", "x"),
     "NSQ_PROBE_TOPIC": _BAD_NAMES[1:],
     "NSQ_PUA_EXPIRES": ("0", "31536001", "-5"),
+    "NSQ_PUA_MAILBOX_EXPIRES": ("0", "31536001"),
     "NSQ_PUA_TOMBSTONE": ("9", "86401"),
 }
 

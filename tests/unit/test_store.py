@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq import store as module
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.presentity import Row
 from kemi_nsq.store import Change, PresentityStore
 from tests.support.database import rows
@@ -148,7 +148,7 @@ def test_rows_written_together_say_each_what_they_did(store: PresentityStore, pa
 
 
 def test_rows_written_together_are_written_all_or_none(store: PresentityStore, path: Path) -> None:
-    with pytest.raises(StoreError, match=r"UNIQUE constraint failed: presentity\.ruid"):
+    with pytest.raises(RowRefused, match=r"UNIQUE constraint failed: presentity\.ruid"):
         store.save_all([replace(ROW, etag="a"), replace(ROW, etag="b")])
     assert stored(path) == []
     assert store.save(ROW) is Change.STORED, "the connection can be used further"
