@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import complaints
-from tests.support.chain import TOPIC, Person, event
+from tests.support.chain import SHIPPED, TOPIC, Person, event
 from tests.support.documents import MessageCounts
 from tests.support.kamailio import quoted
-from tests.support.notify import Notify
+from tests.support.notify import CONTENT_TYPES, Notify
 from tests.support.stored import DATABASES, StoredChain, stored_chain
 from tests.support.subscription import Subscription
 from tests.support.until import until
@@ -41,16 +42,26 @@ class Running:
     short_lived: ShortLived
 
 
-@pytest.fixture(scope="module", params=DATABASES)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Run a chain on each database in turn."""
-    folder = tmp_path_factory.mktemp(str(request.param))
-    # Whatever the presence module would say of an expired row, it says within seconds.
+@pytest.fixture(scope="module")
+def all_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Running]]:
+    """Run a chain on each database, all at once: what expires does so while others are tested."""
+    with ExitStack() as stack:
+        yield {each: stack.enter_context(run(each, tmp_path_factory.mktemp(each))) for each in DATABASES}
+
+
+@pytest.fixture(params=DATABASES)
+def running(all_running: Mapping[str, Running], request: pytest.FixtureRequest) -> Running:
+    """Return the chain of each database in turn."""
+    return all_running[str(request.param)]
+
+
+@contextmanager
+def run(database: str, folder: Path) -> Iterator[Running]:
+    """Run a chain whose presence module says within seconds whatever it would say of an expired row."""
     config = folder / "quick.cfg"
-    shipped = Path(__file__).parents[2] / "kamailio/kamailio.cfg"
-    config.write_text(f'include_file "{shipped}"\nmodparam("presence", "clean_period", 2)\n')
+    config.write_text(f'include_file "{SHIPPED / "kamailio.cfg"}"\nmodparam("presence", "clean_period", 2)\n')
     with stored_chain(
-        str(request.param),
+        database,
         folder,
         config=config,
         NSQ_CONSUMERS=CONSUMERS,
@@ -59,7 +70,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ) as stored:
         with stored.chain.watcher() as watcher:
             person = Person(chain=stored.chain)
-            lamps = {each: watcher.subscribe(person.uri, each) for each in ("dialog", "presence", "message-summary")}
+            lamps = {package: watcher.subscribe(person.uri, package) for package in CONTENT_TYPES}
             person.call("confirmed", Seq=1, Expires=1)
             person.publish("presence", Seq=1, State="busy", Expires=1)
             person.publish("message-summary", Seq=1, Messages_New=2, Expires=1)
@@ -134,7 +145,7 @@ def test_what_expires_ends_once_with_a_full_document(running: Running) -> None:
     """It ended while the other tests ran; its row goes later, and nobody is told of that."""
     user, lamps = running.short_lived.person.user, running.short_lived.lamps
     until(lambda: running.stored.count(f"username = '{user}'") == 0, timeout_s=TOMBSTONE_S + 20, what="the rows to go")
-    calls, presence, mailbox = (lamps[each].notifies for each in ("dialog", "presence", "message-summary"))
+    calls, presence, mailbox = (lamps[each].notifies for each in CONTENT_TYPES)
     assert [notify.dialog_info.states for notify in calls] == [("terminated",), ("confirmed",), ("terminated",)]
     assert [notify.pidf.basic for notify in presence[1:]] == ["open", "closed"]
     assert [notify.message_summary.waiting for notify in mailbox[1:]] == [True, False]

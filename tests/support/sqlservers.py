@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real PostgreSQL and MariaDB servers with Kamailio's tables, each on a free port of loopback, in a folder of its own."""
+"""Real PostgreSQL and MariaDB servers with Kamailio's tables, each on a free port of loopback and in its own folder."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _create_tables(server: SqlServer, dialect: str) -> None:
 
 def _postgres(address: str, sql: str) -> list[tuple[object, ...]]:
     with psycopg.connect(address, autocommit=True) as connection:
-        cursor = connection.execute(sql)  # type: ignore[call-overload]  # SQL of the tests and of Kamailio
+        cursor = connection.execute(sql)
         return cursor.fetchall() if cursor.description else []
 
 
