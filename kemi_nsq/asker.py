@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import orjson
 
-from kemi_nsq.errors import ConnectionLost, QueryFailed, TransientError
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, QueryFailed, TransientError, UsageError
 from kemi_nsq.event import JsonObject, JsonValue
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import SERVER_ID, Sender, Suspended, Waiting, encode, reply_subscription, request
@@ -27,14 +27,14 @@ class Query:
     Attributes:
         topic: where a responder listens.
         msg_id: what the reply will carry.
-        fields: the request, but for its reply topic.
+        body: the request.
         deadline: monotonic second at which it is given up.
         slot: the consumer process that will take the reply.
     """
 
     topic: str
     msg_id: str
-    fields: dict[str, JsonValue]
+    body: bytes
     deadline: float
     slot: int
 
@@ -72,7 +72,11 @@ class Asker:
         deadline = time.monotonic() + timeout_s
         msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
         slot = self._reach(orjson.dumps(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name())))
-        self._publish(topic, fields, slot)
+        try:
+            self._publisher.publish(Outgoing(topic=topic, body=self._body(fields, slot)), until=deadline)
+        except NsqError as error:
+            self._withdraw(slot, msg_id, failure_reason(error))
+            raise
         return _wait(self._box(), msg_id, deadline)
 
     def prepare(self, topic: str, payload: str | JsonObject, timeout_s: float) -> Query:
@@ -84,27 +88,35 @@ class Asker:
         """
         msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
         deadline = time.monotonic() + timeout_s
-        return Query(topic=topic, msg_id=msg_id, fields=fields, deadline=deadline, slot=self._reach(EMPTY_LETTER))
+        slot = self._reach(EMPTY_LETTER)
+        return Query(topic=topic, msg_id=msg_id, body=self._body(fields, slot), deadline=deadline, slot=slot)
 
     def ask_later(self, query: Query, suspended: Suspended) -> bool:
         """Publish a request whose reply, or failure, resumes a suspended transaction in a consumer process.
 
         Returns:
-            Whether the request left; if not, the transaction goes on with `no nsqd`.
+            Whether the request left; if not, the transaction goes on with the reason.
+
+        Raises:
+            QueryFailed: the consumer process does not take the query, and will not resume the transaction.
         """
         waiting = Waiting(msg_id=query.msg_id, deadline=query.deadline, suspended=suspended)
-        self._post(query.slot, orjson.dumps(waiting))
+        if not self._post(query.slot, orjson.dumps(waiting)):
+            raise QueryFailed("no consumer")
         try:
-            self._publish(query.topic, query.fields, query.slot)
-        except TransientError:
-            self._post(query.slot, orjson.dumps({"failed": "no nsqd", "msg_id": query.msg_id}))
+            self._publisher.publish(Outgoing(topic=query.topic, body=query.body), until=query.deadline)
+        except TransientError as error:
+            self._withdraw(query.slot, query.msg_id, failure_reason(error))
             return False
         return True
 
-    def _publish(self, topic: str, fields: dict[str, JsonValue], slot: int) -> None:
+    def _withdraw(self, slot: int, msg_id: str, reason: str) -> None:
+        """Take back a query whose request did not leave."""
+        self._post(slot, orjson.dumps({"failed": reason, "msg_id": msg_id}))
+
+    def _body(self, fields: dict[str, JsonValue], slot: int) -> bytes:
         # A reply to another topic would not come here, so this field is not the caller's to choose.
-        fields[SERVER_ID] = reply_subscription(slot, self._settings.node).topic
-        self._publisher.publish(Outgoing(topic=topic, body=encode(fields)))
+        return encode({**fields, SERVER_ID: reply_subscription(slot, self._settings.node).topic})
 
     def _reach(self, letter: bytes) -> int:
         """Send a letter to a consumer process, and return its slot. Workers spread over the consumers by their pid."""
@@ -126,6 +138,13 @@ class Asker:
         if self._postbox is None:
             self._postbox = Postbox(_own_name())
         return self._postbox
+
+
+def failure_reason(error: NsqError) -> str:
+    """Return the word for `$var(nqErr)`. What nsqd itself refuses is the message."""
+    if isinstance(error, QueryFailed):
+        return error.reason
+    return "bad payload" if isinstance(error, UsageError | NsqdRefused) else "no nsqd"
 
 
 def _own_name() -> str:

@@ -13,6 +13,9 @@ from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.upkeep import SWEEP_INTERVAL_S, Upkeep
 
+#: A probe that no nsqd took is tried again after so long.
+PROBE_RETRY_S = 5
+
 
 class Chores:
     """Does what is due; an error is logged and counted, and the next time may be better.
@@ -31,11 +34,12 @@ class Chores:
         self._probe = probe
         self._quiet = Quiet(host)
         self._sweep_due = time.monotonic()
+        self._probe_due: float | None = None
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""
-        dues = [due for due in (self._pua.next_due(), self._sweep_due if self._upkeep else None) if due is not None]
-        return min(dues, default=None)
+        dues = (self._pua.next_due(), self._sweep_due if self._upkeep else None, self._probe_due)
+        return min((due for due in dues if due is not None), default=None)
 
     def tick(self) -> None:
         """Do what is due."""
@@ -44,14 +48,21 @@ class Chores:
         if self._upkeep is not None and now >= self._sweep_due:
             self._sweep_due = now + SWEEP_INTERVAL_S
             self._sweep(self._upkeep)
+        if self._probe_due is not None and now >= self._probe_due:
+            self._ask_everybody(now)
 
     def connected(self) -> None:
-        """Ask for all states, after a start or an outage."""
+        """Have all states asked for, after a start or an outage: at once, or as soon as that may be done again."""
+        self._probe_due = max(time.monotonic(), self._probe.everybody_due())
+
+    def _ask_everybody(self, now: float) -> None:
+        self._probe_due = None
         try:
             if self._probe.everybody():
                 self._host.count(Counter.PROBED)
         except TransientError as error:
-            self._quiet.log(Level.ERROR, "probe", f"no probe: {error}")
+            self._probe_due = now + PROBE_RETRY_S
+            self._quiet.log(Level.ERROR, "probe", f"no probe: {error}; trying again in {PROBE_RETRY_S} s")
 
     def _sweep(self, upkeep: Upkeep) -> None:
         try:

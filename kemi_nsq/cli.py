@@ -36,7 +36,7 @@ def publish(
     nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
 ) -> None:
     """Publish one JSON object to a topic."""
-    text = sys.stdin.read() if payload == "-" else payload
+    text = _standard_input() if payload == "-" else payload
     address = _address(nsqd) or table.load({}).nsqd_address[0]
     json_object(text)
     httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
@@ -101,7 +101,10 @@ def write_reference(
     if write is None:
         sys.stdout.write(text)
     else:
-        write.write_text(text, encoding="utf-8")
+        try:
+            write.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{write}: {error.strerror}") from error
 
 
 app.add_typer(presence, name="presence")
@@ -124,6 +127,13 @@ def run(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _address(text: str) -> names.Address | None:

@@ -55,5 +55,6 @@ class Counter(enum.StrEnum):
     )
     LOOKUP_FAILED = "lookup_failed", "changes in which nsqlookupd did not answer"
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
+    STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
     RESTARTED = "restarted", "consumer loops that failed and were started again"
     BUG = "bug", "unexpected exceptions in functions that routes call"

@@ -7,17 +7,19 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 
 import orjson
 
-from kemi_nsq.asker import Asker
+from kemi_nsq.asker import Asker, failure_reason
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
 from kemi_nsq.event import Event, JsonObject, field_text, json_object
 from kemi_nsq.host import Host
 from kemi_nsq.names import topic_name
 from kemi_nsq.outbox import Outbox
+from kemi_nsq.presence import sender_of
 from kemi_nsq.presentity import Order, position_of
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
@@ -30,7 +32,8 @@ from kemi_nsq.upkeep import Upkeep
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
 TIMEOUT_VARIABLE = "nsq_query_timeout"
-_LONGEST_QUERY_S = 300.0
+#: As of NSQ_QUERY_TIMEOUT.
+_SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
 _LONGEST_DELAY_MS = 3_600_000
 #: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
@@ -119,7 +122,15 @@ class Functions:
         if self._upkeep is None:
             raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to reset")
         try:
-            return self._upkeep.reset(scope if scope is not None else f"sender {self._sender()}")
+            self._commit_collected()
+            if scope is not None:
+                return self._upkeep.reset(scope, position=self._now_position(), spare_later=False)
+            event = self._current.event
+            if event is None:
+                raise PayloadError("outside an event route nsq_pua_reset needs a scope")
+            ordered = self._settings.pua_order_field in ("", *event.fields)
+            position = self._order(event, event.fields).position if ordered else 0
+            return self._upkeep.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
         except StoreError:
             self._current.store_failed = True
             raise
@@ -135,12 +146,14 @@ class Functions:
             self._host.count(Counter.PROBED)
         return left
 
-    def _sender(self) -> str:
-        fields = self._current.event.fields if self._current.event else {}
-        for name in ("Sender-URI", "Switch-URI", "From"):
-            if sender := field_text(fields, name).strip():
-                return sender
-        raise PayloadError("the event names no sender to reset: Sender-URI, Switch-URI or From is wanted")
+    def _commit_collected(self) -> None:
+        """Store what earlier events of the batch published, so that a reset finds it."""
+        if self._current.collected:
+            self._pua.commit(self._current.collected)
+
+    def _now_position(self) -> int:
+        """Return a position after all that was published; 0 where producers count in their own way."""
+        return 0 if self._settings.pua_order_field else time.time_ns()
 
     def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
@@ -177,9 +190,10 @@ class Functions:
             NsqError: there is no reply; `$var(nqR)` is empty and `$var(nqErr)` says why.
         """
         try:
-            reply = self._asker.ask(_topic(topic), payload, self._timeout(timeout_s))
+            timeout_s = self._timeout(timeout_s)
+            reply = self._asker.ask(_topic(topic), payload, timeout_s)
         except NsqError as error:
-            self._leave("", _reason(error))
+            self._leave("", failure_reason(error))
             raise
         self._host.count(Counter.QUERIED)
         self._leave(reply, "")
@@ -192,15 +206,21 @@ class Functions:
             NsqError: the transaction is not suspended, and goes on where it is; `$var(nqErr)` says why.
         """
         try:
-            query = self._asker.prepare(_topic(topic), payload, self._timeout(None))
+            timeout_s = self._timeout(None)
+            query = self._asker.prepare(_topic(topic), payload, timeout_s)
             suspended = self._host.suspend_transaction(route)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")
         except NsqError as error:
-            self._leave("", _reason(error))
+            self._leave("", failure_reason(error))
             raise
         # From here on the transaction goes on in `route` whatever happens.
-        sent = self._asker.ask_later(query, suspended)
+        try:
+            sent = self._asker.ask_later(query, suspended)
+        except QueryFailed as error:
+            self._leave("", error.reason)
+            self._host.continue_transaction(suspended)
+            sent = False
         self._host.count(Counter.QUERIED if sent else Counter.QUERY_FAILED)
 
     def _order(self, event: Event | None, fields: JsonObject) -> Order:
@@ -231,9 +251,12 @@ class Functions:
             self._host.set_variable(TIMEOUT_VARIABLE, "")
         try:
             wanted_s = given_s if given_s is not None else float(text or self._settings.query_timeout)
+            if math.isnan(wanted_s):
+                raise ValueError
         except ValueError as error:
-            raise PayloadError(f"$var({TIMEOUT_VARIABLE}) is {text!r}; a number of seconds is wanted") from error
-        return min(max(wanted_s, 0.0), _LONGEST_QUERY_S)
+            found = f"$var({TIMEOUT_VARIABLE}) is {text!r}" if given_s is None else f"the timeout is {given_s}"
+            raise PayloadError(f"{found}; a number of seconds is wanted") from error
+        return min(max(wanted_s, _SHORTEST_QUERY_S), _LONGEST_QUERY_S)
 
     def _leave(self, reply: str, reason: str) -> None:
         self._host.set_variable(REPLY_VARIABLE, reply)
@@ -245,12 +268,6 @@ def _topic(name: str) -> str:
         return topic_name(name)
     except ValueError as error:
         raise NameRefused(str(error)) from error
-
-
-def _reason(error: NsqError) -> str:
-    if isinstance(error, QueryFailed):
-        return error.reason
-    return "bad payload" if isinstance(error, UsageError) else "no nsqd"
 
 
 def _fields(event: Event | None, payload: str | None) -> JsonObject:

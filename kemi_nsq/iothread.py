@@ -8,14 +8,12 @@ hand-over. The queue is bounded by RDY: nsqd never has more in flight here than 
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
@@ -26,6 +24,7 @@ from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import ready_share
 from kemi_nsq.host import Level
+from kemi_nsq.link import Link
 from kemi_nsq.names import Subscription
 from kemi_nsq.replies import ReplyDesk
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
@@ -34,29 +33,12 @@ from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
 HEARTBEAT_S = 10.0
 #: A peer that was silent for this long is dead: two heartbeats and some.
 SILENCE_S = 2.5 * HEARTBEAT_S
-#: What is in flight at the end comes again after this long.
-GIVE_BACK_MS = 100
+#: When a message has waited for so long while none was answered, nsqd shall hand further ones to others.
+STUCK_S = 2.0
 _TICK_S = 0.5
 _SETTLE_S = 1.0
 #: RDY for replies, which this thread handles itself, at once.
 _REPLIES_IN_FLIGHT = 1000
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Link:
-    """One open connection."""
-
-    link_id: int
-    target: Target
-    socket: transport.Socket
-    connection: nsq.Connection
-    heard_at: float
-    subscribed: bool = False
-    max_rdy: int = 0
-    ready: int = 0
-    touch_every_s: float = 0.0
-    touch_at: dict[bytes, float] = field(default_factory=dict)
-    unsent: bytes = b""
 
 
 class IoThread(threading.Thread):
@@ -88,9 +70,11 @@ class IoThread(threading.Thread):
         self._inbox: deque[Callable[[], None]] = deque()
         self._waker = transport.Waker()
         self._selector = selectors.DefaultSelector()
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._last_link_id = 0
         self._stopping = False
+        self._answered_at = self._turned_at = 0.0
+        self._stuck = False
 
     # Called by other threads
 
@@ -140,7 +124,7 @@ class IoThread(threading.Thread):
         finally:
             self._take_inbox()  # a socket in it must be closed, too
             for link in list(self._links.values()):
-                self._give_back(link)
+                link.give_back()
                 self._close(link, "stopped", expected=True)
             self._selector.close()
             self._waker.close()
@@ -152,8 +136,27 @@ class IoThread(threading.Thread):
         now = time.monotonic()
         self._desk.expire(now)
         self._take_inbox()
+        self._watch(now)
         for link in list(self._links.values()):
             self._guard(link, partial(self._tend, link, now))
+
+    def _watch(self, now: float) -> None:
+        """Let nsqd hand messages to other consumers while the main thread is stuck (RDY 0), and to us again after."""
+        if now - self._turned_at > 2 * _TICK_S:
+            # We were held up ourselves, by a native route that kept Python's lock: nsqd must be able to send us again
+            # what timed out meanwhile, or the answers to it would come to nothing.
+            self._answered_at = now
+        self._turned_at = now
+        silent_s = now - self._answered_at
+        stuck = silent_s > STUCK_S and any(link.touch_at for link in self._links.values())
+        if stuck == self._stuck:
+            return
+        self._stuck = stuck
+        for subscription in {link.target.subscription for link in self._links.values()}:
+            self._share_ready(subscription)
+        if stuck:
+            text = f"no message was answered for {silent_s:.0f} s: nsqd was asked for no more until one was"
+            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.STUCK)])
 
     def _take_inbox(self) -> None:
         while self._inbox:
@@ -172,7 +175,7 @@ class IoThread(threading.Thread):
             dues.append(deadline)
         return min(_TICK_S, max(0.0, min(dues) - time.monotonic())) if dues else _TICK_S
 
-    def _guard(self, link: _Link, call: Callable[[], None]) -> None:
+    def _guard(self, link: Link, call: Callable[[], None]) -> None:
         """Do something with a link; if that breaks it, close it and leave the others alone."""
         if link.link_id not in self._links:
             return
@@ -184,7 +187,7 @@ class IoThread(threading.Thread):
     def _open(self, target: Target, connected: transport.Socket) -> None:
         self._last_link_id += 1
         connected.setblocking(False)
-        link = _Link(
+        link = Link(
             link_id=self._last_link_id,
             target=target,
             socket=connected,
@@ -194,11 +197,11 @@ class IoThread(threading.Thread):
         self._links[link.link_id] = link
         self._selector.register(connected, selectors.EVENT_READ, self._reader(link))
 
-    def _reader(self, link: _Link) -> Callable[[], None]:
+    def _reader(self, link: Link) -> Callable[[], None]:
         """Return what the selector calls when the link has something to read."""
         return partial(self._guard, link, partial(self._read, link))
 
-    def _close(self, link: _Link, reason: str, *, expected: bool = False) -> None:
+    def _close(self, link: Link, reason: str, *, expected: bool = False) -> None:
         del self._links[link.link_id]
         self._selector.unregister(link.socket)
         link.socket.close()
@@ -208,19 +211,7 @@ class IoThread(threading.Thread):
         self._share_ready(link.target.subscription)
         self._on_closed(link.target, link.subscribed)
 
-    def _give_back(self, link: _Link) -> None:
-        """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
-
-        Not at once, so that nsqd does not hand it to this connection again.
-        """
-        if link.connection.in_flight:
-            link.connection.ready(0)
-        for message_id in link.connection.in_flight:
-            link.connection.requeue(message_id, GIVE_BACK_MS)
-        with contextlib.suppress(ConnectionLost):
-            transport.send(link.socket, link.unsent + link.connection.data_to_send())
-
-    def _read(self, link: _Link) -> None:
+    def _read(self, link: Link) -> None:
         data = transport.receive(link.socket)
         if not data:
             return
@@ -234,12 +225,16 @@ class IoThread(threading.Thread):
             if items:
                 self._items.put(items)
 
-    def _react(self, link: _Link, event: nsq.NsqEvent, items: list[Item]) -> None:
+    def _react(self, link: Link, event: nsq.NsqEvent, items: list[Item]) -> None:
         match event:
             case nsq.Message() if link.target.subscription == self._desk.subscription:
                 self._desk.take_reply(event.body)
                 link.connection.finish(event.message_id)
+            case nsq.Message(message_id=message_id) if message_id in link.touch_at:
+                pass  # it timed out while a native route kept Python's lock; the answer to come is good for it
             case nsq.Message():
+                if not link.touch_at:
+                    self._answered_at = link.heard_at
                 link.touch_at[event.message_id] = link.heard_at + link.touch_every_s
                 items.append(Delivery(link_id=link.link_id, subscription=link.target.subscription, message=event))
             case nsq.Identified():
@@ -259,13 +254,15 @@ class IoThread(threading.Thread):
     def _share_ready(self, subscription: Subscription) -> None:
         links = [link for link in self._links.values() if link.subscribed and link.target.subscription == subscription]
         wanted = _REPLIES_IN_FLIGHT if subscription == self._desk.subscription else self._max_in_flight
+        stuck = self._stuck and subscription != self._desk.subscription
         for link in links:
-            share = ready_share(wanted, len(links), link.max_rdy)
+            share = 0 if stuck else ready_share(wanted, len(links), link.max_rdy)
             if share != link.ready:
                 link.ready = share
                 link.connection.ready(share)
 
     def _answer(self, delivery: Delivery, delay_ms: int | None) -> None:
+        self._answered_at = time.monotonic()
         link = self._links.get(delivery.link_id)
         if link is None:  # its connection is gone; the message comes again when its timeout is over
             return
@@ -276,7 +273,7 @@ class IoThread(threading.Thread):
         else:
             link.connection.requeue(message_id, delay_ms)
 
-    def _tend(self, link: _Link, now: float) -> None:
+    def _tend(self, link: Link, now: float) -> None:
         """Keep a link alive: touch what takes long, notice a dead peer, write what is due."""
         if now - link.heard_at > SILENCE_S:
             raise ProtocolError(f"nsqd was silent for {SILENCE_S:.0f} s")

@@ -2,7 +2,7 @@
 """The path syntax of kazoo's `{kz.json,...}` and nsq's `{nsq.json,...}`: `Channels[0].switch_url`.
 
 Components are separated by `.`; `%` in a component stands for a dot of the key itself; `[n]` picks from an array,
-from 0.
+from 0. A dot at the end means nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import JsonValue
 
-_COMPONENT = re.compile(r"([^\[\]]*)((?:\[[0-9]+\])*)")
+_COMPONENT = re.compile(r"([^\[\]]*)((?:\[[0-9]{1,9}\])*)")
 
 
 def lookup(path: str, payload: str) -> str | None:
@@ -31,11 +31,14 @@ def lookup(path: str, payload: str) -> str | None:
         raise PayloadError(
             f"the payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from error
-    for component in path.split("."):
+    for component in path.removesuffix(".").split("."):
         value = _step(value, component, path)
-    if value is None:
-        return None
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:  # it reads 1024 levels and writes 254
+        raise PayloadError(f"what is at {path!r} cannot be written: {error}") from error
 
 
 def _step(value: JsonValue, component: str, path: str) -> JsonValue:

@@ -97,6 +97,6 @@ class KemiNsq(Plugin):
         """
         return self._json(path, payload)
 
-    def nsq_encode(self, text: str) -> str:
-        """Return text encoded as a part of a routing key, as kazoo does."""
-        return encode_key(text)
+    def nsq_encode(self, text: str | None) -> str:
+        """Return text encoded as a part of a routing key, as kazoo does; '' for None, an unset pseudo-variable."""
+        return encode_key(text or "")

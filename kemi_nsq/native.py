@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kemi_nsq.plugin import FAILED, OK, Plugin
 from kemi_nsq.query import encode_key
 
@@ -128,4 +130,4 @@ def _split(text: str, count: int) -> list[str]:
 
 
 def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else -1
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1

@@ -24,6 +24,8 @@ from kemi_nsq.traffic import Broken, Item, Report
 BUSY_TIMEOUT_S = 0.2
 #: How often the sender looks for new messages, and tries again when nsqd refuses.
 LOOK_INTERVAL_S = 0.5
+#: How often a file that cannot be opened is tried again.
+RETRY_S = 60.0
 _BATCH = 100
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -120,14 +122,26 @@ class OutboxSender(threading.Thread):
     def run(self) -> None:
         """Wait for the lock, then send, until `stop`."""
         try:
-            with open(f"{self._outbox.path}.lock", "w", encoding="ascii") as lock:
-                while not self._stopping.is_set() and not (_locked(lock) and self._send_all()):
-                    self._stopping.wait(LOOK_INTERVAL_S)
+            while not self._stopping.is_set():
+                self._serve()
         except BaseException as error:  # the main thread must learn that nobody sends any more
             self._emit(Broken(trace=f"outbox: {error!r}"))
 
-    def _send_all(self) -> bool:
-        """Send until the outbox is empty or nobody takes its oldest message; never done for good."""
+    def _serve(self) -> None:
+        try:
+            with open(f"{self._outbox.path}.lock", "w", encoding="ascii") as lock:
+                while not self._stopping.is_set():
+                    if _locked(lock):
+                        self._send_all()
+                    self._stopping.wait(LOOK_INTERVAL_S)
+        except OSError as error:
+            self._emit(
+                Report(level=Level.ERROR, text=f"the outbox {self._outbox.path} cannot be sent: {error.strerror}")
+            )
+            self._stopping.wait(RETRY_S)
+
+    def _send_all(self) -> None:
+        """Send until the outbox is empty or nobody takes its oldest message."""
         try:
             while not self._stopping.is_set() and (waiting := self._outbox.oldest()):
                 for row_id, message in waiting:
@@ -137,7 +151,6 @@ class OutboxSender(threading.Thread):
             self._emit(Report(level=Level.ERROR, text=str(error)))
         except TransientError:
             pass  # no nsqd yet: publishers have logged that
-        return False
 
     def _send(self, message: Outgoing) -> None:
         try:

@@ -83,6 +83,16 @@ def from_event(fields: JsonObject, states: Mapping[str, Meaning] = PRESENCE_STAT
     return read(fields, states)
 
 
+def sender_of(fields: JsonObject) -> str:
+    """Return who publishes an event: Sender-URI, else Switch-URI, else the From URI.
+
+    Raises:
+        PayloadError: it names nobody.
+    """
+    named = clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI"))
+    return named or str(_from(fields)[0].uri)
+
+
 def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
     caller, from_user = _from(fields)
     callee = address("To", required(fields, "To", SIP_URI))
@@ -100,7 +110,7 @@ def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
         raise missing("Call-ID", f"one (only State terminated does without, not {state})")
     return DialogState(
         presentity=presentity,
-        sender=_sender(fields, caller),
+        sender=sender_of(fields),
         etag=text(fields, "ETag"),
         # A terminated dialog is kept as a tombstone for a time that is not the producer's to say.
         expires_s=None if state == "terminated" else _expires(fields),
@@ -115,11 +125,11 @@ def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
 
 
 def _presence(fields: JsonObject, states: Mapping[str, Meaning]) -> PresenceState:
-    origin, presentity = _from(fields)
+    _, presentity = _from(fields)
     state = required(fields, "State", f"a state such as {', '.join(states)}")
     return PresenceState(
         presentity=presentity,
-        sender=_sender(fields, origin),
+        sender=sender_of(fields),
         etag=text(fields, "ETag"),
         expires_s=_expires(fields),
         meaning=states.get(state.lower(), _AVAILABLE),
@@ -128,12 +138,12 @@ def _presence(fields: JsonObject, states: Mapping[str, Meaning]) -> PresenceStat
 
 
 def _mailbox(fields: JsonObject, _states: Mapping[str, Meaning]) -> MailboxState:
-    origin, presentity = _from(fields)
+    _, presentity = _from(fields)
     new, saved, urgent, urgent_saved = _counts(fields)
     waiting = text(fields, "Messages-Waiting")
     return MailboxState(
         presentity=presentity,
-        sender=_sender(fields, origin),
+        sender=sender_of(fields),
         etag=text(fields, "ETag"),
         expires_s=_expires(fields),
         account=_account(text(fields, "Message-Account"), presentity),
@@ -211,10 +221,6 @@ def _party(fields: JsonObject, side: str, given: Address) -> Party:
         display=given.display or clean(text(fields, f"{side}-User")) or clean(unquote(given.uri.user)),
         tag=clean(text(fields, f"{side}-Tag")),
     )
-
-
-def _sender(fields: JsonObject, origin: Address) -> str:
-    return clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI")) or str(origin.uri)
 
 
 def _expires(fields: JsonObject) -> int | None:

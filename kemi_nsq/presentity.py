@@ -81,6 +81,11 @@ class Row:
     terminal: bool = False
 
     @property
+    def position(self) -> int:
+        """Where the event of this row stands among the others (see `Order`)."""
+        return int(self.ruid[:_POSITION_DIGITS])
+
+    @property
     def uri(self) -> str:
         """The URI to which watchers subscribe."""
         return f"sip:{self.username}@{self.domain}"
@@ -101,12 +106,12 @@ def position_of(name: str, value: str) -> int:
     return position
 
 
-def ended_row(row: Row, body: bytes, *, now: int, now_position: int, tombstone_s: int) -> Row:
+def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: int) -> Row:
     """Make the row that replaces `row` when its state is over without its producer having said so.
 
-    It counts as later than the row, and than what was published up to `now_position`; whatever comes after wins again.
+    It counts as later than the row, and than what was published up to `position`; whatever comes after wins again.
     """
-    position = max(now_position, int(row.ruid[:_POSITION_DIGITS]))
+    position = max(position, row.position)
     digest = row.ruid[-_KEY_DIGITS:]
     return replace(
         row,

@@ -47,8 +47,12 @@ class Probe:
         self._clock = clock
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
 
+    def everybody_due(self) -> float:
+        """Return the monotonic second from which on `everybody` asks."""
+        return self._asked.get(_ALL, -INTERVAL_S) + INTERVAL_S
+
     def everybody(self) -> bool:
-        """Ask for all states; return whether a probe left.
+        """Ask for all states, unless that was done lately; return whether a probe left.
 
         Raises:
             ConnectionLost, NsqdRefused: no nsqd took it.

@@ -14,6 +14,7 @@ from typing import ClassVar, TypeAlias
 _LONGEST_ETAG = 100  # the column holds 128; above this, and for odd characters, a hash stands in
 _PRINTABLE = re.compile("[!-~]*")
 _HASH_DIGITS = 40
+_CASE_DIGITS = 16
 
 # RFC 4235 section 3.7.1, in the order in which a dialog passes them.
 DIALOG_STATES = {"trying": 1, "proceeding": 2, "early": 3, "confirmed": 4, "terminated": 5}
@@ -119,17 +120,18 @@ State: TypeAlias = DialogState | PresenceState | MailboxState
 
 
 def source_etag(state: State) -> str:
-    """Return the etag of a row: one for each source, at most 100 printable ASCII characters.
+    """Return the etag of a row: one for each source, at most 128 printable ASCII characters.
 
     It starts with the event package and with what it was made from, so that no two kinds ever meet. An ETag that
     the event names wins over everything else that the event says.
     """
     kind, *parts = ("tag", state.etag) if state.etag else _source(state)
     readable = f"{state.event}.{kind}.{'/'.join(_escaped(part) for part in parts)}"
-    if len(readable) <= _LONGEST_ETAG and _PRINTABLE.fullmatch(readable):
-        return readable
     digest = hashlib.sha256(readable.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{state.event}.hash.{digest[:_HASH_DIGITS]}"
+    if len(readable) > _LONGEST_ETAG or not _PRINTABLE.fullmatch(readable):
+        return f"{state.event}.hash.{digest[:_HASH_DIGITS]}"
+    # Kamailio's tables in MySQL and MariaDB compare without case, but a Call-ID has it (RFC 3261 section 20.8).
+    return readable if readable == readable.lower() else f"{readable}.{digest[:_CASE_DIGITS]}"
 
 
 def _source(state: State) -> tuple[str, ...]:

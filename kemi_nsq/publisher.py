@@ -9,6 +9,8 @@ there are two.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +27,9 @@ from kemi_nsq.settings import Settings
 from kemi_nsq.transport import BlockingSocket
 
 #: What nsqd answers when the message itself is wrong; another nsqd would answer the same.
-_MESSAGE_IS_WRONG = frozenset({"E_BAD_MESSAGE", "E_BAD_TOPIC", "E_INVALID", "MSG_TOO_BIG", "INVALID_TOPIC"})
+_MESSAGE_IS_WRONG = frozenset(
+    {"E_BAD_MESSAGE", "E_BAD_TOPIC", "E_INVALID", "MSG_TOO_BIG", "MSG_EMPTY", "INVALID_TOPIC", "INVALID_DEFER"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +65,16 @@ class TcpWay:
             DeadlineExceeded: nsqd did not answer in time.
             NsqdRefused: nsqd did not take the message.
         """
-        kept = self._socket is not None
+        if self._socket is not None:
+            # nsqd restarted, or dropped an idle connection: that says nothing about how it is now.
+            with contextlib.suppress(ConnectionLost):
+                return self._publish_or_close(message, deadline)
+        self._publish_or_close(message, deadline)
+
+    def _publish_or_close(self, message: Outgoing, deadline: float) -> None:
         try:
             self._publish(message, deadline)
-        except ConnectionLost:
-            self._close()
-            if not kept:
-                raise
-            # nsqd restarted, or dropped an idle connection: that says nothing about how it is now.
-            self._publish(message, deadline)
-        except TransientError:
+        except BaseException:  # a late answer must not be taken for that of the next message
             self._close()
             raise
 
@@ -103,7 +107,9 @@ class TcpWay:
     def _answer(self, deadline: float) -> nsq.NsqEvent:
         """Send what is to be sent and return the next thing that nsqd says."""
         assert self._socket is not None
-        self._socket.send_all(self._connection.data_to_send(), deadline)
+        # What is too big nsqd refuses, and closes, before it has read all of it: why, is there to be read all the same.
+        with contextlib.suppress(ConnectionLost):
+            self._socket.send_all(self._connection.data_to_send(), deadline)
         while True:  # nothing is left of the last answer: nsqd says nothing unasked here
             self._connection.receive_data(self._socket.receive(deadline))
             if (event := self._connection.next_event()) is not None:
@@ -150,15 +156,19 @@ class Publisher:
         self._clock = clock
         self._nsqds = _nsqds(settings)
 
-    def publish(self, message: Outgoing) -> None:
+    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
         """Publish one message and wait until a nsqd has taken it.
+
+        Args:
+            message: what to publish.
+            until: second of the clock at which the caller gives up, if that is before NSQ_PUBLISH_TIMEOUT is over.
 
         Raises:
             NsqdRefused: nsqd said that the message is wrong.
             ConnectionLost: no nsqd took it; the text says why, for each.
         """
         now = self._clock()
-        deadline = now + self._timeout_s
+        deadline = min(now + self._timeout_s, until)
         reasons = []
         candidates = [nsqd for nsqd in self._nsqds if now >= nsqd.closed_until]
         for position, nsqd in enumerate(candidates):

@@ -28,6 +28,8 @@ Reason: TypeAlias = Literal["timeout", "no nsqd", "bad payload", "no consumer", 
 #: Queries that may wait at once in one consumer process; a further one is refused as `no consumer`.
 MAX_PENDING = 20_000
 _MSG_ID_LENGTH = 255
+#: Deadlines of queries that are over, which may be left in memory besides as many as wait.
+_SPARE_DEADLINES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +139,14 @@ class Pending:
         self._deadlines: list[tuple[float, str]] = []
 
     def add(self, waiting: Waiting) -> Reason | None:
-        """Remember a query; or say why not: there are too many, or one of this Msg-ID waits already."""
-        if waiting.msg_id in self._waiting:
+        """Remember a query; or say why not: there are too many, or one of this Msg-ID waits already.
+
+        Who waits at a mailbox does nothing else: it has given up whatever it asked before.
+        """
+        known = self._waiting.get(waiting.msg_id)
+        if known is not None and not (known.mailbox and known.mailbox == waiting.mailbox):
             return "bad payload"
-        if len(self._waiting) >= self._limit:
+        if known is None and len(self._waiting) >= self._limit:
             return "no consumer"
         self._waiting[waiting.msg_id] = waiting
         heapq.heappush(self._deadlines, (waiting.deadline, waiting.msg_id))
@@ -148,7 +154,10 @@ class Pending:
 
     def take(self, msg_id: str) -> Waiting | None:
         """Forget a query and return it, or None if it does not wait (any more)."""
-        return self._waiting.pop(msg_id, None)
+        waiting = self._waiting.pop(msg_id, None)
+        if len(self._deadlines) > 2 * len(self._waiting) + _SPARE_DEADLINES:
+            self._deadlines = sorted(filter(self._is_current, self._deadlines))
+        return waiting
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline, or None."""

@@ -94,7 +94,7 @@ class ReplyDesk:
     def expire(self, now: float) -> None:
         """Give up the queries whose deadline has passed."""
         for waiting in self._pending.expired(now):
-            self._answer(waiting, b"", "timeout")
+            self._resume(waiting, "timeout")
 
     def next_deadline(self) -> float | None:
         """Return the monotonic second at which `expire` has something to do."""
@@ -110,6 +110,11 @@ class ReplyDesk:
     def _give_up(self, msg_id: str, reason: Reason) -> None:
         waiting = self._pending.take(msg_id)
         if waiting is not None:
+            self._resume(waiting, reason)
+
+    def _resume(self, waiting: Waiting, reason: Reason) -> None:
+        """Let a suspended transaction go on; a process that waits itself knows already, and may ask anew by now."""
+        if waiting.suspended is not None:
             self._answer(waiting, b"", reason)
 
     def _answer(self, waiting: Waiting, body: bytes, reason: Reason | None) -> None:

@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Callable
 from typing import TypeAlias
 
-from kemi_nsq.errors import NsqError, PayloadError, UsageError
+from kemi_nsq.errors import NameRefused, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.event import JsonObject, field_text, json_object
-from kemi_nsq.names import Subscription
+from kemi_nsq.names import Subscription, topic_name
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import MSG_ID, SERVER_ID, Sender, encode, reply_msg_id, request
 from kemi_nsq.reader import Reader
@@ -40,7 +40,7 @@ def ask(settings: Settings, topic: str, payload: str, *, timeout_s: float) -> st
         Publisher(settings).publish(Outgoing(topic=topic, body=encode({**fields, SERVER_ID: reply_topic})))
         while True:
             body = reader.next_message(deadline - time.monotonic()).body
-            if reply_msg_id(body) == msg_id:
+            if _answered_id(body) == msg_id:
                 return body.decode("utf-8")
     finally:
         reader.close()
@@ -74,16 +74,30 @@ def fixed(reply: str) -> Answer:
 
 def executed(command: str) -> Answer:
     """Return an answer that a command gives: it reads the request and prints a JSON object."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"{command!r} is no command: {error}") from error
+    if not words:
+        raise UsageError("the command is empty")
 
     def answer(text: str) -> JsonObject:
         try:
-            done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=EXEC_TIMEOUT_S, check=True)
-        except (OSError, subprocess.SubprocessError) as error:
+            done = subprocess.run(
+                words, input=text, capture_output=True, encoding="utf-8", timeout=EXEC_TIMEOUT_S, check=True
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: what it says is not UTF-8
             raise UsageError(f"{words[0]}: {error}") from error
         return json_object(done.stdout)
 
     return answer
+
+
+def _answered_id(reply: bytes) -> str:
+    try:
+        return reply_msg_id(reply)
+    except PayloadError as error:  # the fault of who answers, not of who asks
+        raise QueryFailed(f"bad reply: {error}") from error
 
 
 def _respond(publisher: Publisher, text: str, answer: Answer) -> str:
@@ -91,5 +105,9 @@ def _respond(publisher: Publisher, text: str, answer: Answer) -> str:
     msg_id, reply_topic = field_text(fields, MSG_ID), field_text(fields, SERVER_ID)
     if not (msg_id and reply_topic):
         raise PayloadError("the request has no Msg-ID or no Server-ID")
+    try:
+        topic_name(reply_topic)
+    except ValueError as error:
+        raise NameRefused(f"Server-ID: {error}") from error
     publisher.publish(Outgoing(topic=reply_topic, body=encode({**answer(text), MSG_ID: msg_id})))
     return f"answered {msg_id} on {reply_topic}"

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     msg_timeout: int = _setting(
         10,
         "Seconds after which nsqd delivers again what has no answer, as after a crash; a long route is prolonged "
-        "(TOUCH) unless it keeps Python's lock. 0 for nsqd's own --msg-timeout, which also bounds it.",
+        "(TOUCH) unless it keeps Python's lock. At most nsqd's --max-msg-timeout; 0 for its --msg-timeout.",
         "0 to 900",
         ge=0,
         le=900,

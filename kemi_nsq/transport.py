@@ -242,16 +242,17 @@ class Postbox:
                 letter, ancillary, _, _ = self._socket.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_SIZE, socket.MSG_DONTWAIT)
         except (TimeoutError, BlockingIOError):
             return None
-        descriptors = array.array("i")
-        user = -1
+        descriptors, user = array.array("i"), -1
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 _, user, _ = _CREDENTIALS.unpack(data)
             elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 descriptors.frombytes(data)
-        contents = [_read_and_close(descriptor) for descriptor in descriptors]
-        if user != os.getuid():
+        if user != os.getuid():  # what a stranger passes might never end
+            for descriptor in descriptors:
+                os.close(descriptor)
             return None
+        contents = [_read_and_close(descriptor) for descriptor in descriptors]
         return contents[0] if contents else letter
 
     def close(self) -> None:

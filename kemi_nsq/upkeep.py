@@ -8,7 +8,7 @@ stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.ending import ended
@@ -30,7 +30,7 @@ class Upkeep:
     """Ends states.
 
     Args:
-        settings: how long tombstones stay, and what orders rows.
+        settings: how long tombstones stay.
         host: the SIP server.
         store: the presentity table.
         pua: stores the ends and tells the watchers.
@@ -55,15 +55,17 @@ class Upkeep:
             rows = self._store.expiring(until)
             if not rows:
                 break
-            self._end(rows)
+            self._end(rows, 0)  # an event that is under way counts as later
         with self._pua.locked():
             self._store.forget(until)
 
-    def reset(self, scope: str) -> int:
+    def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.
 
         Args:
             scope: `sender URI` (who published them), `user URI` (a presentity), `realm DOMAIN` or `all`.
+            position: where the reset stands among the events; what was published up to it does not revive a state.
+            spare_later: whether states that were published after it stay.
 
         Raises:
             PayloadError: there is no such scope.
@@ -72,14 +74,13 @@ class Upkeep:
         columns, count, after_id = _columns(scope), 0, 0
         while found := self._store.find(after_id, **columns):
             after_id = found[-1][0]
-            self._end(row for _, row in found)
-            count += len(found)
+            rows = [row for _, row in found if not spare_later or row.position <= position]
+            self._end(rows, position)
+            count += len(rows)
         return count
 
-    def _end(self, rows: Iterable[Row]) -> None:
+    def _end(self, rows: Sequence[Row], position: int) -> None:
         now = int(time.time())
-        # A producer's positions are not of our clock: there only the row itself tells what is later.
-        position = 0 if self._settings.pua_order_field else time.time_ns()
         ends = []
         for row in rows:
             try:
@@ -87,7 +88,7 @@ class Upkeep:
             except ValueError as error:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
-            ends.append(ended_row(row, body, now=now, now_position=position, tombstone_s=self._settings.pua_tombstone))
+            ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
             self._host.count(Counter.PUA_ENDED)
         self._pua.commit(ends)
 

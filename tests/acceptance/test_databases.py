@@ -102,7 +102,7 @@ def test_a_mailbox_and_presence(running: Running) -> None:
         full = mailbox.wait(lambda notify: notify.message_summary.waiting, what="a lit lamp").message_summary
         assert full.voice == MessageCounts(new=3, saved=4)
         person.publish("message-summary", Seq=2, Messages_New=0, Messages_Saved=7)
-        mailbox.wait(lambda notify: notify.message_summary.voice.saved == 7, what="a dark lamp")
+        mailbox.wait(lambda notify: notify.message_summary.voice == MessageCounts(new=0, saved=7), what="a dark lamp")
         person.publish("presence", Seq=1, State="away")
         assert presence.wait(lambda notify: notify.pidf.note == "Away", what="away").pidf.activities == ("away",)
     assert sorted(package for package, _ in running.stored.rows(person.user)) == ["message-summary", "presence"]

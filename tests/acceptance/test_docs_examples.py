@@ -32,6 +32,7 @@ OURS = str(Path(sys.executable).with_name("kemi-nsq"))
 CONTACT = "sip:bob@192.0.2.7"
 #: What the examples name, where it lies on a real machine.
 DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
+FILES = "/var/lib/kamailio/"
 #: Page to the final response that its request route gives to an INVITE; where there is none, ours gives 200.
 STATUS = {"README.md": 404, "howto-publish.md": 202, "howto-query.md": 302, "howto-query-async.md": 302}
 
@@ -77,7 +78,7 @@ def chain_of(example: Example, folder: Path) -> Chain:
         (folder / name).symlink_to(SHIPPED / name)
     if example.language == "kamailio":
         config = folder / "example.cfg"
-        config.write_text(native_text(example), encoding="utf-8")
+        config.write_text(native_text(example).replace(FILES, f"{folder}/"), encoding="utf-8")
         return Chain("native", folder, config=config)
     (folder / "docs_example.py").write_text(example.text, encoding="utf-8")
     script = folder / "script.py"
@@ -221,7 +222,8 @@ def test_a_tool_does_it(command: Command, shipped: Chain) -> None:
 
 @pytest.mark.parametrize("command", commands("kemi-nsq"), ids=str)
 def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[..., ChildProcess]) -> None:
-    nsqd = {"publish": shipped.nsqd.http_address, "query": shipped.nsqd.tcp_address}
+    http = shipped.nsqd.http_address
+    nsqd = {"publish": http, "presence": http, "query": shipped.nsqd.tcp_address}
     name = command.words[1]
     if name == "respond":
         return  # below

@@ -139,7 +139,7 @@ class Kamailio:
         Raises:
             AssertionError: Kamailio refused the command, or does not answer.
         """
-        command = [find_program("kamcmd", path=PROGRAM_PATH), "-s", self._control_socket(), "-D", str(self._run_folder)]
+        command = [find_program("kamcmd", path=PROGRAM_PATH), "-s", self.control_socket(), "-D", str(self._run_folder)]
         command += [method, *(f"s:{each}" if isinstance(each, str) else str(each) for each in arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
         refused = done.returncode != 0 or done.stdout.startswith("error:")
@@ -177,7 +177,7 @@ class Kamailio:
         self._folder.mkdir(parents=True, exist_ok=True)
         defines = {
             "SIP_LISTEN": f"udp:{LOOPBACK}:{self.sip_port}",
-            "CTL_SOCKET": quoted(self._control_socket()),
+            "CTL_SOCKET": quoted(self.control_socket()),
         } | self._defines
         command = [find_program("kamailio", path=PROGRAM_PATH), "-DD", "-E", "-f", str(self._config.absolute())]
         command += ["-m", str(SHARED_MEMORY_MB), "-M", str(PACKAGE_MEMORY_MB)]
@@ -187,6 +187,7 @@ class Kamailio:
         self._process = ChildProcess("kamailio", command, folder=self._folder, environment=self._environment)
         return self._process
 
-    def _control_socket(self) -> str:
+    def control_socket(self) -> str:
+        """Return where kamcmd connects, `unix:` and a path."""
         assert self._run_folder is not None, "Kamailio is not running"
         return f"unix:{self._run_folder}/ctl"

@@ -8,10 +8,11 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psycopg
 import pymysql
@@ -33,10 +34,12 @@ class SqlServer:
     Attributes:
         kamailio_url: its URL as Kamailio writes it; NSQ_DB_URL takes it too.
         execute: runs SQL statements and returns the rows of the last.
+        outage: ends the server as a crash would, and keeps it down while its context lasts.
     """
 
     kamailio_url: str
     execute: Callable[[str], list[tuple[object, ...]]]
+    outage: Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -51,22 +54,19 @@ def postgresql() -> Iterator[SqlServer]:
             cwd=folder,
         )
         options = [f"-clisten_addresses={LOOPBACK}", f"-cport={port}", f"-cunix_socket_directories={folder}"]
-        process = ChildProcess(
-            "postgresql", [*as_user, _postgres_program("postgres"), "-D", str(data), *options], folder=folder
-        )
-        try:
-            address = f"host={LOOPBACK} port={port} user={DATABASE}"
-            until(
-                lambda: _postgres(f"{address} dbname=postgres", f"CREATE DATABASE {DATABASE}") == [],
-                timeout_s=START_TIMEOUT_S,
-                what="PostgreSQL to start",
+        command = [*as_user, _postgres_program("postgres"), "-D", str(data), *options]
+        address = f"host={LOOPBACK} port={port} user={DATABASE}"
+        with _Program(
+            "postgresql", command, folder, lambda: _postgres(f"{address} dbname=postgres", "SELECT 1")
+        ) as run:
+            _postgres(f"{address} dbname=postgres", f"CREATE DATABASE {DATABASE}")
+            server = SqlServer(
+                kamailio_url=f"postgres://{DATABASE}@{LOOPBACK}:{port}/{DATABASE}",
+                execute=lambda sql: _postgres(f"{address} dbname={DATABASE}", sql),
+                outage=run.outage,
             )
-            url = f"postgres://{DATABASE}@{LOOPBACK}:{port}/{DATABASE}"
-            server = SqlServer(kamailio_url=url, execute=lambda sql: _postgres(f"{address} dbname={DATABASE}", sql))
             _create_tables(server, "postgres")
             yield server
-        finally:
-            process.stop()
 
 
 @contextmanager
@@ -87,21 +87,52 @@ def mariadb() -> Iterator[SqlServer]:
             f"--socket={folder}/socket",
             f"--pid-file={folder}/pid",
         ]
-        process = ChildProcess("mariadb", [find_program("mariadbd", path=_SBIN), *common, *options], folder=folder)
-        try:
-            until(
-                lambda: _mysql(port, "", f"CREATE DATABASE {DATABASE}") == [],
-                timeout_s=START_TIMEOUT_S,
-                what="MariaDB to start",
-            )
+        command = [find_program("mariadbd", path=_SBIN), *common, *options]
+        with _Program("mariadb", command, folder, lambda: _mysql(port, "", "SELECT 1")) as run:
+            _mysql(port, "", f"CREATE DATABASE {DATABASE}")
             server = SqlServer(
                 kamailio_url=f"mysql://root@{LOOPBACK}:{port}/{DATABASE}",
                 execute=lambda sql: _mysql(port, DATABASE, sql),
+                outage=run.outage,
             )
             _create_tables(server, "mysql")
             yield server
+
+
+class _Program:
+    """A server's process, which can be ended and started again."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, answers: Callable[[], object]) -> None:
+        self._name, self._command, self._folder, self._answers = name, command, folder, answers
+        self._process: ChildProcess | None = None
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        if self._process is not None:
+            self._process.kill()
+        try:
+            yield
         finally:
-            process.stop()
+            self._start()
+
+    def _start(self) -> None:
+        self._process = ChildProcess(self._name, self._command, folder=self._folder)
+        try:
+            until(self._answers, timeout_s=START_TIMEOUT_S, what=f"{self._name} to start")
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
 
 
 _SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -142,7 +173,9 @@ def _folder(user: str) -> Iterator[tuple[Path, str]]:
 
 
 def _as_user(user: str) -> list[str]:
-    return [find_program("runuser", path=_SBIN), "-u", user, "--"] if os.getuid() == 0 else []
+    # Unlike runuser and su, it becomes the program, which then gets our signals itself.
+    change = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    return [find_program(change[0]), *change[1:]] if os.getuid() == 0 else []
 
 
 def _postgres_program(name: str) -> str:

@@ -23,13 +23,18 @@ from typer.core import TyperGroup
 
 from kemi_nsq import event, presence, reference, settings
 from kemi_nsq.cli import app
+from kemi_nsq.connection import Message
 from kemi_nsq.counters import Counter
+from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import Event, JsonObject
 from kemi_nsq.kemi import KemiNsq
-from kemi_nsq.names import address
+from kemi_nsq.names import Subscription, address
 from kemi_nsq.native import NativeNsq
+from kemi_nsq.probe import Probe
+from kemi_nsq.publisher import Publisher
 from kemi_nsq.testing import FakeHost
+from kemi_nsq.traffic import Delivery
 from tests.support.markdown import (
     ROOT,
     Command,
@@ -43,8 +48,10 @@ from tests.support.markdown import (
     prose,
     table,
 )
+from tests.support.presentity_table import create_presentity_table
 
 EVENTS = ROOT / "docs/events.md"
+RIGHT = ROOT / "docs/presence-stays-right.md"
 #: The languages of fenced blocks. `text` and `mermaid` are shown and not run.
 LANGUAGES = {"json", "kamailio", "mermaid", "python", "sh", "text"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
@@ -139,6 +146,50 @@ class TestTablesOfEvents:
         with pytest.raises(PayloadError) as refused:
             presence.from_event(json.loads(first.text) | json.loads(change))
         assert str(refused.value) == line
+
+
+class TestPresenceStaysRight:
+    """What docs/presence-stays-right.md shows of messages that are ours to write, and of scopes."""
+
+    @pytest.fixture
+    def published(self, monkeypatch: pytest.MonkeyPatch) -> list[JsonObject]:
+        """Return the list of what was published, as JSON objects."""
+        found: list[JsonObject] = []
+        monkeypatch.setattr(Publisher, "publish", lambda _self, message: found.append(json.loads(message.body)))
+        return found
+
+    def shown(self, key: str) -> Any:
+        """Return the JSON example of the page that has a field of this name, or such a value."""
+        objects = [json.loads(example.text) for example in examples("json") if example.page == RIGHT]
+        return next(each for each in objects if key in each or key in each.values())
+
+    def test_a_dead_letter(self, published: list[JsonObject]) -> None:
+        shown = self.shown("Reason")
+        message = Message(
+            timestamp_ns=shown["Timestamp"],
+            attempts=shown["Attempts"],
+            message_id=shown["Message-ID"].encode(),
+            body=shown["Payload"].encode(),
+        )
+        subscription = Subscription(shown["Topic"], shown["Channel"])
+        given = settings.load({"NSQ_DEAD_LETTER_TOPIC": "dead", "NSQ_NODE": shown["Node"]})
+        delivery = Delivery(link_id=1, subscription=subscription, message=message)
+        DeadLetters(given, Publisher(given)).send(delivery, reason=shown["Reason"], route=shown["Route"])
+        assert published == [shown]
+
+    def test_a_probe(self, published: list[JsonObject]) -> None:
+        shown = self.shown("probe")
+        given = settings.load({"NSQ_PROBE_TOPIC": "probes", "NSQ_NODE": shown["Node"]})
+        Probe(given, Publisher(given), None).everybody()
+        assert published == [shown]
+
+    def test_every_scope_is_one(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{create_presentity_table(tmp_path / 'kamailio.db')}"
+        kamailio = KemiNsq(host := FakeHost(defines={"NSQ_DB_URL": url}))
+        values = {"URI": "sip:alice@example.com", "DOMAIN": "example.com"}
+        for scope, _ in table(RIGHT, "scope"):
+            kind, _, value = scope.partition(" ")
+            assert kamailio.nsq_pua_reset(f"{kind} {values.get(value, '')}".strip()) == 2, host.lines
 
 
 class TestShellExamples:

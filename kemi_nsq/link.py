@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One open connection of a consumer process, as the I/O thread keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+from kemi_nsq import connection as nsq
+from kemi_nsq import transport
+from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.traffic import Target
+
+#: What is in flight at the end comes again after this long.
+GIVE_BACK_MS = 100
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Link:
+    """One open connection.
+
+    Attributes:
+        link_id: its number; a `Delivery` names it.
+        target: what it is for.
+        socket: its socket.
+        connection: its conversation with nsqd.
+        heard_at: monotonic second at which nsqd was heard last.
+        subscribed: nsqd has accepted SUB.
+        max_rdy: the largest RDY that nsqd allows.
+        ready: the RDY that nsqd was told last.
+        touch_every_s: seconds between two TOUCHes of a message.
+        touch_at: messages that wait for their answer, and the monotonic second of the next TOUCH of each.
+        unsent: bytes that the socket has not taken yet.
+    """
+
+    link_id: int
+    target: Target
+    socket: transport.Socket
+    connection: nsq.Connection
+    heard_at: float
+    subscribed: bool = False
+    max_rdy: int = 0
+    ready: int = 0
+    touch_every_s: float = 0.0
+    touch_at: dict[bytes, float] = field(default_factory=dict)
+    unsent: bytes = b""
+
+    def give_back(self) -> None:
+        """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
+
+        Not at once, so that nsqd does not hand it to this connection again.
+        """
+        if self.connection.in_flight:
+            self.connection.ready(0)
+        for message_id in self.connection.in_flight:
+            self.connection.requeue(message_id, GIVE_BACK_MS)
+        with contextlib.suppress(ConnectionLost):
+            transport.send(self.socket, self.unsent + self.connection.data_to_send())

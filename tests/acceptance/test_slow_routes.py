@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Routes that take longer than nsqd waits: each event runs once all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.acceptance.conftest import HERE, complaints, custom_chain
+from tests.support.chain import CHANNEL, TOPIC, Chain
+from tests.support.until import until
+
+#: Seconds after which nsqd delivers a message again, and that a route takes.
+MSG_TIMEOUT_S, ROUTE_S = 1, 3
+SLOW = b'{"Event-Category": "test", "Event-Name": "patient"}'
+EVENTS = 2
+
+PATIENT = f"""
+import routes
+import KSR
+from threading import Event as Never
+from kemi_nsq import event_route
+
+class Kamailio(routes.Kamailio):
+    @event_route("nsq:consumer-event-test-patient")
+    def patient(self, event):
+        KSR.notice(f"test: patient {{event.attempts}} begins\\n")
+        Never().wait({ROUTE_S})
+        KSR.notice(f"test: patient {{event.attempts}} ends\\n")
+
+def mod_init():
+    return Kamailio()
+"""
+
+BLOCKING = f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
+debug=1
+event_route[nsq:consumer-event-test-patient] {{
+    xlog("L_NOTICE", "test: patient $var(nqAttempts) begins\\n");
+    sleep("{ROUTE_S}");
+    xlog("L_NOTICE", "test: patient $var(nqAttempts) ends\\n");
+}}
+"""
+
+
+def ready_counts(chain: Chain) -> list[int]:
+    """Return the RDY of each consumer of the channel."""
+    stats = json.loads(chain.nsqd.http("GET", "/stats", format="json", topic=TOPIC, channel=CHANNEL))
+    return [client["ready_count"] for client in stats["topics"][0]["channels"][0]["clients"]]
+
+
+def ran(chain: Chain) -> int:
+    """How often the route has run to its end."""
+    return chain.kamailio.log_text().count("test: patient 1 ends")
+
+
+def test_a_handler_that_waits_is_touched_and_runs_once(tmp_path: Path) -> None:
+    """While it waits the I/O thread runs: it sends TOUCH, and RDY 0, so that others get what comes meanwhile."""
+    (tmp_path / "patient.py").write_text(PATIENT)
+    with custom_chain("kemi", tmp_path, script="patient.py", NSQ_MSG_TIMEOUT=MSG_TIMEOUT_S) as chain:
+        chain.nsqd.publish_many(TOPIC, [SLOW] * EVENTS)
+        until(lambda: ready_counts(chain) == [0], timeout_s=10, what="RDY 0")
+        until(lambda: ran(chain) == EVENTS, timeout_s=15, what="the end of the handlers")
+        until(lambda: ready_counts(chain) == [5], what="RDY as before")
+        chain.drain()
+        assert chain.nsqd.channel(TOPIC, CHANNEL).timed_out == 0
+        assert chain.counter("received") == EVENTS
+        assert chain.counter("stuck") == 1
+    assert complaints(chain, ("no message was answered for 2 s",)) == []
+
+
+def test_a_native_route_that_blocks_runs_once_too(tmp_path: Path) -> None:
+    """It keeps Python's lock, so there is no TOUCH: nsqd sends the event again, and that one is not handled twice."""
+    config = tmp_path / "blocking.cfg"
+    config.write_text(BLOCKING)
+    with Chain("native", tmp_path, config=config, defines={"NSQ_MSG_TIMEOUT": MSG_TIMEOUT_S}) as chain:
+        chain.nsqd.publish_many(TOPIC, [SLOW] * EVENTS)
+        until(lambda: ran(chain) == EVENTS, timeout_s=15, what="the end of the routes")
+        chain.drain()
+        assert chain.nsqd.channel(TOPIC, CHANNEL).timed_out > 0
+        assert chain.counter("received") == EVENTS
+        assert chain.kamailio.alive()
+    assert chain.kamailio.log_text().count(" begins") == EVENTS

@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The presentity table in SQLite, PostgreSQL and MariaDB, with Kamailio's own schema: the same tests on each."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from kemi_nsq import store as module
+from kemi_nsq.document import render
+from kemi_nsq.errors import NsqError, RowRefused, StoreError
+from kemi_nsq.event import JsonValue
+from kemi_nsq.presence import from_event
+from kemi_nsq.presentity import RUID_LENGTH, Order, Row, row
+from kemi_nsq.store import Change, PresentityStore
+from tests.support.stores import Database, columns
+from tests.support.until import until
+
+NOW = 1_700_000_000
+FIELDS: dict[str, JsonValue] = {
+    "Event-Package": "dialog",
+    "From": "sip:alice@example.com",
+    "To": "sip:bob@example.com",
+    "Call-ID": "call-1",
+    "State": "early",
+}
+
+
+def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
+    """Return the row of an event; `Call_ID="x"` stands for the field `Call-ID`."""
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    state = from_event(FIELDS | named)
+    order = Order(position=position, message_id=f"{message:016x}")
+    return row(state, render(state).body, order=order, now=NOW, tombstone_s=300, default_expires_s=3600)
+
+
+ROW = made()
+LATER = made(6, State="confirmed")
+EARLIER = made(4, State="trying")
+
+
+# One row
+
+
+def test_a_new_row_is_stored_as_it_is(store: PresentityStore, database: Database) -> None:
+    given = replace(ROW, body=b"\xc3\xa4\xff", priority=7)
+    assert store.save(given) is Change.STORED
+    assert database.rows() == [columns(given)]
+
+
+def test_a_later_row_replaces_every_column_of_an_earlier_one(store: PresentityStore, database: Database) -> None:
+    store.save(ROW)
+    later = replace(LATER, expires=7, received_time=8, sender="x", priority=9)
+    assert store.save(later) is Change.STORED
+    assert database.rows() == [columns(later)]
+
+
+@pytest.mark.parametrize("other", [ROW, replace(ROW, body=b"other", expires=1), EARLIER], ids=["same", "twin", "early"])
+def test_what_is_not_later_changes_nothing(store: PresentityStore, database: Database, other: Row) -> None:
+    store.save(ROW)
+    assert store.save(other) is Change.STALE
+    assert database.rows() == [columns(ROW)]
+
+
+def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityStore, database: Database) -> None:
+    store.save(ROW)
+    longer = replace(LATER, body=ROW.body, expires=ROW.expires + 99)
+    assert store.save(longer) is Change.UNCHANGED
+    assert database.rows() == [columns(longer)]
+
+
+def test_the_same_document_after_the_old_one_had_expired_is_news(store: PresentityStore) -> None:
+    store.save(replace(ROW, expires=NOW))
+    assert store.save(replace(LATER, body=ROW.body, received_time=NOW)) is Change.STORED
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_whatever_the_order_the_latest_stays(
+    store: PresentityStore, database: Database, order: tuple[int, ...]
+) -> None:
+    events = [made(position, State=state) for position, state in enumerate(("trying", "early", "early", "terminated"))]
+    for number in order:
+        store.save(events[number])
+    assert database.rows() == [columns(events[3])]
+
+
+@pytest.mark.parametrize(("states", "kept"), [(("terminated", "early"), 0), (("early", "confirmed"), 1)])
+def test_at_one_time_the_later_state_of_a_dialog_wins(
+    store: PresentityStore, database: Database, states: tuple[str, str], kept: int
+) -> None:
+    """Whichever came first: the message id counts only for one state."""
+    events = [made(5, message, State=state) for message, state in zip((1, 2), states, strict=True)]
+    for order in (events, events[::-1]):
+        database.clear()
+        for event in order:
+            store.save(event)
+        assert database.rows() == [columns(events[kept])]
+
+
+@pytest.mark.parametrize("body", [b"<foreign/>", ROW.body], ids=["other", "same"])
+def test_a_row_of_another_writer_without_ruid_is_older(store: PresentityStore, database: Database, body: bytes) -> None:
+    database.insert(replace(ROW, body=body), ruid=None)
+    assert store.save(EARLIER) is Change.STORED
+    assert database.rows() == [columns(EARLIER)]
+
+
+def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: PresentityStore, database: Database) -> None:
+    store.save(ROW)
+    database.execute("DELETE FROM presentity")
+    assert store.save(EARLIER) is Change.STORED
+    assert database.rows() == [columns(EARLIER)]
+
+
+# Several rows
+
+
+def test_rows_written_together_say_each_what_they_did(store: PresentityStore, database: Database) -> None:
+    there = made(5, Call_ID="same"), made(9, Call_ID="old")
+    store.save_all(there)
+    batch = [
+        made(7, Call_ID="new", State="terminated"),
+        made(6, Call_ID="new"),
+        made(8, Call_ID="new", State="trying"),
+        made(6, Call_ID="same"),
+        made(1, Call_ID="old", State="trying"),
+    ]
+    assert store.save_all(batch) == [Change.STALE, Change.STALE, Change.STORED, Change.UNCHANGED, Change.STALE]
+    expected = sorted([batch[2], batch[3], there[1]], key=lambda each: each.etag)
+    assert database.rows() == [columns(each) for each in expected]
+
+
+def test_one_message_twice_in_a_batch_is_one_row(store: PresentityStore, database: Database) -> None:
+    assert sorted(store.save_all([ROW, made()]), key=str) == [Change.STALE, Change.STORED]
+    assert database.rows() == [columns(ROW)]
+
+
+def test_many_rows_at_once(store: PresentityStore, database: Database) -> None:
+    rows = [made(number, Call_ID=f"c{number}") for number in range(1500)]
+    assert set(store.save_all(rows)) == {Change.STORED}
+    assert set(store.save_all(rows)) == {Change.STALE}
+    assert len(database.rows()) == 1500
+
+
+def test_rows_written_together_are_written_all_or_none(store: PresentityStore, database: Database) -> None:
+    with pytest.raises(RowRefused):
+        store.save_all([made(Call_ID="a"), replace(made(Call_ID="b"), body=None)])  # type: ignore[arg-type]
+    assert database.rows() == []
+    assert store.save(ROW) is Change.STORED, "the connection can be used further"
+
+
+# Looking for rows
+
+
+def test_find_returns_ours_that_are_not_over(store: PresentityStore, database: Database) -> None:
+    ours = [made(Call_ID=f"c{number}", Sender_URI=f"sip:{number % 2}@pbx") for number in range(4)]
+    store.save_all([*ours, made(Call_ID="over", State="terminated")])
+    database.insert(ROW, etag="foreign", ruid=None)
+    database.insert(ROW, etag="kamailio", ruid="5f3c-6553f100-1a2b-3")
+    found = store.find(0)
+    assert sorted((each for _, each in found), key=lambda each: each.etag) == ours
+    assert [each.etag for _, each in store.find(found[1][0])] == [each.etag for _, each in found[2:]]
+    assert {each.etag for _, each in store.find(0, sender="sip:1@pbx")} == {ours[1].etag, ours[3].etag}
+    assert store.find(0, username="alice", domain="example.net") == []
+
+
+def test_find_gives_pages(store: PresentityStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 2)
+    store.save_all([made(Call_ID=f"c{number}") for number in range(5)])
+    pages, after = [], 0
+    while page := store.find(after):
+        pages.append(len(page))
+        after = page[-1][0]
+    assert pages == [2, 2, 1]
+
+
+def test_expiring(store: PresentityStore) -> None:
+    soon, late = made(Call_ID="soon", Expires=10), made(Call_ID="late", Expires=100)
+    store.save_all([soon, late, made(Call_ID="over", State="terminated")])
+    assert store.expiring(soon.expires - 1) == []
+    assert store.expiring(soon.expires) == [soon]
+    assert len(store.expiring(late.expires)) == 2
+
+
+def test_forget_deletes_what_is_over_of_ours_and_nothing_else(store: PresentityStore, database: Database) -> None:
+    over = made(Call_ID="over", State="terminated")
+    store.save_all([over, ROW])
+    database.insert(ROW, etag="none", ruid=None)
+    # Where our keys have the rank, this one has a digit that would mean "over".
+    database.insert(ROW, etag="kamailio", ruid="pres-6553f100-1a2b-3c4d-5-55555555")
+    assert store.forget(over.expires - 1) == 0
+    assert store.forget(2**31 - 1) == 1
+    assert [each["etag"] for each in database.rows()] == [ROW.etag, "kamailio", "none"]
+
+
+def test_watched(store: PresentityStore, database: Database) -> None:
+    database.watch("sip:a@x", "dialog", number=1)
+    database.watch("sip:a@x", "dialog", number=2)
+    database.watch("sip:b@x", "presence", number=3)
+    keys = [("sip:a@x", "dialog"), ("sip:b@x", "dialog"), ("sip:b@x", "presence"), ("sip:c@x", "dialog")]
+    assert store.watched(keys) == {("sip:a@x", "dialog"), ("sip:b@x", "presence")}
+
+
+# Values
+
+
+HOSTILE = [
+    "O'Neill",
+    'say "x"',
+    "back\\slash\\'",
+    "100% %s %(x)s",
+    "💩 Zoë 李",
+    "; DROP TABLE presentity; --",
+    "a\r\nb",
+    ":ruid",
+    "?",
+    "{} $1 @x #",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_hostile_values_are_stored_as_data(store: PresentityStore, database: Database, value: str) -> None:
+    given = made(5, From_User=value, To_User=value, Call_ID=value)
+    assert store.save(given) is Change.STORED
+    assert database.rows() == [columns(given)]
+    assert store.save(made(6, From_User=value, To_User=value, Call_ID=value, State="terminated")) is Change.STORED
+    assert [each["username"] for each in database.rows()] == [given.username]
+    assert b"terminated" in _body(database)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_sender_is_stored_or_refused_but_not_changed(
+    store: PresentityStore, database: Database, value: str
+) -> None:
+    """MariaDB's table may be of a character set that does not have it."""
+    given = made(Sender_URI=f"sip:{value}@pbx")
+    if database.name == "mariadb" and not value.isascii():
+        with pytest.raises(RowRefused, match="Incorrect string value"):
+            store.save(given)
+        assert database.rows() == []
+        return
+    store.save(given)
+    assert database.rows() == [columns(given)]
+    assert [found for _, found in store.find(0, sender=given.sender)] == [given]
+
+
+def test_nul_is_refused_or_stored_as_it_is(store: PresentityStore, database: Database) -> None:
+    """No event brings one (`fields.clean`); if one did, the database must not cut the value there."""
+    given = replace(ROW, sender="sip:a\0b@x")
+    if database.name == "postgresql":
+        with pytest.raises(RowRefused, match="NUL"):
+            store.save(given)
+        assert database.rows() == []
+        return
+    store.save(given)
+    assert database.rows() == [columns(given)]
+
+
+def test_the_longest_values_fit(store: PresentityStore, database: Database) -> None:
+    given = replace(
+        ROW, username="u" * 64, domain="d" * 64, etag="e" * 128, sender="s" * 255, body=b"b" * 65535, expires=2**31 - 1
+    )
+    assert store.save(given) is Change.STORED
+    assert database.rows() == [columns(given)]
+    assert len(given.ruid) == RUID_LENGTH
+
+
+@pytest.mark.parametrize("column", ["username", "etag", "sender"])
+def test_what_is_too_long_is_refused_not_cut(server_database: Database, column: str) -> None:
+    """`presentity.row` refuses it before; a table with shorter columns must not cut it either."""
+    with closing(server_database.store()) as store:
+        with pytest.raises(RowRefused):
+            store.save(replace(ROW, **{column: "x" * 300}))  # type: ignore[arg-type]
+        assert server_database.rows() == []
+        assert store.save(ROW) is Change.STORED
+
+
+def test_calls_that_differ_in_case_only_are_two_rows(store: PresentityStore, database: Database) -> None:
+    """Kamailio's tables in MariaDB compare without case; a Call-ID has it (RFC 3261 section 20.8)."""
+    calls = [made(Call_ID="aBcD"), made(Call_ID="AbCd")]
+    assert [store.save(each) for each in calls] == [Change.STORED, Change.STORED]
+    assert len(database.rows()) == 2
+
+
+# Several writers
+
+
+def test_nothing_is_hidden_between_the_look_and_the_write(database: Database) -> None:
+    """Else a change back to what this process saw would count as none, and no NOTIFY would tell it.
+
+    The table has `early`; another process writes `confirmed` just after this one looked, before this one writes
+    `early` again.
+    """
+    with closing(database.store()) as one, closing(database.store()) as other:
+        one.save(ROW)
+        between, again = made(6, State="confirmed"), made(7)
+        changes: list[Change] = []
+        writer = threading.Thread(target=lambda: changes.append(other.save(between)))
+
+        def interfere(*arguments: object) -> None:
+            if str(arguments[2]).lstrip().startswith("SELECT") and not writer.ident:
+                writer.start()
+                writer.join(0.2)
+
+        assert one._engine is not None
+        sa.event.listen(one._engine, "after_cursor_execute", interfere)
+        change = one.save(again)
+        writer.join(10)
+        assert database.rows() == [columns(again)]
+        assert (change, changes) in ((Change.STORED, [Change.STORED]), (Change.UNCHANGED, [Change.STALE]))
+
+
+@contextmanager
+def writers(*targets: Callable[[], None]) -> Iterator[None]:
+    """Run functions at once, and wait for their ends."""
+    threads = [threading.Thread(target=target, daemon=True) for target in targets]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a writer waits for ever"
+
+
+def test_writers_at_once_never_lose_the_later_state(database: Database) -> None:
+    """Batches that overlap, of new rows and old ones, each writer in an order of its own."""
+    states = ("trying", "early", "confirmed", "terminated")
+    events = [made(number, Call_ID=f"c{number % 8}", State=states[number // 8]) for number in range(32)]
+    failures: list[str] = []
+    news: list[str] = []
+
+    def write(seed: int) -> None:
+        shuffler = random.Random(seed)
+        with closing(database.store()) as own:
+            for _ in range(3):
+                left = shuffler.sample(events, len(events))
+                while left:
+                    batch = [left.pop() for _ in range(min(len(left), shuffler.randint(1, 9)))]
+                    try:
+                        changes = own.save_all(batch)
+                    except StoreError as error:  # a deadlock, say: the messages come again
+                        failures.append(str(error))
+                        left[:0] = batch
+                    else:
+                        news.extend(e.ruid for e, c in zip(batch, changes, strict=True) if c is Change.STORED)
+
+    with writers(*(lambda seed=seed: write(seed) for seed in range(3))):
+        pass
+    assert database.rows() == [columns(each) for each in events[24:]]
+    assert len(failures) < 50, failures[:3]
+    assert {each.ruid for each in events[24:]} <= set(news), "each end was news to somebody"
+
+
+# Databases that do not do as told
+
+
+def test_a_connection_that_the_server_ended_is_replaced(server_database: Database) -> None:
+    with closing(server_database.store()) as store:
+        store.save(ROW)
+        end_connections(server_database)
+        assert store.save(LATER) is Change.STORED
+        assert server_database.rows() == [columns(LATER)]
+
+
+def test_a_connection_that_ends_inside_the_transaction_fails_once(server_database: Database) -> None:
+    with closing(server_database.store()) as store:
+        store.save(ROW)
+        ended: list[None] = []
+
+        def interfere(*arguments: object) -> None:
+            if str(arguments[2]).lstrip().startswith("SELECT") and not ended:
+                ended.append(None)
+                end_connections(server_database)
+
+        assert store._engine is not None
+        sa.event.listen(store._engine, "after_cursor_execute", interfere)
+        with pytest.raises(StoreError) as caught:
+            store.save(LATER)
+        assert len(str(caught.value).splitlines()) == 1
+        assert server_database.rows() == [columns(ROW)]
+        assert store.save(LATER) is Change.STORED
+
+
+def test_a_server_that_is_down_fails_and_works_again_afterwards(server_database: Database) -> None:
+    assert server_database.outage is not None
+    with ExitStack() as stack:
+        used, fresh = (stack.enter_context(closing(server_database.store())) for _ in range(2))
+        used.save(ROW)
+        with server_database.outage():
+            calls: list[Callable[[], object]] = [
+                *(lambda store=store: store.save(LATER) for store in (used, fresh)),
+                lambda: used.find(0),
+                lambda: used.expiring(0),
+                lambda: used.forget(0),
+                lambda: used.watched([("sip:a@x", "dialog")]),
+            ]
+            for call in calls:
+                with pytest.raises(StoreError) as caught:
+                    call()
+                assert len(str(caught.value).splitlines()) == 1
+        assert used.save(LATER) is Change.STORED
+        assert fresh.save(LATER) is Change.STALE
+        assert server_database.rows() == [columns(LATER)]
+
+
+def test_a_row_that_another_holds_is_waited_for(server_database: Database) -> None:
+    """Another transaction has the row; what is written then is still in order."""
+    with closing(server_database.store()) as store, server_database.engine.connect() as connection:
+        store.save(ROW)
+        other = connection.execution_options(isolation_level="READ COMMITTED")
+        other.execute(sa.text("UPDATE presentity SET body = 'x', ruid = '9' WHERE username = 'alice'"))
+        changes: list[Change | NsqError] = []
+        with writers(lambda: changes.append(store.save(LATER))):
+            other.commit()
+        assert changes == [Change.STALE]
+        assert _body(server_database) == b"x"
+
+
+@pytest.fixture
+def locked(sqlite_database: Database) -> Iterator[sa.Connection]:
+    """Yield a connection that holds SQLite's lock."""
+    sqlite_database.clear()
+    with sqlite_database.engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.exec_driver_sql("ROLLBACK")
+
+
+def test_a_locked_file_fails_within_the_busy_timeout(
+    sqlite_database: Database, locked: sa.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module._CONNECT_ARGUMENTS["sqlite"], "timeout", 0.05)
+    with closing(sqlite_database.store()) as store:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="database is locked"):
+                store.save(ROW)
+        assert store.find(0) == [], "readers need no lock"
+        locked.exec_driver_sql("ROLLBACK")
+        locked.exec_driver_sql("BEGIN")
+        assert store.save(ROW) is Change.STORED
+
+
+def test_a_locked_file_is_waited_for(sqlite_database: Database, locked: sa.Connection) -> None:
+    changes: list[Change] = []
+    started = threading.Event()
+    with closing(sqlite_database.store()) as store:
+
+        def write() -> None:
+            started.set()
+            changes.append(store.save(ROW))
+
+        with writers(write):
+            assert started.wait(5)
+            locked.exec_driver_sql("ROLLBACK")
+            locked.exec_driver_sql("BEGIN")
+            until(lambda: changes, what="the write")
+    assert changes == [Change.STORED]
+
+
+def end_connections(database: Database) -> None:
+    """Let the server end all connections but the test's own."""
+    if database.name == "postgresql":
+        own = "datname = current_database() AND pid <> pg_backend_pid()"
+        database.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {own}")
+        return
+    with database.engine.connect() as connection:
+        mine = "id <> connection_id() AND db = database()"
+        ids = connection.execute(sa.text(f"SELECT id FROM information_schema.processlist WHERE {mine}")).scalars().all()
+        for each in ids:
+            connection.execute(sa.text(f"KILL {each}"))
+
+
+def _body(database: Database) -> bytes:
+    (found,) = database.rows()
+    body = found["body"]
+    assert isinstance(body, bytes)
+    return body
