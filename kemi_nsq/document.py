@@ -9,6 +9,8 @@ not allow.
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -48,10 +50,10 @@ def render(state: State, *, include_target: bool = True) -> Document:
 
 
 def _dialog_info(state: DialogState, *, include_target: bool) -> etree._Element:
-    root = _root(DIALOG_INFO, "dialog-info", {None: DIALOG_INFO})
-    # Kamailio's presence_dialoginfo merges the rows under a root of its own, with a version for each watcher.
-    _attributes(root, version="0", state="full", entity=state.presentity.uri)
-    dialog = etree.SubElement(root, f"{{{DIALOG_INFO}}}dialog")
+    root = copy.deepcopy(_empty_dialog_info(include_target))
+    _attributes(root, entity=state.presentity.uri)
+    dialog = root[0]
+    name, local, remote = dialog
     dialog.set("id", clean(state.dialog_id))
     optional = {
         "call-id": state.call_id,
@@ -60,20 +62,36 @@ def _dialog_info(state: DialogState, *, include_target: bool) -> etree._Element:
         "direction": state.direction,
     }
     _attributes(dialog, **optional)
-    _child(dialog, DIALOG_INFO, "state", state.state)
-    _participant(dialog, "local", state.local, include_target=include_target)
-    _participant(dialog, "remote", state.remote, include_target=include_target)
+    name.text = state.state
+    _fill_participant(local, state.local)
+    _fill_participant(remote, state.remote)
     return root
 
 
-def _participant(dialog: etree._Element, name: str, party: Party, *, include_target: bool) -> None:
-    """Append local or remote (RFC 4235 section 4.1.6)."""
-    participant = _child(dialog, DIALOG_INFO, name)
-    identity = _child(participant, DIALOG_INFO, "identity", party.identity)
+@functools.cache
+def _empty_dialog_info(include_target: bool) -> etree._Element:
+    """Return the elements that every document has, in their order, without values; copying them is fast."""
+    root = _root(DIALOG_INFO, "dialog-info", {None: DIALOG_INFO})
+    # Kamailio's presence_dialoginfo merges the rows under a root of its own, with a version for each watcher.
+    _attributes(root, version="0", state="full")
+    dialog = _child(root, DIALOG_INFO, "dialog")
+    _child(dialog, DIALOG_INFO, "state")
+    for side in ("local", "remote"):
+        participant = _child(dialog, DIALOG_INFO, side)
+        _child(participant, DIALOG_INFO, "identity")
+        if include_target:
+            _child(participant, DIALOG_INFO, "target")
+    return root
+
+
+def _fill_participant(participant: etree._Element, party: Party) -> None:
+    """Write local or remote (RFC 4235 section 4.1.6)."""
+    identity, *target = participant
+    identity.text = clean(party.identity)
     # `display` as in the RFC's text, its examples and phones; only its schema calls it `display-name`.
     _attributes(identity, display=party.display)
-    if include_target:
-        _attributes(_child(participant, DIALOG_INFO, "target"), uri=party.target)
+    for element in target:
+        _attributes(element, uri=party.target)
 
 
 def _pidf(state: PresenceState) -> etree._Element:

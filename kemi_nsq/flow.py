@@ -63,8 +63,8 @@ class Pacer:
 
     def admit(self, key: Key, now: float, *, urgent: bool) -> bool:
         """Return whether `key` may go now; if not, `due` returns it later, once."""
-        last = self._sent.get(key, now - self._interval_s)
-        if urgent or now - last >= self._interval_s:
+        last = self._sent.get(key)
+        if urgent or last is None or now >= last + self._interval_s:
             self._send(key, now)
             return True
         self._held[key] = last + self._interval_s
@@ -86,5 +86,5 @@ class Pacer:
         self._sent[key] = now
         self._sent.move_to_end(key)
         # What is older than the interval holds nothing back, and need not be remembered.
-        while self._sent and now - next(iter(self._sent.values())) >= self._interval_s:
+        while self._sent and now >= next(iter(self._sent.values())) + self._interval_s:
             self._sent.popitem(last=False)

@@ -96,7 +96,12 @@ class Functions:
         event = self._current.event
         try:
             fields = _fields(event, payload)
-            row = self._pua.row(fields, self._order(event, fields), sent_at=event.timestamp_ns / 1e9 if event else None)
+            row = self._pua.row(
+                fields,
+                self._order(event, fields),
+                sent_at=event.timestamp_ns / 1e9 if event else None,
+                redelivered=event is not None and event.attempts > 1,
+            )
             if row is None:
                 return Change.STALE
             if self._current.collected is None:

@@ -209,8 +209,11 @@ def _side(fields: JsonObject, presentity: Presentity, *, caller: Presentity, cal
 
 def _same(one: Presentity, other: Presentity) -> bool:
     """Compare as RFC 3261 section 19.1.4: users unescaped, hosts in any case."""
-    users = unquote_to_bytes(one.user) == unquote_to_bytes(other.user)
-    return users and one.domain.lower() == other.domain.lower()
+    if one.domain.lower() != other.domain.lower():
+        return False
+    if "%" not in one.user and "%" not in other.user:
+        return one.user == other.user
+    return unquote_to_bytes(one.user) == unquote_to_bytes(other.user)
 
 
 def _party(fields: JsonObject, side: str, given: Address) -> Party:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.fields import MAX_INT32, clean
@@ -65,6 +65,8 @@ class Row:
         sender: who published it.
         priority: used by the presence module only with `retrieve_order` 1.
         terminal: it ends its dialog (no column: it says how urgent a NOTIFY is).
+        redelivered: its event came before (no column). Whoever handled that may have stored it and died before the
+            NOTIFY.
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
     """
 
@@ -79,6 +81,7 @@ class Row:
     priority: int = 0
     ruid: str
     terminal: bool = False
+    redelivered: bool = False
 
     @property
     def position(self) -> int:
@@ -98,12 +101,13 @@ def position_of(name: str, value: str) -> int:
         PayloadError: the field is missing, no number, negative, or has more than 19 digits before the point.
     """
     try:
-        position = int(Decimal(value) * _POSITION_SCALE)
-    except (InvalidOperation, ValueError, OverflowError):
-        position = -1
-    if not 0 <= position < 10**_POSITION_DIGITS:
-        raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
-    return position
+        position = Decimal(value) * _POSITION_SCALE
+        # Before it becomes an int: of 1e999990, that would take many seconds.
+        if 0 <= position < 10**_POSITION_DIGITS:
+            return int(position)
+    except ArithmeticError:
+        pass
+    raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
 
 
 def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: int) -> Row:

@@ -82,7 +82,8 @@ class Probe:
 
     def _ask(self, key: tuple[str, str], fields: dict[str, JsonValue]) -> bool:
         now = self._clock()
-        if not self._settings.probe_topic or now - self._asked.get(key, now - INTERVAL_S) < INTERVAL_S:
+        last = self._asked.get(key)
+        if not self._settings.probe_topic or (last is not None and now < last + INTERVAL_S):
             return False
         probe = {"Event-Category": "presence", "Event-Name": "probe", "Node": self._settings.node, **fields}
         self._publisher.publish(Outgoing(topic=self._settings.probe_topic, body=encode(probe)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
@@ -14,6 +15,7 @@ from kemi_nsq.event import JsonObject
 from kemi_nsq.flow import Key, Pacer
 from kemi_nsq.host import Host, Level
 from kemi_nsq.publication import MailboxState
+from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
 from kemi_nsq.store import Change, PresentityStore
 
@@ -41,14 +43,18 @@ class PresencePublisher:
         self._store = store
         self._states = {**presence.PRESENCE_STATES, **settings.pua_states}
         self._pacer = Pacer(settings.notify_interval)
+        self._quiet = Quiet(host)
 
-    def row(self, fields: JsonObject, order: presentity.Order, *, sent_at: float | None) -> presentity.Row | None:
+    def row(
+        self, fields: JsonObject, order: presentity.Order, *, sent_at: float | None, redelivered: bool = False
+    ) -> presentity.Row | None:
         """Make the row that stores the state that `fields` announce.
 
         Args:
             fields: the event, as in the C module (`Event-Package`, `From`, `State`, ...).
             order: says which of two events about the same thing is the later one.
             sent_at: epoch seconds at which nsqd took the event; None for one that is not from NSQ.
+            redelivered: nsqd has delivered it before.
 
         Returns:
             The row; None if the event is older than NSQ_MAX_EVENT_AGE and does not end a dialog.
@@ -70,14 +76,18 @@ class PresencePublisher:
         oldest = self._settings.max_event_age
         if oldest and sent_at is not None and now - sent_at > oldest and not row.terminal:
             self._host.count(Counter.PUA_TOO_OLD)
+            text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
+            self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
             return None
-        return row
+        return replace(row, redelivered=redelivered)
 
     def _default_expires_s(self, event: str) -> int:
         return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires
 
     def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
         """Store rows in one transaction, then tell the watchers of each presentity that changed, once.
+
+        An event that was delivered before is told of in any case: its first delivery may have ended after the commit.
 
         Raises:
             StoreError: the database failed; nothing was stored.
@@ -89,7 +99,8 @@ class PresencePublisher:
         for change in changes:
             self._host.count(_COUNTERS[change])
         if self._settings.pua_refresh:
-            self._refresh_changed([row for row, change in zip(rows, changes, strict=True) if change is Change.STORED])
+            told = zip(rows, changes, strict=True)
+            self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
         return changes
 
     def refresh_due(self) -> None:

@@ -63,13 +63,10 @@ class ReplyDesk:
     def read_letters(self) -> None:
         """Take the queries that were registered, and those that were given up."""
         while (letter := self._postbox.receive(0)) is not None:
-            said = orjson.loads(letter)
-            if not said:
-                continue
-            if reason := said.get("failed"):
-                self._give_up(said["msg_id"], reason)
-            else:
-                self._register(said)
+            try:
+                self._read(letter)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:  # not from this version of us
+                self._emit(Report(level=Level.ERROR, text=f"a letter to the reply desk dropped: {error!r}"))
 
     def take_reply(self, body: bytes) -> None:
         """Hand a reply to who waits for it."""
@@ -100,9 +97,18 @@ class ReplyDesk:
         """Return the monotonic second at which `expire` has something to do."""
         return self._pending.next_deadline()
 
+    def _read(self, letter: bytes) -> None:
+        said = orjson.loads(letter)
+        if not said:
+            return
+        if reason := said.get("failed"):
+            self._give_up(said["msg_id"], reason)
+        else:
+            self._register(said)
+
     def _register(self, said: dict[str, Any]) -> None:
-        suspended = said.pop("suspended")
-        waiting = Waiting(**said, suspended=Suspended(**suspended) if suspended else None)
+        suspended, deadline = said.pop("suspended"), float(said.pop("deadline"))
+        waiting = Waiting(**said, deadline=deadline, suspended=Suspended(**suspended) if suspended else None)
         reason = self._pending.add(waiting)
         if reason is not None:
             self._answer(waiting, b"", reason)

@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from typing import TypeAlias
 
 from kemi_nsq.errors import NameRefused, NsqError, PayloadError, QueryFailed, UsageError
@@ -35,15 +36,12 @@ def ask(settings: Settings, topic: str, payload: str, *, timeout_s: float) -> st
     sender = Sender(node=settings.node, app_name="kemi-nsq", app_version="cli")
     msg_id, fields = request(payload, sender=sender, new_id=str(uuid.uuid4()))
     reply_topic = f"kemi-nsq-{os.getpid()}.{settings.node}.replies#ephemeral"
-    reader = Reader(settings.nsqd_tcp_address[0], Subscription(reply_topic, "replies#ephemeral"))
-    try:
+    with closing(Reader(settings.nsqd_tcp_address[0], Subscription(reply_topic, "replies#ephemeral"))) as reader:
         Publisher(settings).publish(Outgoing(topic=topic, body=encode({**fields, SERVER_ID: reply_topic})))
         while True:
             body = reader.next_message(deadline - time.monotonic()).body
             if _answered_id(body) == msg_id:
                 return body.decode("utf-8")
-    finally:
-        reader.close()
 
 
 def serve(settings: Settings, topic: str, answer: Answer, say: Callable[[str], object]) -> None:
@@ -55,15 +53,15 @@ def serve(settings: Settings, topic: str, answer: Answer, say: Callable[[str], o
         answer: makes the reply from the request's text.
         say: takes one line for each request.
     """
-    reader = Reader(settings.nsqd_tcp_address[0], Subscription(topic, "responder"))
     publisher = Publisher(settings)
-    say(f"answering on {topic} at {settings.nsqd_tcp_address[0]}")
-    while True:
-        text = reader.next_message().body.decode("utf-8", "replace")
-        try:
-            say(_respond(publisher, text, answer))
-        except NsqError as error:  # the next request may be better
-            say(f"not answered: {error}")
+    with closing(Reader(settings.nsqd_tcp_address[0], Subscription(topic, "responder"))) as reader:
+        say(f"answering on {topic} at {settings.nsqd_tcp_address[0]}")
+        while True:
+            text = reader.next_message().body.decode("utf-8", "replace")
+            try:
+                say(_respond(publisher, text, answer))
+            except NsqError as error:  # the next request may be better
+                say(f"not answered: {error}")
 
 
 def fixed(reply: str) -> Answer:

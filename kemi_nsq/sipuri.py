@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kemi_nsq.fields import clean, wrong
 
@@ -53,12 +53,19 @@ class SipUri:
     port: int | None = None
     params: tuple[str, ...] = ()
     scheme: str = "sip"
+    # Written once, because an address that is remembered is written into many documents.
+    _text: str = field(init=False, repr=False, compare=False)
 
-    def __str__(self) -> str:
+    def __post_init__(self) -> None:
         """Write the URI as RFC 3261 section 25.1 has it."""
         at = f"{self.user}@" if self.user else ""
         port = "" if self.port is None else f":{self.port}"
-        return "".join((self.scheme, ":", at, self.host, port, *(f";{param}" for param in self.params)))
+        text = "".join((self.scheme, ":", at, self.host, port, *(f";{param}" for param in self.params)))
+        object.__setattr__(self, "_text", text)
+
+    def __str__(self) -> str:
+        """Return the URI as text."""
+        return self._text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
+from kemi_nsq.lookup import Lookup, lookup
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 
 #: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
@@ -59,12 +60,13 @@ class PresentityStore:
         self._url = sa.make_url(url)
         self._table = _presentity_table(table)
         self._engine: sa.Engine | None = None
-        key = sa.tuple_(*(self._table.c[name] for name in _KEY))
-        wanted = (self._table.c[name] for name in (*_KEY, "ruid", "body", "expires"))
-        read = sa.select(*wanted).where(key.in_(sa.bindparam("keys", expanding=True)))
-        self._read = read.order_by(*(self._table.c[name] for name in _KEY)).with_for_update()
-        self._watchers = _watchers_table(watchers_table) if watchers_table else None
-        self._write = _UPSERTS[self._url.get_backend_name()](self._table)
+        backend, columns = self._url.get_backend_name(), self._table.c
+        wanted = columns.ruid, columns.body, columns.expires
+        self._read = lookup(backend, [columns[name] for name in _KEY], *wanted, locked=True)
+        self._read_watched: Lookup | None = None
+        if watchers_table:
+            self._read_watched = lookup(backend, list(_watchers_table(watchers_table).c))
+        self._write = _UPSERTS[backend](self._table)
 
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""
@@ -89,8 +91,8 @@ class PresentityStore:
         values = [_values(latest[key]) for key in sorted(latest)]
         try:
             with self._connect(writes=True) as connection, connection.begin():
-                found = connection.execute(self._read, {"keys": sorted(latest)})
-                before = {tuple(row[:4]): (row.ruid, bytes(row.body), row.expires) for row in found}
+                found = self._read(connection, sorted(latest))
+                before = {tuple(row[:4]): (row[4], bytes(row[5]), row[6]) for row in found}
                 connection.execute(self._write, values)
         except (sa.exc.DataError, sa.exc.IntegrityError) as error:
             raise RowRefused(f"the database refuses it: {_cause(error)}") from error
@@ -126,7 +128,8 @@ class PresentityStore:
         Raises:
             StoreError: the table could not be written.
         """
-        statement = sa.delete(self._table).where(_is_over(self._table), self._table.c.expires <= until)
+        condition = _is_ours(self._table), _is_over(self._table), self._table.c.expires <= until
+        statement = sa.delete(self._table).where(*condition)
         try:
             with self._connect(writes=True) as connection, connection.begin():
                 return connection.execute(statement).rowcount
@@ -134,8 +137,8 @@ class PresentityStore:
             raise StoreError(_cause(error)) from error
 
     def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
-        ours = sa.func.length(self._table.c.ruid) == RUID_LENGTH
-        statement = sa.select(self._table).where(condition, ours, sa.not_(_is_over(self._table)))
+        ours = _is_ours(self._table), sa.not_(_is_over(self._table))
+        statement = sa.select(self._table).where(condition, *ours)
         try:
             with self._connect() as connection:
                 found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
@@ -152,13 +155,11 @@ class PresentityStore:
         Raises:
             StoreError: the table could not be read.
         """
-        if self._watchers is None:
+        if self._read_watched is None:
             return frozenset(keys)
-        columns = self._watchers.c.presentity_uri, self._watchers.c.event
-        statement = sa.select(*columns).where(sa.tuple_(*columns).in_(keys)).distinct()
         try:
             with self._connect() as connection:
-                return frozenset((row.presentity_uri, row.event) for row in connection.execute(statement))
+                return frozenset((row[0], row[1]) for row in self._read_watched(connection, keys))
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
 
@@ -245,6 +246,11 @@ def _presentity_table(name: str) -> sa.Table:
         *(sa.Column(column, sa.Integer) for column in ("id", "expires", "received_time", "priority")),
         sa.Column("body", sa.LargeBinary),
     )
+
+
+def _is_ours(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Kamailio's own ruids are shorter (core/utils/sruid.h, SRUID_SIZE)."""
+    return sa.func.length(table.c.ruid) == RUID_LENGTH
 
 
 def _is_over(table: sa.Table) -> sa.ColumnElement[bool]:

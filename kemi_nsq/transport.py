@@ -227,7 +227,8 @@ class Postbox:
             descriptor = os.memfd_create("kemi-nsq")
             try:
                 os.write(descriptor, letter)
-                socket.send_fds(self._socket, [b"\0"], [descriptor], flags, _abstract(name))
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+                self._socket.sendmsg([b"\0"], [rights], flags, _abstract(name))  # Python 3.11's send_fds forgets these
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -252,8 +253,7 @@ class Postbox:
             for descriptor in descriptors:
                 os.close(descriptor)
             return None
-        contents = [_read_and_close(descriptor) for descriptor in descriptors]
-        return contents[0] if contents else letter
+        return next(map(_read_and_close, descriptors), letter)
 
     def close(self) -> None:
         """Give the name back."""

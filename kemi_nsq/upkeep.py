@@ -18,7 +18,7 @@ from kemi_nsq.presentity import GRACE_S, Row, ended_row
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.settings import Settings
 from kemi_nsq.sipuri import address
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.store import Change, PresentityStore
 
 #: How often expiry is looked after; states end up to this much after their time.
 SWEEP_INTERVAL_S = 5
@@ -89,8 +89,9 @@ class Upkeep:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-            self._host.count(Counter.PUA_ENDED)
-        self._pua.commit(ends)
+        for change in self._pua.commit(ends):
+            if change is not Change.STALE:  # another process has ended it, or its producer has said something new
+                self._host.count(Counter.PUA_ENDED)
 
 
 def _columns(scope: str) -> dict[str, str]:

@@ -23,6 +23,8 @@ from tests.support.until import until
 CONSUMERS, PRESENTITIES = 2, 50
 #: Seconds that an ended state stays in the table; the smallest that NSQ_PUA_TOMBSTONE allows.
 TOMBSTONE_S = 10
+#: Kamailio's cleaner does not wait for another writer to an SQLite file; it succeeds the next time.
+CLEANER = (r"db_sqlite.*: database is locked", r"presence .*: ps_\w+_db_timer_clean\(\): ")
 STATES = ("trying", "early", "confirmed", "terminated")
 
 
@@ -77,7 +79,7 @@ def run(database: str, folder: Path) -> Iterator[Running]:
             yield Running(stored=stored, short_lived=ShortLived(person=person, lamps=lamps))
         stored.chain.drain()
         assert stored.chain.counter("refresh_failed") == 0
-    assert complaints(stored.chain) == []
+    assert complaints(stored.chain, CLEANER if database == "sqlite" else ()) == []
 
 
 def test_a_call_lights_and_clears_a_lamp(running: Running) -> None:

@@ -45,6 +45,7 @@ class Producer:
         """Return the probes for one presentity."""
         return [probe for probe in list(self.probes) if probe.get("Presentity") == uri]
 
+
 @pytest.fixture(scope="module")
 def producer(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
     """Run a chain and a producer that hears its probes."""

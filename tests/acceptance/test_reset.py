@@ -119,7 +119,10 @@ def test_the_command_as_an_operator_types_it(person: Person, watcher: Watcher) -
 @pytest.mark.parametrize(
     ("scope", "line"),
     [
-        ("everything", "'everything' is no scope to reset; `sender URI`, `user URI`, `realm DOMAIN` or `all` is wanted"),
+        (
+            "everything",
+            "'everything' is no scope to reset; `sender URI`, `user URI`, `realm DOMAIN` or `all` is wanted",
+        ),
         ("realm", "'realm' is no scope to reset"),
         ("user nobody", "user is 'nobody'; "),
         ("sender ' OR 1=1 --", ""),

@@ -77,7 +77,7 @@ def nodes(
         made = {}
         for name in NAMES:
             database = _database(folder / f"{name}.db", server)
-            values = {
+            values: dict[str, str | int] = {
                 "NSQ_SCRIPT": quoted(script),
                 "NSQ_NODE": quoted(name),
                 "NSQ_NSQD_TCP_ADDRESS": quoted(nsqd.tcp_address),
@@ -104,4 +104,3 @@ def _database(path: Path, server: SqlServer | None) -> _Database:
         return _Database(defines={"NSQ_DB_URL": quoted(f"sqlite:///{path}")}, execute=sqlite_execute(path))
     defines: dict[str, str | int] = {"NSQ_DB_URL": quoted(server.kamailio_url), "SIP_DB_POSTGRES": 1}
     return _Database(defines=defines, execute=server.execute)
-

@@ -64,7 +64,7 @@ def stored_chain(
         return
     start, define = SERVERS[database]
     with start() as server:
-        made: dict[str, str | int] = {define: 1, "NSQ_DB_URL": quoted(server.kamailio_url)} | defines
+        made: dict[str, str | int] = {define: 1, "NSQ_DB_URL": quoted(server.kamailio_url), **defines}
         with Chain("native", folder, config=config, defines=made) as chain:
             yield StoredChain(chain=chain, execute=server.execute)
 

@@ -271,13 +271,18 @@ def test_kemi_query_returns_the_reply_and_leaves_it_too(kemi: KemiNsq, asker: Fa
 
 @pytest.mark.parametrize(("failure", "reason"), REASONS, ids=str)
 def test_a_query_that_fails_empties_the_reply_and_says_why(
-    native: NativeNsq, kemi: KemiNsq, asker: FakeAsker, host: FakeHost, failure: NsqError, reason: str
+    parts: Parts, host: FakeHost, failure: NsqError, reason: str
 ) -> None:
-    asker.failure = failure
-    for query in (lambda: native.nsq_query(MESSAGE, "t {}") == -1, lambda: kemi.nsq_query("t", "{}") is None):
-        host.variables = {"nqR": "old", "nqErr": "old"}
-        assert query()
-        assert host.variables == {"nqR": "", "nqErr": reason}
+    parts[1].failure = failure
+    native, kemi = NativeNsq(host), KemiNsq(host)
+    fill(native, parts)
+    fill(kemi, parts)
+    host.variables = {"nqR": "old", "nqErr": "old"}
+    assert native.nsq_query(MESSAGE, "t {}") == -1
+    assert host.variables == {"nqR": "", "nqErr": reason}
+    host.variables = {"nqR": "old", "nqErr": "old"}
+    assert kemi.nsq_query("t", "{}") is None
+    assert host.variables == {"nqR": "", "nqErr": reason}
     assert host.counters == {Counter.QUERY_FAILED: 2}
     assert [line for _, line in host.lines] == [f"nsq_query: {failure}"] * 2
 

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Publishing to a real nsqd: 1 only after its OK, and an end in time whatever it does."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kemi_nsq import connection as nsq
+from kemi_nsq.errors import ConnectionLost, NsqdRefused
+from kemi_nsq.names import Subscription, address
+from kemi_nsq.publisher import Outgoing, Publisher
+from kemi_nsq.reader import Reader
+from tests.support.nsqd import Nsqd
+from tests.support.ports import LOOPBACK
+from tests.support.settings import settings
+from tests.support.until import until
+
+#: A publisher keeps its connections as long as its process lives, so it has no `close`.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+MAX_MSG_SIZE = 1_000_000
+#: How late a call may end on a busy machine.
+LATE_S = 0.1
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close what a test opened, before its warnings are those of another test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def nsqd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nsqd]:
+    with Nsqd(tmp_path_factory.mktemp("nsqd"), max_msg_size=MAX_MSG_SIZE) as server:
+        yield server
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[Nsqd, Nsqd]]:
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(Nsqd(tmp_path / name)) for name in ("first", "second"))
+        yield first, second
+        first.thaw()
+
+
+@pytest.fixture(params=["tcp", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def publisher(*servers: Nsqd, transport: str = "tcp", timeout_s: float = 2.0) -> Publisher:
+    return Publisher(
+        settings(
+            nsqd_tcp_address=",".join(server.tcp_address for server in servers),
+            nsqd_address=",".join(server.http_address for server in servers),
+            publish_transport=transport,
+            publish_timeout=str(timeout_s),
+        )
+    )
+
+
+def message(topic: str, body: bytes = b"{}", *, delay_ms: int = 0) -> Outgoing:
+    return Outgoing(topic=topic, body=body, delay_ms=delay_ms)
+
+
+def taken(server: Nsqd, topic: str) -> int:
+    """Return how many messages of a topic nsqd has got."""
+    try:
+        return server.topic(topic)["message_count"]
+    except LookupError:
+        return 0
+
+
+def published(made: Publisher, topic: str) -> bool:
+    """Publish one message and return True, for `until`."""
+    made.publish(message(topic))
+    return True
+
+
+def read(server: Nsqd, topic: str) -> nsq.Message:
+    """Take one message."""
+    reader = Reader(address(server.tcp_address), Subscription(topic, "test"))
+    try:
+        return reader.next_message(10)
+    finally:
+        reader.close()
+
+
+# One nsqd
+
+
+@pytest.mark.parametrize("size", [1, 500, 16_384, 100_000, MAX_MSG_SIZE])
+def test_what_is_published_is_there_when_the_call_returns(nsqd: Nsqd, transport: str, size: int) -> None:
+    topic = f"there-{transport}-{size}"
+    publisher(nsqd, transport=transport).publish(message(topic, b"x" * size))
+    assert taken(nsqd, topic) == 1
+    assert read(nsqd, topic).body == b"x" * size
+
+
+@pytest.mark.parametrize("delay_ms", [1, 700])
+def test_a_deferred_message_comes_no_earlier_than_it_should(tmp_path: Path, transport: str, delay_ms: int) -> None:
+    with Nsqd(tmp_path) as server:
+        server.create_topic("later")
+        server.create_channel("later", "test")
+        server.stop()
+        server.start()  # into a new channel nsqd looks for delays only every 5 seconds
+        started = time.monotonic()
+        publisher(server, transport=transport).publish(message("later", delay_ms=delay_ms))
+        assert time.monotonic() - started < 0.5
+        found = read(server, "later")
+        assert delay_ms / 1000 <= time.monotonic() - started < delay_ms / 1000 + 2
+        assert found.attempts == 1
+
+
+@pytest.mark.parametrize("size", [0, MAX_MSG_SIZE + 1, 2 * MAX_MSG_SIZE, 20 * MAX_MSG_SIZE])
+def test_a_message_of_a_wrong_size_is_refused_by_name_and_nothing_is_broken(
+    nsqd: Nsqd, transport: str, size: int
+) -> None:
+    topic = f"size-{transport}-{size}"
+    made = publisher(nsqd, transport=transport)
+    made.publish(message(topic))
+    for _ in range(3):
+        with pytest.raises(NsqdRefused, match=r"E_BAD_MESSAGE|MSG_TOO_BIG|MSG_EMPTY"):
+            made.publish(message(topic, b"x" * size))
+    made.publish(message(topic))
+    assert taken(nsqd, topic) == 2
+
+
+def test_a_delay_beyond_what_nsqd_allows_is_refused_by_name(nsqd: Nsqd, transport: str) -> None:
+    made = publisher(nsqd, transport=transport)
+    made.publish(message("delay", delay_ms=3_600_000))
+    with pytest.raises(NsqdRefused, match=r"E_INVALID|INVALID_DEFER"):
+        made.publish(message("delay", delay_ms=3_600_001))
+
+
+def test_a_connection_is_kept(tmp_path: Path) -> None:
+    with Nsqd(tmp_path) as server:
+        made = publisher(server)
+        for _ in range(20):
+            made.publish(message("kept"))
+        assert taken(server, "kept") == 20
+        assert server.log_text().count("TCP: new client") == 1
+
+
+# A nsqd that goes away
+
+
+def test_a_restart_of_nsqd_is_not_noticed(tmp_path: Path, transport: str) -> None:
+    with Nsqd(tmp_path) as server:
+        made = publisher(server, transport=transport)
+        made.publish(message("restart"))
+        for end in (server.stop, server.kill):
+            end()
+            server.start()
+            made.publish(message("restart"))
+        read(server, "restart")
+
+
+def test_a_nsqd_that_is_down_fails_at_once_and_is_tried_again_later(tmp_path: Path, transport: str) -> None:
+    with Nsqd(tmp_path) as server:
+        made = publisher(server, transport=transport)
+        server.stop()
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost, match="Connection refused"):
+            made.publish(message("down"))
+        with pytest.raises(ConnectionLost, match="left alone after 1 failures"):
+            made.publish(message("down"))
+        assert time.monotonic() - started < LATE_S
+        server.start()
+        until(lambda: published(made, "down"), what="the next try")
+        assert taken(server, "down") == 1
+
+
+@pytest.mark.parametrize("timeout_s", [0.05, 0.5])
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_frozen_nsqd_fails_within_the_deadline(
+    two: tuple[Nsqd, Nsqd], transport: str, used_before: bool, timeout_s: float
+) -> None:
+    server, _ = two
+    made = publisher(server, transport=transport, timeout_s=timeout_s)
+    if used_before:
+        made.publish(message("frozen"))
+    server.freeze()
+    started = time.monotonic()
+    with pytest.raises(ConnectionLost, match=r"no answer in time|timed out"):
+        made.publish(message("frozen", b"x" * 900_000))
+    assert time.monotonic() - started < timeout_s + LATE_S
+
+
+def test_a_late_ok_is_not_taken_for_that_of_another_message(two: tuple[Nsqd, Nsqd]) -> None:
+    """The connection on which the OK comes too late is gone by then, also when it had replaced another."""
+    server, _ = two
+    made = publisher(server, timeout_s=0.1)
+    made.publish(message("late"))
+    server.stop()
+    server.start()
+    server.freeze()
+    with pytest.raises(ConnectionLost):
+        made.publish(message("late", b"[1]"))
+    assert made._nsqds[0].way._socket is None  # type: ignore[attr-defined]
+    server.thaw()
+    until(lambda: published(made, "late"), what="the next try")
+
+
+def test_who_takes_the_bytes_and_says_nothing_is_given_up_in_time() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        made = Publisher(settings(nsqd_tcp_address=f"{LOOPBACK}:{listener.getsockname()[1]}", publish_timeout="0.1"))
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost, match="no answer in time"):
+            made.publish(message("t"))
+        assert time.monotonic() - started < 0.1 + LATE_S
+
+
+def test_who_speaks_drop_by_drop_is_given_up_in_time() -> None:
+    """Each byte is in time, the whole is not."""
+    over = threading.Event()
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def drip() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                while not over.wait(0.02):
+                    try:
+                        accepted.send(b"\0")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        made = Publisher(settings(nsqd_tcp_address=f"{LOOPBACK}:{listener.getsockname()[1]}", publish_timeout="0.3"))
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost):
+            made.publish(message("t"))
+        assert time.monotonic() - started < 0.3 + LATE_S
+        over.set()
+        thread.join()
+
+
+# Two nsqd
+
+
+def test_with_one_dead_the_other_takes_all(two: tuple[Nsqd, Nsqd], transport: str) -> None:
+    first, second = two
+    made = publisher(first, second, transport=transport)
+    made.publish(message("t"))
+    first.kill()
+    for _ in range(50):
+        made.publish(message("t"))
+    assert taken(second, "t") == 50
+
+
+def test_with_one_frozen_the_message_arrives_within_the_deadline_and_then_at_once(
+    two: tuple[Nsqd, Nsqd], transport: str
+) -> None:
+    first, second = two
+    timeout_s = 0.4
+    made = publisher(first, second, transport=transport, timeout_s=timeout_s)
+    made.publish(message("t"))
+    first.freeze()
+    started = time.monotonic()
+    made.publish(message("t"))
+    assert time.monotonic() - started < timeout_s
+    started = time.monotonic()
+    made.publish(message("t"))
+    assert time.monotonic() - started < 0.09, "it is left alone for a tenth of a second"
+    assert taken(second, "t") == 2
+
+
+def test_the_first_is_used_again_when_it_is_back(two: tuple[Nsqd, Nsqd], transport: str) -> None:
+    first, second = two
+    made = publisher(first, second, transport=transport)
+    first.stop()
+    made.publish(message("t"))
+    first.start()
+    until(lambda: published(made, "t") and taken(first, "t"), what="a message for the first")
+    before = taken(second, "t")
+    made.publish(message("t"))
+    assert taken(second, "t") == before
+
+
+def test_with_both_dead_each_is_named(two: tuple[Nsqd, Nsqd], transport: str) -> None:
+    for server in two:
+        server.stop()
+    with pytest.raises(ConnectionLost) as caught:
+        publisher(*two, transport=transport).publish(message("t"))
+    for server in two:
+        assert (server.http_address if transport == "http" else server.tcp_address) in str(caught.value)

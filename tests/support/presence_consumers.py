@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Consumers that handle presence events on a database, without Kamailio, and what their watchers would see.
+
+Each has a handling, a store and a fake SIP server of its own, as each consumer process has. Its one route, for all
+events, calls `nsq_pua_publish`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from kemi_nsq.deadletters import DeadLetters
+from kemi_nsq.errors import NsqError, StoreError
+from kemi_nsq.event import Event
+from kemi_nsq.functions import Functions
+from kemi_nsq.handling import EventHandling
+from kemi_nsq.presentity import Row
+from kemi_nsq.probe import Probe
+from kemi_nsq.pua import PresencePublisher
+from kemi_nsq.publisher import Publisher
+from kemi_nsq.routes import Current, PythonRoutes, Router
+from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.testing import FakeHost
+from kemi_nsq.traffic import Delivery
+from tests.support.settings import settings
+from tests.support.stores import Database
+
+#: A presentity's URI and an event package.
+Key = tuple[str, str]
+#: Etag to order key and document.
+Seen = dict[str, tuple[str, bytes]]
+
+
+class Crash(BaseException):
+    """Stands for the end of a consumer process."""
+
+
+@dataclass
+class Views:
+    """What the NOTIFYs of all consumers have shown, each the table's rows of a presentity at that moment.
+
+    Attributes:
+        database: has the table.
+        latest: what was shown last.
+        went_back: a line for each time that a NOTIFY showed an older state than one before.
+    """
+
+    database: Database
+    latest: dict[Key, Seen] = field(default_factory=dict)
+    went_back: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def look(self, uri: str, event: str) -> None:
+        """Remember what a NOTIFY that is made now shows."""
+        with self._lock:
+            shown = self.stored(uri, event)
+            for etag, (ruid, _) in self.latest.get((uri, event), {}).items():
+                if etag not in shown or shown[etag][0] < ruid:
+                    self.went_back.append(f"{uri} {event} {etag}: {shown.get(etag)} after {ruid}")
+            self.latest[uri, event] = shown
+
+    def stored(self, uri: str, event: str) -> Seen:
+        """Return what the table has of a presentity."""
+        username, _, domain = uri.removeprefix("sip:").partition("@")
+        condition = "username = :username AND domain = :domain AND event = :event"
+        rows = self.database.rows(condition, username=username, domain=domain, event=event)
+        return {str(row["etag"]): (str(row["ruid"]), _bytes(row["body"])) for row in rows}
+
+
+class ViewingHost(FakeHost):
+    """A SIP server whose NOTIFYs are remembered, and which may crash before one leaves."""
+
+    def __init__(self, views: Views, crashes: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
+        self._views = views
+        self._crashes = crashes
+
+    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+        """Remember what watchers are shown, unless this is the time to crash."""
+        if self._crashes():
+            raise Crash
+        self._views.look(presentity_uri, event)
+        return super().refresh_watchers(presentity_uri, event)
+
+
+class FlakyStore(PresentityStore):
+    """A store that fails when it is told to: before anything is stored, or when all is, but nobody says so."""
+
+    def __init__(self, database: Database, faults: Callable[[], str] = lambda: "") -> None:
+        super().__init__(database.url, "presentity")
+        self._faults = faults
+
+    def save_all(self, rows: Sequence[Row]) -> list[Change]:
+        """Store rows, or fail before it or after it."""
+        fault = self._faults()
+        if fault == "before":
+            raise StoreError("it was told to fail")
+        changes = super().save_all(rows)
+        if fault == "after":
+            raise StoreError("the connection was lost during COMMIT")
+        return changes
+
+
+@dataclass
+class Answered:
+    """What nsqd is answered: the deliveries that are done, and those that come again."""
+
+    finished: list[Delivery] = field(default_factory=list)
+    requeued: list[Delivery] = field(default_factory=list)
+
+    def finish(self, delivery: Delivery) -> None:
+        self.finished.append(delivery)
+
+    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
+        self.requeued.append(again(delivery))
+
+    def flush(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+
+class PresenceConsumer:
+    """Handles messages as a consumer process does.
+
+    Args:
+        host: the SIP server.
+        store: the table.
+        values: settings.
+
+    Attributes:
+        handling: handles messages.
+        functions: what its routes may call.
+    """
+
+    def __init__(self, host: FakeHost, store: PresentityStore, **values: str) -> None:
+        self.host = host
+        self.store = store
+        current = Current()
+        chosen = settings(**{"max_attempts": "1000", **values})
+        publisher = Publisher(chosen)
+        pua = PresencePublisher(chosen, host, store)
+        self.functions = Functions(
+            settings=chosen,
+            host=host,
+            current=current,
+            pua=pua,
+            publisher=publisher,
+            outbox=None,
+            upkeep=None,
+            probe=Probe(chosen, publisher, None),
+        )
+        self.handling = EventHandling(
+            settings=chosen,
+            host=host,
+            router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, host)], current),
+            current=current,
+            pua=pua,
+            dead_letters=DeadLetters(chosen, publisher),
+        )
+
+    def publish(self, _event: Event) -> None:
+        """Be the route: `nsq_pua_publish`, whose code a native route does not look at."""
+        with suppress(NsqError):
+            self.functions.pua_publish(None)
+
+    def handle(self, deliveries: Sequence[Delivery]) -> Answered:
+        """Handle messages that wait together; those that a crash leaves without an answer come again."""
+        answered = Answered()
+        try:
+            self.handling.handle(deliveries, answered)
+        except Crash:
+            return Answered(requeued=[again(each) for each in deliveries])
+        return answered
+
+
+def again(delivery: Delivery) -> Delivery:
+    """Return the next delivery of a message."""
+    return replace(delivery, message=replace(delivery.message, attempts=delivery.message.attempts + 1))
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
