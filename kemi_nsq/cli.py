@@ -112,7 +112,7 @@ app.add_typer(presence, name="presence")
 
 def main() -> NoReturn:
     """Run the command line; an error of this package becomes one line on standard error and an exit code."""
-    sys.exit(run(app))
+    sys.exit(run(lambda: app(prog_name="kemi-nsq")))
 
 
 def run(command: Callable[[], object]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from kemi_nsq.plugin import FAILED, OK, Plugin
+from kemi_nsq.plugin import FAILED, OK, Plugin, entry
 from kemi_nsq.query import encode_key
 
 #: Where `nsq_json` and `nsq_encode` leave their result.
@@ -17,10 +17,12 @@ class NativeNsq(Plugin):
 
     _native = True
 
+    @entry
     def nsq_consumer(self, _msg: object) -> int:
         """Consume for ever; called once in each evrexec process. Never returns."""
         return self._consume()
 
+    @entry
     def nsq_pua_publish(self, _msg: object, payload: str | None = None) -> int:
         """Publish the presence that a payload announces: the current event's, or the one given.
 
@@ -32,6 +34,7 @@ class NativeNsq(Plugin):
         """
         return self._pua_publish(payload)
 
+    @entry
     def nsq_pua_reset(self, _msg: object, scope: str | None = None) -> int:
         """End all states of a scope, as if each had been announced: calls terminated, presence closed, mailboxes empty.
 
@@ -43,6 +46,7 @@ class NativeNsq(Plugin):
         """
         return self._pua_reset(scope)
 
+    @entry
     def nsq_pua_probe(self, _msg: object, text: str = "") -> int:
         """Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none; each at most every 30 s.
 
@@ -54,6 +58,7 @@ class NativeNsq(Plugin):
         presentity, event = _split(text, 2)
         return self._pua_probe(presentity, event)
 
+    @entry
     def nsq_publish(self, _msg: object, text: str = "") -> int:
         """Publish JSON to a topic, and wait until nsqd has taken it.
 
@@ -65,6 +70,7 @@ class NativeNsq(Plugin):
         topic, payload = _split(text, 2)
         return self._publish(topic, payload)
 
+    @entry
     def nsq_publish_deferred(self, _msg: object, text: str = "") -> int:
         """Publish JSON that nsqd delivers after a delay.
 
@@ -76,6 +82,7 @@ class NativeNsq(Plugin):
         topic, delay_ms, payload = _split(text, 3)
         return self._publish(topic, payload, _whole(delay_ms))
 
+    @entry
     def nsq_query(self, _msg: object, text: str = "") -> int:
         """Publish a request and wait for its reply, which is then in `$var(nqR)`.
 
@@ -89,6 +96,7 @@ class NativeNsq(Plugin):
         topic, payload = _split(text, 2)
         return FAILED if self._query(topic, payload) is None else OK
 
+    @entry
     def nsq_query_async(self, _msg: object, text: str = "") -> int:
         """Publish a request and suspend the SIP transaction; it goes on in a route when there is a reply, or none.
 
@@ -101,6 +109,7 @@ class NativeNsq(Plugin):
         topic, route, payload = _split(text, 3)
         return self._query_async(topic, payload, route)
 
+    @entry
     def nsq_json(self, _msg: object, text: str = "") -> int:
         """Pick a value from JSON and leave it in `$var(nqJ)`.
 
@@ -113,6 +122,7 @@ class NativeNsq(Plugin):
         self._parts.host.set_variable(RESULT_VARIABLE, (value or "").replace("\0", ""))  # which no variable holds
         return FAILED if value is None else OK
 
+    @entry
     def nsq_encode(self, _msg: object, text: str = "") -> int:
         """Encode text as a part of a routing key, as kazoo does, and leave it in `$var(nqJ)`.
 

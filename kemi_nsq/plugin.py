@@ -13,7 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial, wraps
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 from kemi_nsq import settings as table
 from kemi_nsq.chores import Chores
@@ -47,6 +49,10 @@ _STORED: Mapping[Change, int] = {
 }
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What one Kamailio process uses."""
@@ -56,6 +62,28 @@ class Parts:
     functions: Functions
     consumer: Consumer
     quiet: Quiet
+
+
+#: A call that Python does not inline, so that what it returns is checked.
+_checked_call = partial(len, "")
+
+
+def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a method that `python_exec` calls begin without an error that Kamailio left behind.
+
+    When an argument of `python_exec` is not UTF-8, Kamailio 5.6 does not make the call, and keeps the error: the next
+    call, of whatever request, would fail. Python raises it as SystemError (Objects/call.c, _Py_CheckFunctionResult).
+    """
+
+    @wraps(method)
+    def begin(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:  # noqa: SIM105  # a call of `suppress` would raise it too
+            _checked_call()
+        except SystemError:
+            pass
+        return method(*arguments, **named)
+
+    return begin
 
 
 def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool) -> Parts:

@@ -86,10 +86,10 @@ def wait_for_consumer(kamailio: Kamailio) -> None:
     until(lambda: counter(kamailio, "connected") == 2, what="the subscriptions")
 
 
-def counter(kamailio: Kamailio, name: str) -> int:
-    """Return one of kemi-nsq's counters."""
+def counter(kamailio: Kamailio, name: str, table: str = "nsq") -> int:
+    """Return one of kemi-nsq's counters, or of another table of numbers."""
     try:
-        lines = kamailio.rpc("htable.get", "nsq", name).splitlines()
+        lines = kamailio.rpc("htable.get", table, name).splitlines()
     except AssertionError:
         return 0  # not counted yet
     return int(next(line for line in lines if "value" in line).split()[-1])

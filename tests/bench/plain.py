@@ -30,6 +30,7 @@ class PlainSocket:
         # By the kernel: Python's own timeout would poll before each call, and the baseline would not be the fastest.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(_TIMEOUT_S).to_bytes(8, "little") + bytes(8))
         self._received = b""
+        self._read_to = 0
         identify = {"heartbeat_interval": 60000, "output_buffer_size": -1} if topic else {"heartbeat_interval": -1}
         self.send(protocol.MAGIC_V2 + protocol.identify(identify))
         assert self.frame()[1] == b"OK"
@@ -66,7 +67,8 @@ class PlainSocket:
         data = self._socket.recv(_RECEIVE_SIZE)
         if not data:
             raise ConnectionError("nsqd closed the connection")
-        self._received += data
+        self._received = self._received[self._read_to :] + data
+        self._read_to = 0
 
     def message(self) -> tuple[bytes, bytes]:
         """Wait for one message and return its id and body."""
@@ -82,12 +84,12 @@ class PlainSocket:
         self._socket.close()
 
     def _cut(self) -> tuple[int, bytes] | None:
-        received = self._received
-        end = _SIZE + int.from_bytes(received[:_SIZE], "big")
-        if len(received) < _TYPE or len(received) < end:
+        received, start = self._received, self._read_to
+        end = start + _SIZE + int.from_bytes(received[start : start + _SIZE], "big")
+        if len(received) < start + _TYPE or len(received) < end:
             return None
-        self._received = received[end:]
-        return received[7], received[_TYPE:end]
+        self._read_to = end
+        return received[start + 7], received[start + _TYPE : end]
 
 
 def drain(address: Address, topic: str, count: int) -> list[bytes]:

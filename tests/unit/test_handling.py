@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -63,7 +64,7 @@ class FakePublisher(Publisher):
         self.published: list[Outgoing] = []
         self._error = error
 
-    def publish(self, message: Outgoing) -> None:
+    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
         if self._error is not None:
             raise self._error
         self.published.append(message)

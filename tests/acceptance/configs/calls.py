@@ -67,8 +67,9 @@ class Kamailio(KemiNsq):
             f"X-Reason: {KSR.pv.get('$var(nqErr)') or ''}\r\n"
             f"X-Value: {KSR.pv.get('$var(nqJ)') or ''}\r\n"
             f"X-Length: {len(reply.encode())}\r\n"
-            f"X-Reply: {reply[:200]}\r\n"
         )
+        if len(reply) < 200:
+            KSR.hdr.append_to_reply(f"X-Reply: {reply}\r\n")
 
     def answered(self, msg: object, event_name: str = "") -> int:
         KSR.notice(f"test: resumed {KSR.pv.get('$ci')} in {KSR.pv.get('$pp')}\n")

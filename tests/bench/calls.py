@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The events of the presence measures, and the rows that they should end in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from kemi_nsq import document, event, presence, presentity
+from kemi_nsq.presentity import Order, Row
+from tests.support.chain import DOMAIN
+from tests.support.chain import event as chain_event
+
+PRESENTITIES = 500
+STATES = ("early", "confirmed", "terminated")
+URIS = tuple(f"sip:user{number}@{DOMAIN}" for number in range(PRESENTITIES))
+_EXPIRES_S = 3600
+
+
+def call(number: int, state: str, **fields: str | int) -> bytes:
+    """Write the event of one call; its presentities take turns."""
+    user = f"user{number % PRESENTITIES}"
+    called = {"To": f"sip:bob{number % 97}@{DOMAIN}", "Call_ID": f"call{number}", "Direction": "inbound"}
+    return chain_event("dialog", user, **called, State=state, **fields)
+
+
+def waves(calls: int) -> Iterator[bytes]:
+    """Write the events of some calls: all begin, then all are answered, then all end."""
+    for state in STATES:
+        for number in range(calls):
+            yield call(number, state)
+
+
+def row(body: bytes, number: int) -> Row:
+    """Return the row of an event, by the functions that the product uses."""
+    state = presence.from_event(event.decode(body, max_size=len(body))[1])
+    return presentity.row(
+        state,
+        document.render(state).body,
+        order=Order(position=number, message_id=f"{number:016x}"),
+        now=int(time.time()),
+        tombstone_s=_EXPIRES_S,
+        default_expires_s=_EXPIRES_S,
+    )

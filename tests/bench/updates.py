@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Presence updates a second, stored and acknowledged: without watchers, and with 500 of them.
+
+Each update is one event that changes one row. Without watchers the baseline is a plain driver that writes the same
+rows, each durable by itself. With watchers it is the presence module, asked in a loop to tell them: what is measured
+then lasts until the last NOTIFY.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from time import monotonic_ns
+
+from tests.bench.baseline import plain_rate
+from tests.bench.calls import PRESENTITIES, STATES, URIS, call, row, waves
+from tests.bench.figures import Aim, Figure, Spoiled
+from tests.bench.phones import Phones
+from tests.bench.served import Database, Served, database, served
+from tests.support.until import until
+
+CONSUMERS = (1, 2)
+_WARM_UP = 100
+
+
+def measure(folder: Path, *, name: str, quick: bool) -> list[Figure]:
+    """Measure one database, with one consumer and with two."""
+    calls, blocks = (1_000, 1) if quick else (4_000, 5)
+    with database(name, folder / f"{name}-updates") as stored:
+        return [_unwatched(stored, folder / f"{name}-updates-{each}", each, calls, blocks) for each in CONSUMERS]
+
+
+def measure_watched(folder: Path, *, name: str, quick: bool) -> list[Figure]:
+    """Measure one database, with one consumer and with two, while each presentity is watched."""
+    blocks = 1 if quick else 5
+    with database(name, folder / f"{name}-watched") as stored:
+        return [_watched(stored, folder / f"{name}-watched-{each}", each, blocks) for each in CONSUMERS]
+
+
+def _unwatched(stored: Database, folder: Path, consumers: int, calls: int, blocks: int) -> Figure:
+    rates, plain_rates = [], []
+    bodies = list(waves(calls))
+    rows = [row(body, number) for number, body in enumerate(bodies)]
+    with served(stored, folder, consumers=consumers) as server:
+        server.consume(list(waves(_WARM_UP)))
+        for block in range(1, blocks + 1):
+            server.empty()
+            rates.append(len(bodies) / server.consume(bodies))
+            taken = len(STATES) * _WARM_UP + block * len(bodies)
+            server.check_counters(received=taken, pua_stored=taken, pua_stale=0, pua_unchanged=0)
+            _check_rows(stored, {(each.username, each.etag): each.body for each in rows})
+            server.empty()
+            plain_rates.append(plain_rate(stored.kamailio_url, rows))
+    return Figure(
+        measure=f"updates, {_named(stored, consumers)}",
+        value=median(rates),
+        unit="updates/s",
+        baseline=median(plain_rates),
+        aim=Aim(of="ratio", relation=">=", limit=3),
+    )
+
+
+def _check_rows(stored: Database, wanted: dict[tuple[str, str], bytes]) -> None:
+    found = stored.execute("SELECT username, etag, body FROM presentity")
+    stored_bodies = {(str(user), str(etag)): _bytes(body) for user, etag, body in found}
+    if len(found) != len(wanted) or stored_bodies != wanted:
+        wrong = sum(stored_bodies.get(key) != body for key, body in wanted.items())
+        raise Spoiled(f"{wrong} of {len(wanted)} rows are wrong, {len(found)} are stored")
+
+
+def _bytes(body: object) -> bytes:
+    return body.encode() if isinstance(body, str) else bytes(body)  # type: ignore[call-overload, no-any-return]
+
+
+def _watched(stored: Database, folder: Path, consumers: int, blocks: int) -> Figure:
+    rates, alone_rates = [], []
+    with served(stored, folder, consumers=consumers) as server:
+        server.empty()
+        server.consume([call(0, "early")] * consumers)
+        with Phones(server.kamailio.sip_target, URIS) as phones:
+            for block in range(blocks):
+                server.empty()
+                phones.forget()
+                rates.append(_told_rate(server, phones, block))
+                alone_rates.append(_alone_rate(server, phones, folder))
+    return Figure(
+        measure=f"updates to {PRESENTITIES} watchers, {_named(stored, consumers)}",
+        value=median(rates),
+        unit="updates/s",
+        baseline=median(alone_rates),
+        aim=Aim(of="ratio", relation=">=", limit=0.6),
+    )
+
+
+def _told_rate(server: Served, phones: Phones, block: int) -> float:
+    """Publish a call of each presentity, and wait until each phone has shown how it ended."""
+    numbers = range(block * PRESENTITIES, (block + 1) * PRESENTITIES)
+    bodies = [call(number, state) for state in STATES for number in numbers]
+    started_ns = monotonic_ns()
+    server.consume(bodies)
+    wanted = {uri: {f"call{number}": "terminated"} for uri, number in zip(URIS, numbers, strict=True)}
+    until(
+        lambda: all(phones.states(uri) == states for uri, states in wanted.items()),
+        timeout_s=20,
+        what="the last NOTIFYs",
+    )
+    if phones.count() > len(bodies):
+        raise Spoiled(f"{len(bodies)} updates, {phones.count()} NOTIFYs; {server.errors()}")
+    return len(bodies) / ((phones.last_ns() - started_ns) / 1e9)
+
+
+def _alone_rate(server: Served, phones: Phones, folder: Path) -> float:
+    phones.forget()
+    count = len(STATES) * PRESENTITIES
+    began_ns = server.refresh(folder, URIS, count)
+    until(lambda: phones.count() == count, timeout_s=20, what="the NOTIFYs of the refreshes")
+    return count / ((phones.last_ns() - began_ns[0]) / 1e9)
+
+
+def _named(stored: Database, consumers: int) -> str:
+    return f"{stored.name}, {consumers} consumer{'s' if consumers > 1 else ''}"
