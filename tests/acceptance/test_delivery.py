@@ -104,7 +104,7 @@ def test_an_unfinished_event_is_handled_by_the_next_start(kind: str, tmp_path: P
         person = Person(chain=chain)
         chain.kamailio.stop()
         person.call("confirmed")
-        assert chain.nsqd.channel(TOPIC, CHANNEL).depth == 1
+        until(lambda: chain.nsqd.channel(TOPIC, CHANNEL).depth == 1, what="the event in the channel")
         chain.kamailio.start()
         until(lambda: states(chain, person) == ["confirmed"], what="the row")
         chain.drain()

@@ -87,7 +87,8 @@ def test_an_event_without_a_route_is_counted_logged_once_and_finished(custom: Ch
     assert len(custom.log_lines(MISSING)) == expected
 
 
-def test_a_redelivered_event_is_stored_once_and_notified_once(custom: Chain) -> None:
+def test_a_redelivered_event_is_stored_once_and_told_again(custom: Chain) -> None:
+    """Kamailio may have died between the commit and the NOTIFY of the first delivery."""
     person, stale = Person(chain=custom), custom.counter("pua_stale")
     with custom.watcher() as watcher:
         lamp = watcher.subscribe(person.uri, "dialog")
@@ -98,7 +99,7 @@ def test_a_redelivered_event_is_stored_once_and_notified_once(custom: Chain) -> 
         person.call("confirmed")
         lamp.wait(lambda notify: notify.dialog_info.states == ("confirmed",), what="a call")
         states = [notify.dialog_info.states[0] for notify in lamp.notifies]
-    assert states == ["terminated", "early", "confirmed"]
+    assert states == ["terminated", "early", "early", "confirmed"]
     assert custom.counter("pua_stale") == stale + 1
     assert custom.nsqd.channel(TOPIC, CHANNEL).requeued >= 1
 
