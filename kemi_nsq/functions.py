@@ -213,6 +213,8 @@ class Functions:
         try:
             timeout_s = self._timeout(None)
             query = self._asker.prepare(_topic(topic), payload, timeout_s)
+            if not route:
+                raise UsageError("there is no route, or no method of that name, in which the transaction could go on")
             suspended = self._host.suspend_transaction(route)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")

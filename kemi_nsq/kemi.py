@@ -88,7 +88,8 @@ class KemiNsq(Plugin):
             1 the transaction is suspended and will go on in that method whatever happens: return from the route; -1
             it is not suspended.
         """
-        return self._query_async(topic, payload, route)
+        known = callable(getattr(self, route, None))
+        return self._query_async(topic, payload, route if known else "")
 
     def nsq_json(self, path: str, payload: str) -> str | None:
         """Return the value at a path of JSON text, or None if it is missing or null, or the text is no JSON.

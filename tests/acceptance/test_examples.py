@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The examples of kamailio/examples, driven by sipp against a real nsqd."""
+"""The shipped examples, driven by sipp: a redirect server, native and in Python, and a registrar that publishes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,84 +12,68 @@ import pytest
 
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.reader import Reader
-from tests.support.kamailio import Kamailio, quoted
-from tests.support.nsqd import Nsqd
-from tests.support.ports import LOOPBACK
-from tests.support.process import ChildProcess, find_program
+from tests.support.chain import SHIPPED, Chain
+from tests.support.responding import Request, Responding
+from tests.support.sipp import sipp
 from tests.support.until import until
 
-SHIPPED = Path(__file__).parents[2] / "kamailio"
+#: A publisher keeps its connections as long as its process lives, so the responder's has no `close`.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 EXAMPLES = SHIPPED / "examples"
-SCENARIOS = Path(__file__).parent / "sipp"
+REDIRECT = {
+    "native": (EXAMPLES / "redirect.cfg", SHIPPED / "nsq.py"),
+    "kemi": (EXAMPLES / "redirect_kemi.cfg", EXAMPLES / "redirect.py"),
+}
 
 
 @contextmanager
-def example(config: str, script: Path, folder: Path, nsqd: Nsqd) -> Iterator[Kamailio]:
-    """Start an example and wait until its consumer takes replies."""
-    defines = {"NSQ_SCRIPT": quoted(script), "NSQ_NSQD_TCP_ADDRESS": nsqd.tcp_address}
-    with Kamailio(EXAMPLES / config, folder, defines=defines) as kamailio:
-        # One subscription for the events, one for the replies.
-        until(lambda: "value: 2" in kamailio.rpc("htable.get", "nsq", "connected"), what="both subscriptions")
-        yield kamailio
+def running(kind: str, folder: Path, config: Path, script: Path) -> Iterator[Chain]:
+    with Chain(kind, folder, config=config, script=script, defines={"NSQ_QUERY_TIMEOUT": "1"}) as chain:
+        until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
+        yield chain
+    log = chain.kamailio.log_text()
+    assert "Unhandled exception" not in log, log
+    assert "ERROR" not in log, log
 
 
-def sipp(scenario: str, kamailio: Kamailio, folder: Path, calls: int) -> str:
-    """Run a scenario some times; return what it logged."""
-    command = [
-        find_program("sipp"),
-        *("-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", LOOPBACK, "-m", str(calls), "-r", "50", "-l", "10"),
-        *("-nostdin", "-trace_logs", "-log_file", str(folder / "sipp.log"), "-timeout", "20", "-timeout_error"),
-        f"{LOOPBACK}:{kamailio.sip_port}",
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=40, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + kamailio.log_text()[-2000:]
-    log = folder / "sipp.log"
-    return log.read_text() if log.exists() else ""
+@pytest.fixture(scope="module", params=REDIRECT)
+def redirect(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    config, script = REDIRECT[request.param]
+    with running(request.param, tmp_path_factory.mktemp(request.param), config, script) as chain:
+        yield chain
 
 
-def responder(nsqd: Nsqd, folder: Path, reply: str) -> ChildProcess:
-    """Start `kemi-nsq respond` and wait until it listens."""
-    arguments = ["respond", "--topic", "callevt", "--reply", reply, "--nsqd", nsqd.tcp_address]
-    process = ChildProcess("respond", [str(Path(sys.executable).parent / "kemi-nsq"), *arguments], folder=folder)
-    process.wait_for_log("answering on callevt")
-    return process
+def test_an_invite_goes_where_the_responder_says(redirect: Chain) -> None:
+    with Responding(redirect.nsqd, "routes", lambda _request: {"Contact": "sip:bob@192.0.2.7"}) as responding:
+        sipp("redirect", redirect.kamailio.sip_target, redirect.folder, calls=50)
+    assert len(responding.requests) == 50
+    assert {(request["User"], request["From-User"]) for request in responding.requests} == {("bob", "alice")}
 
 
-def python_script(folder: Path) -> Path:
-    """Lay redirect.py and nsq.py beside each other, as an operator would."""
-    for file in (EXAMPLES / "redirect.py", SHIPPED / "nsq.py"):
-        (folder / file.name).symlink_to(file)
-    return folder / "redirect.py"
+def test_whom_nobody_knows_is_not_found(redirect: Chain) -> None:
+    def unknown(_request: Request) -> Request:
+        return {"Contact": None}
+
+    with Responding(redirect.nsqd, "routes", unknown):
+        sipp("not_found", redirect.kamailio.sip_target, redirect.folder)
 
 
-@pytest.mark.parametrize("config", ["redirect.cfg", "redirect_kemi.cfg"])
-def test_an_invite_is_redirected_to_where_the_responder_says(config: str, tmp_path: Path) -> None:
-    script = SHIPPED / "nsq.py" if config == "redirect.cfg" else python_script(tmp_path)
-    with Nsqd(tmp_path / "nsqd") as nsqd, example(config, script, tmp_path / "kamailio", nsqd) as kamailio:
-        answering = responder(nsqd, tmp_path, '{"Contact": "sip:bob@192.0.2.7"}')
-        try:
-            log = sipp("redirect", kamailio, tmp_path, calls=20)
-        finally:
-            answering.stop()
-        assert log.count("redirected to sip:bob@192.0.2.7") == 20
-        until(lambda: "queried" in kamailio.rpc("htable.dump", "nsq"), what="the counter")
-        assert "ERROR" not in kamailio.log_text()
+def test_without_a_reply_the_caller_hears_of_it(redirect: Chain) -> None:
+    sipp("no_reply", redirect.kamailio.sip_target, redirect.folder)
+    assert redirect.log_lines("no route for bob: timeout")
 
 
-def test_each_registration_is_published(tmp_path: Path) -> None:
-    with (
-        Nsqd(tmp_path / "nsqd") as nsqd,
-        example("registrations.cfg", SHIPPED / "nsq.py", tmp_path / "kamailio", nsqd) as kamailio,
-    ):
-        nsqd.create_topic("registrations")
-        nsqd.create_channel("registrations", "test")
-        sending = threading.Thread(target=sipp, args=("register", kamailio, tmp_path, 5))
-        sending.start()
-        reader = Reader(address(nsqd.tcp_address), Subscription("registrations", "test"))
-        events = [json.loads(reader.next_message(20.0).body) for _ in range(5)]
-        sending.join()
+def test_a_registration_is_published(tmp_path: Path) -> None:
+    with running("native", tmp_path, EXAMPLES / "registrations.cfg", SHIPPED / "nsq.py") as chain:
+        sipp("register", chain.kamailio.sip_target, tmp_path, calls=5)
+        reader = Reader(address(chain.nsqd.tcp_address), Subscription("registrations", "test"))
+        published = [json.loads(reader.next_message(5).body) for _ in range(5)]
         reader.close()
-    assert {event["Username"] for event in events} == {"alice"}
-    assert {event["Realm"] for event in events} == {"example.com"}
-    assert len({event["Call-ID"] for event in events}) == 5
-    assert all(event["Contact"].startswith('"Al \\"Q\\" Ice" <sip:alice@') for event in events)
+        assert chain.nsqd.topic("registrations")["message_count"] == 5
+        assert chain.counter("published") == 5
+    assert len({each["Call-ID"] for each in published}) == 5
+    for each in published:
+        assert (each["Event-Category"], each["Event-Name"]) == ("directory", "reg_success")
+        assert (each["Username"], each["Realm"], each["Network-IP"]) == ("bob", "example%2Ecom", "127.0.0.1")
+        assert each["User-Agent"] == "Phone+%227%22+%28sipp%29"

@@ -69,7 +69,7 @@ def _check_rows(stored: Database, wanted: dict[tuple[str, str], bytes]) -> None:
 
 
 def _bytes(body: object) -> bytes:
-    return body.encode() if isinstance(body, str) else bytes(body)  # type: ignore[call-overload, no-any-return]
+    return body.encode() if isinstance(body, str) else bytes(body)  # type: ignore[call-overload]
 
 
 def _watched(stored: Database, folder: Path, consumers: int, blocks: int) -> Figure:

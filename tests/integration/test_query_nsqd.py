@@ -261,7 +261,7 @@ def test_a_reply_that_is_too_large_fails_the_query_at_once(nsqd: Nsqd, asker: As
     with Consuming(nsqd, max_reply_size="1999") as consuming:
         wait_connected(consuming, 2)
         with Responding(nsqd, TOPIC, lambda _request: None) as responding:
-            responding._answer_request = lambda request: responding.reply(request, reply_to(request, text="x" * size))
+            responding.answer_request = lambda request: responding.reply(request, reply_to(request, text="x" * size))
             said, took_s = failure(lambda: asker.ask(TOPIC, {}, 5))
         assert said == "bad reply"
         assert took_s < 2

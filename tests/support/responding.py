@@ -35,6 +35,7 @@ class Responding:
         answer: makes the reply's fields from the request's; None for no reply.
 
     Attributes:
+        answer_request: makes the reply; a test may change it.
         requests: the requests so far.
         said: what it said of each.
     """
@@ -43,7 +44,7 @@ class Responding:
         self.requests: list[Request] = []
         self._nsqd = nsqd
         self._topic = topic
-        self._answer_request = answer
+        self.answer_request = answer
         self.said: list[str] = []
         self._failure: NsqError | None = None
         self._thread = threading.Thread(target=self._run, name=f"responder of {topic}", daemon=True)
@@ -80,7 +81,7 @@ class Responding:
         if request["Msg-ID"] == _LAST:
             raise _OverError
         self.requests.append(request)
-        fields = self._answer_request(request)
+        fields = self.answer_request(request)
         if fields is None:
             raise PayloadError("the test wants no reply")
         return fields

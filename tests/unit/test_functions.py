@@ -344,8 +344,10 @@ def test_native_async_takes_topic_route_payload(native: NativeNsq, asker: FakeAs
 
 
 def test_kemi_async_names_a_method(kemi: KemiNsq, asker: FakeAsker) -> None:
-    assert kemi.nsq_query_async("where", {"a": 1}, "answered") == 1
-    assert asker.later == [("where", Suspended(index=7, label=9, route="answered"))]
+    assert kemi.nsq_query_async("where", {"a": 1}, "ksr_reply_route") == 1
+    assert asker.later == [("where", Suspended(index=7, label=9, route="ksr_reply_route"))]
+    assert kemi.nsq_query_async("where", {"a": 1}, "no_such_method") == -1
+    assert len(asker.later) == 1
 
 
 @pytest.mark.parametrize(("failure", "reason"), REASONS, ids=str)

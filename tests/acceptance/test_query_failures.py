@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Queries when nsqd, the consumer or Kamailio itself is away: a reason in time, and no transaction left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.calls import Caller, calls_chain, result
+from tests.support.chain import Chain
+from tests.support.responding import Request, Responding, reply_to
+from tests.support.until import until
+
+#: A publisher keeps its connections as long as its process lives, so the responder's has no `close`.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+#: How late an answer may be on a busy machine.
+LATE_S = 0.2
+
+
+@pytest.fixture(params=["native", "kemi"])
+def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
+    with calls_chain(
+        request.param, tmp_path, TEST_CHILDREN=1, NSQ_MAX_REPLY_SIZE=1000, NSQ_PUBLISH_TIMEOUT="0.2"
+    ) as chain:
+        yield chain
+
+
+@pytest.fixture
+def caller(chain: Chain) -> Iterator[Caller]:
+    with Caller(chain.kamailio.sip_target) as caller:
+        yield caller
+
+
+def silent(_request: Request) -> None:
+    return None
+
+
+def resumed(chain: Chain, call_id: str) -> int:
+    return len(chain.log_lines(f"test: resumed {call_id}"))
+
+
+def test_without_nsqd_the_reason_is_no_nsqd(chain: Chain, caller: Caller) -> None:
+    chain.nsqd.kill()
+    started = time.monotonic()
+    assert result(caller.call("nsq_query", "where {}").wait()) == (-1, "no nsqd")
+    call = caller.call("nsq_query_async", "where ANSWERED {}")
+    assert (call.wait().status, result(call.wait())) == (202, (1, "no nsqd"))
+    assert time.monotonic() - started < 2 * LATE_S
+    assert resumed(chain, call.call_id) == 1
+    chain.nsqd.start()  # for the end of the chain
+
+
+def test_a_frozen_nsqd_costs_no_more_than_the_deadline(chain: Chain, caller: Caller) -> None:
+    chain.nsqd.freeze()
+    started = time.monotonic()
+    assert result(caller.call("nsq_query", "where {}", timeout="0.1").wait()) == (-1, "no nsqd")
+    assert time.monotonic() - started < 0.1 + LATE_S
+    chain.nsqd.thaw()
+
+
+def test_a_reply_that_is_too_large_is_a_bad_reply(chain: Chain, caller: Caller) -> None:
+    with Responding(chain.nsqd, "where", lambda _request: {"text": "x" * 1000}):
+        assert result(caller.call("nsq_query", "where {}").wait()) == (-1, "bad reply")
+        assert result(caller.call("nsq_query_async", "where ANSWERED {}").wait()) == (1, "bad reply")
+
+
+def test_a_consumer_that_does_not_listen_leaves_no_transaction_behind(chain: Chain, caller: Caller) -> None:
+    """Its postbox fills up; the query that is suspended already, but not taken any more, goes on in the worker."""
+    (consumer,) = (pid for pid, text in chain.kamailio.pids().items() if text.startswith("EVREXEC"))
+    os.kill(consumer, signal.SIGSTOP)
+    try:
+        # A suspended query needs two letters. The postbox takes an odd number: one query finds its second refused.
+        room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text(encoding="ascii")) + 1
+        if room % 2 == 0:
+            assert result(caller.call("nsq_query", "where {}", timeout="0.05").wait()) == (-1, "timeout")
+        calls = [caller.call("nsq_query_async", "where ANSWERED {}", timeout="2") for _ in range(room // 2 + 3)]
+        until(lambda: sum(call.done for call in calls) >= 3, what="those that were not taken")
+        early = [call.wait() for call in calls if call.done]
+        assert {result(answer)[1] for answer in early} == {"no consumer"}
+        assert 202 in {answer.status for answer in early}, "one had been suspended"
+    finally:
+        os.kill(consumer, signal.SIGCONT)
+    for call in calls:
+        assert call.wait().status in {200, 202}
+        assert resumed(chain, call.call_id) == (call.wait().status == 202)
+
+
+def test_replies_that_come_after_a_restart_resume_nothing(chain: Chain, caller: Caller) -> None:
+    with Responding(chain.nsqd, "where", silent) as responding:
+        calls = [caller.call("nsq_query_async", "where ANSWERED {}", timeout="30") for _ in range(3)]
+        until(lambda: len({each["Msg-ID"] for each in responding.requests}) == 3, what="all questions")
+        chain.kamailio.process.kill()
+        chain.kamailio.stop()
+        chain.kamailio.start()
+        until(lambda: chain.counter("connected") == 2, what="the consumer")
+        before = list(responding.requests)
+        for request in before[:3]:
+            responding.reply(request, reply_to(request))
+        until(lambda: chain.counter("reply_dropped") >= 3, what="the replies to be dropped")
+        assert chain.counter("resume_failed") == 0
+        assert not any(resumed(chain, call.call_id) for call in calls)
+    with Responding(chain.nsqd, "where", lambda _request: {}):
+        assert caller.call("nsq_query_async", "where ANSWERED {}").wait().status == 202
+
+
+def test_a_method_that_is_not_there_is_refused_in_python(tmp_path: Path) -> None:
+    """A native configuration cannot be asked for its routes."""
+    with calls_chain("kemi", tmp_path) as chain, Caller(chain.kamailio.sip_target) as caller:
+        answer = caller.call("nsq_query_async", "where NOSUCH {}").wait()
+        assert (answer.status, result(answer)) == (200, (-1, "bad payload"))
+        assert chain.log_lines("no method of that name")
