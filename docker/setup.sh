@@ -21,7 +21,10 @@ server_packages=(
     kamailio kamailio-extra-modules kamailio-json-modules kamailio-presence-modules kamailio-python3-modules
     kamailio-sqlite-modules kamailio-utils-modules kamailio-xml-modules python3-venv
 )
-test_packages=(baresip-core sip-tester kamailio-mysql-modules kamailio-postgres-modules mariadb-server postgresql)
+test_packages=(
+    baresip-core curl kamailio-mysql-modules kamailio-postgres-modules mariadb-server postgresql sip-tester
+    sqlite3
+)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
