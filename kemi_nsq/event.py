@@ -7,6 +7,7 @@ repair: a missing value skips the names that need it instead of leaving a dangli
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -19,6 +20,8 @@ JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, J
 JsonObject: TypeAlias = Mapping[str, JsonValue]
 
 ROUTE_PREFIX = "nsq:consumer-event"
+#: Of few producers come many events. Bounded, because names come from the network.
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,11 @@ def route_names(fields: JsonObject, key: str, subkey: str) -> list[str]:
         key: NSQ_CONSUMER_EVENT_KEY, the field that names the route.
         subkey: NSQ_CONSUMER_EVENT_SUBKEY, the field that makes the name more specific.
     """
-    category, name = field_text(fields, key), field_text(fields, subkey)
+    return list(_route_names(field_text(fields, key), field_text(fields, subkey), key, subkey))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _route_names(category: str, name: str, key: str, subkey: str) -> tuple[str, ...]:
     suffixes = [
         (category, name) if category and name else None,
         (category,) if category else None,
@@ -116,7 +123,7 @@ def route_names(fields: JsonObject, key: str, subkey: str) -> list[str]:
         (),
     ]
     names = [normal_name("-".join((ROUTE_PREFIX, *parts))) for parts in suffixes if parts is not None]
-    return list(dict.fromkeys(names))
+    return tuple(dict.fromkeys(names))
 
 
 def normal_name(name: str) -> str:

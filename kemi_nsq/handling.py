@@ -208,6 +208,9 @@ class EventHandling:
         except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
             self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error}")
         except TransientError as error:
+            if self._settings.ack == "received":  # nsqd has forgotten it
+                self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: {error}")
+                return
             self._quiet.log(Level.ERROR, "dead letter", f"no dead letter, the message comes again: {error}")
             answers.requeue(delivery, requeue_delay_ms(delivery.message.attempts))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from kemi_nsq import document, presence, presentity
@@ -79,7 +79,7 @@ class PresencePublisher:
             text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
             return None
-        return replace(row, redelivered=redelivered)
+        return replace(row, redelivered=True) if redelivered else row
 
     def _default_expires_s(self, event: str) -> int:
         return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires
@@ -94,7 +94,7 @@ class PresencePublisher:
         """
         if self._store is None:
             return []
-        with self.locked():
+        with self.locked() if self._store.one_writer else nullcontext():
             changes = self._store.save_all(rows)
         for change in changes:
             self._host.count(_COUNTERS[change])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The presentity table, through SQLAlchemy Core. The only module that imports `sqlalchemy`.
+"""The presentity table, through SQLAlchemy Core. `statements` has what differs between databases.
 
 Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5). The engine is made at the first
 write of a process, because nothing that Kamailio's children would share may be open before the fork.
@@ -8,24 +8,21 @@ write of a process, because nothing that Kamailio's children would share may be 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
-from kemi_nsq.lookup import Lookup, lookup
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
+from kemi_nsq.statements import CHANGED, KEY, UPSERTS, Lookup, Write, in_driver_words, lookup
 
 #: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
 BUSY_TIMEOUT_S = 5
 _PAGE = 500
 _WRITES = "kemi_nsq_writes"
-_KEY = ("username", "domain", "event", "etag")
-# `ruid` last: MySQL assigns from left to right, and the condition reads it.
-_CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
 _CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
     "sqlite": {"timeout": BUSY_TIMEOUT_S},
     "postgresql": {"connect_timeout": BUSY_TIMEOUT_S},
@@ -37,6 +34,8 @@ _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
     "postgresql": {"isolation_level": "READ COMMITTED"},
     "mysql": {"isolation_level": "READ COMMITTED"},
 }
+#: How a statement marks its parameters: by position, on each.
+_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
 
 
 class Change(enum.Enum):
@@ -62,11 +61,17 @@ class PresentityStore:
         self._engine: sa.Engine | None = None
         backend, columns = self._url.get_backend_name(), self._table.c
         wanted = columns.ruid, columns.body, columns.expires
-        self._read = lookup(backend, [columns[name] for name in _KEY], *wanted, locked=True)
+        self._read = lookup(backend, [columns[name] for name in KEY], *wanted, locked=True)
         self._read_watched: Lookup | None = None
         if watchers_table:
             self._read_watched = lookup(backend, list(_watchers_table(watchers_table).c))
-        self._write = _UPSERTS[backend](self._table)
+        self._upsert = UPSERTS[backend](self._table)
+        self._write: Write | None = None
+
+    @property
+    def one_writer(self) -> bool:
+        """Whether the database has one writer at a time, for which Kamailio's driver does not wait."""
+        return self._url.get_backend_name() == "sqlite"
 
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""
@@ -87,13 +92,15 @@ class PresentityStore:
             StoreError: the database was busy for too long or cannot be reached; nothing was stored.
         """
         latest = {_key(row): row for row in sorted(rows, key=lambda row: row.ruid)}
-        # All writers take their locks in one order, so that two of them do not wait for each other.
-        values = [_values(latest[key]) for key in sorted(latest)]
+        keys = sorted(
+            latest
+        )  # all writers take their locks in one order, so that two of them do not wait for each other
         try:
             with self._connect(writes=True) as connection, connection.begin():
-                found = self._read(connection, sorted(latest))
+                found = self._read(connection, keys)
                 before = {tuple(row[:4]): (row[4], bytes(row[5]), row[6]) for row in found}
-                connection.execute(self._write, values)
+                self._write = self._write or in_driver_words(self._upsert, connection.dialect)
+                connection.exec_driver_sql(self._write.sql, [self._write.values(latest[key]) for key in keys])
         except (sa.exc.DataError, sa.exc.IntegrityError) as error:
             raise RowRefused(f"the database refuses it: {_cause(error)}") from error
         except sa.exc.SQLAlchemyError as error:
@@ -144,7 +151,7 @@ class PresentityStore:
                 found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
-        names = (*_KEY, *_CHANGED)
+        names = (*KEY, *CHANGED)
         return [
             (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found
         ]
@@ -173,7 +180,11 @@ class PresentityStore:
         if self._engine is None:
             backend = self._url.get_backend_name()
             self._engine = sa.create_engine(
-                self._url, connect_args=_CONNECT_ARGUMENTS[backend], pool_pre_ping=True, **_ENGINE_ARGUMENTS[backend]
+                self._url,
+                connect_args=_CONNECT_ARGUMENTS[backend],
+                paramstyle=_MARKS[backend],
+                pool_pre_ping=True,
+                **_ENGINE_ARGUMENTS[backend],
             )
             if backend == "sqlite":
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
@@ -183,10 +194,6 @@ class PresentityStore:
 
 def _key(row: Row) -> tuple[str, str, str, str]:
     return row.username, row.domain, row.event, row.etag
-
-
-def _values(row: Row) -> dict[str, object]:
-    return {name: getattr(row, name) for name in _KEY + _CHANGED}
 
 
 def _change(row: Row, before: tuple[str | None, bytes, int] | None, latest: Row) -> Change:
@@ -201,41 +208,6 @@ def _change(row: Row, before: tuple[str | None, bytes, int] | None, latest: Row)
         return Change.STALE
     # Whoever subscribed after the old row had expired was not shown it.
     return Change.UNCHANGED if body == row.body and expires > row.received_time else Change.STORED
-
-
-def _conflict_upsert(
-    dialect: Callable[[sa.Table], sqlite.Insert | postgresql.Insert],
-) -> Callable[[sa.Table], sa.Executable]:
-    """One statement decides and writes, so that two consumers cannot both think they are first."""
-
-    def upsert(table: sa.Table) -> sa.Executable:
-        statement = dialect(table).values(_parameters())
-        return statement.on_conflict_do_update(
-            index_elements=list(_KEY),
-            set_={name: statement.excluded[name] for name in _CHANGED},
-            where=sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.excluded.ruid),
-        )
-
-    return upsert
-
-
-def _mysql_upsert(table: sa.Table) -> sa.Executable:
-    """MySQL has no condition on the update: each column keeps its value unless the new row is later."""
-    statement = mysql.insert(table).values(_parameters())
-    later = sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.inserted.ruid)
-    changes = [(name, sa.func.if_(later, statement.inserted[name], table.c[name])) for name in _CHANGED]
-    return statement.on_duplicate_key_update(changes)
-
-
-_UPSERTS: Mapping[str, Callable[[sa.Table], sa.Executable]] = {
-    "sqlite": _conflict_upsert(sqlite.insert),
-    "postgresql": _conflict_upsert(postgresql.insert),
-    "mysql": _mysql_upsert,
-}
-
-
-def _parameters() -> dict[str, sa.BindParameter[object]]:
-    return {name: sa.bindparam(name) for name in _KEY + _CHANGED}
 
 
 def _presentity_table(name: str) -> sa.Table:

@@ -142,7 +142,8 @@ def test_a_suspended_request_goes_on_at_the_deadline(chain: Chain, caller: Calle
         answer = call.wait()
         assert 0.3 <= time.monotonic() - started < 0.3 + LATE_S
         dropped = chain.counter("reply_dropped")
-        responding.reply(responding.requests[0], reply_to(responding.requests[0]))
+        (late,) = until(lambda: responding.requests, what="the question")
+        responding.reply(late, reply_to(late))
         until(lambda: chain.counter("reply_dropped") == dropped + 1, what="the late reply to be dropped")
     assert (answer.status, result(answer)) == (202, (1, "timeout"))
     assert resumed(chain, call.call_id) == 1
@@ -197,7 +198,7 @@ def test_a_cancelled_request_is_resumed_no_more(chain: Chain, caller: Caller) ->
     with Responding(chain.nsqd, "where", fields) as responding:
         responding.answer_request = silent
         sipp("cancel", chain.kamailio.sip_target, chain.folder)  # from INVITE to 487
-        (request,) = responding.requests
+        (request,) = until(lambda: responding.requests, what="the question")
         lines = len(chain.log_lines("test: resumed"))
         dropped = chain.counter("reply_dropped")
         for _ in range(2):

@@ -8,12 +8,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import outage, publish, query, sip
+from tests.bench import correct, latency, outage, publish, query, routes, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
+from tests.support.stored import DATABASES
 
 MEASURES: dict[str, Callable[..., list[Figure]]] = {
     "publish": publish.measure,
@@ -21,6 +23,11 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
     "query": query.measure,
     "waiting": query.measure_waiting,
     "outage": outage.measure,
+    **{f"updates-{name}": partial(updates.measure, name=name) for name in DATABASES},
+    **{f"watched-{name}": partial(updates.measure_watched, name=name) for name in DATABASES},
+    "routes": routes.measure,
+    "latency": latency.measure,
+    **{f"correct-{name}": partial(correct.measure, name=name) for name in DATABASES},
 }
 
 

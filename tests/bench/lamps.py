@@ -37,7 +37,7 @@ class Lamps(NativeNsq):
         event = self._parts.current.event
         assert event is not None
         if self._seen is None:
-            self._seen = Path(os.environ["BENCH_SEEN"]).open("a", encoding="utf-8")  # noqa: SIM115  # open until the end
+            self._seen = Path(os.environ["BENCH_SEEN"]).open("a", encoding="utf-8")  # noqa: SIM115  # until the process ends
         print((now_ns - int(str(event.fields["Sent"]))) / 1000, file=self._seen, flush=True)
         return 1
 

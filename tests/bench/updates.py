@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
-from time import monotonic_ns
 
 from tests.bench.baseline import plain_rate
 from tests.bench.calls import PRESENTITIES, STATES, URIS, call, row, waves
@@ -20,7 +19,7 @@ from tests.bench.served import Database, Served, database, served
 from tests.support.until import until
 
 CONSUMERS = (1, 2)
-_WARM_UP = 100
+_WARM_UP = 400
 
 
 def measure(folder: Path, *, name: str, quick: bool) -> list[Figure]:
@@ -42,11 +41,11 @@ def _unwatched(stored: Database, folder: Path, consumers: int, calls: int, block
     bodies = list(waves(calls))
     rows = [row(body, number) for number, body in enumerate(bodies)]
     with served(stored, folder, consumers=consumers) as server:
-        server.consume(list(waves(_WARM_UP)))
+        server.consume([call(number, STATES[0]) for number in range(_WARM_UP)])
         for block in range(1, blocks + 1):
             server.empty()
-            rates.append(len(bodies) / server.consume(bodies))
-            taken = len(STATES) * _WARM_UP + block * len(bodies)
+            rates.append(server.consume(bodies).rate)
+            taken = _WARM_UP + block * len(bodies)
             server.check_counters(received=taken, pua_stored=taken, pua_stale=0, pua_unchanged=0)
             _check_rows(stored, {(each.username, each.etag): each.body for each in rows})
             server.empty()
@@ -96,8 +95,7 @@ def _told_rate(server: Served, phones: Phones, block: int) -> float:
     """Publish a call of each presentity, and wait until each phone has shown how it ended."""
     numbers = range(block * PRESENTITIES, (block + 1) * PRESENTITIES)
     bodies = [call(number, state) for state in STATES for number in numbers]
-    started_ns = monotonic_ns()
-    server.consume(bodies)
+    consumed = server.consume(bodies)
     wanted = {uri: {f"call{number}": "terminated"} for uri, number in zip(URIS, numbers, strict=True)}
     until(
         lambda: all(phones.states(uri) == states for uri, states in wanted.items()),
@@ -106,7 +104,7 @@ def _told_rate(server: Served, phones: Phones, block: int) -> float:
     )
     if phones.count() > len(bodies):
         raise Spoiled(f"{len(bodies)} updates, {phones.count()} NOTIFYs; {server.errors()}")
-    return len(bodies) / ((phones.last_ns() - started_ns) / 1e9)
+    return len(bodies) / ((phones.last_ns() - consumed.started_ns) / 1e9)
 
 
 def _alone_rate(server: Served, phones: Phones, folder: Path) -> float:

@@ -116,7 +116,7 @@ def documents(seen: Seen) -> list[bytes]:
     return [body for _, (_, body) in sorted(seen.items())]
 
 
-@examples(max_examples=80, deadline=None, suppress_health_check=SUPPRESSED, phases=PHASES)
+@examples(max_examples=60, deadline=None, suppress_health_check=SUPPRESSED, phases=PHASES)
 @given(history=histories(), form=Forms, count=st.integers(1, 4), seed=st.integers(0, 2**32))
 def test_any_interleaving_duplication_and_failure_ends_in_the_state_of_the_history(
     database: Database, history: list[Said], form: str | None, count: int, seed: int
@@ -130,7 +130,7 @@ def test_any_interleaving_duplication_and_failure_ends_in_the_state_of_the_histo
     check(views, history)
 
 
-@examples(max_examples=40, deadline=None, suppress_health_check=SUPPRESSED, phases=PHASES)
+@examples(max_examples=30, deadline=None, suppress_health_check=SUPPRESSED, phases=PHASES)
 @given(history=histories(), form=Forms, count=st.integers(2, 4), seed=st.integers(0, 2**32))
 def test_consumers_at_the_same_time_end_in_the_state_of_the_history(
     database: Database, history: list[Said], form: str | None, count: int, seed: int

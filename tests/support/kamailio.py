@@ -51,6 +51,7 @@ class Kamailio:
         *,
         defines: Mapping[str, str | int] | None = None,
         environment: Mapping[str, str] | None = None,
+        shared_memory_mb: int = SHARED_MEMORY_MB,
     ) -> None:
         """Prepare it.
 
@@ -59,12 +60,14 @@ class Kamailio:
             folder: its working directory, where its log goes; made when missing.
             defines: values for `#!define`, given as `-A NAME=value`; see `quoted` for strings.
             environment: variables besides PATH; nothing is inherited.
+            shared_memory_mb: memory that its processes share; a NOTIFY stays in it for some seconds.
         """
         self.sip_port = free_udp_port()
         self._config = config
         self._folder = folder
         self._defines = dict(defines or {})
         self._environment = {"PATH": CLEAN_PATH} | dict(environment or {})
+        self._shared_memory_mb = shared_memory_mb
         self._process: ChildProcess | None = None
         self._run_folder: Path | None = None
 
@@ -180,7 +183,7 @@ class Kamailio:
             "CTL_SOCKET": quoted(self.control_socket()),
         } | self._defines
         command = [find_program("kamailio", path=PROGRAM_PATH), "-DD", "-E", "-f", str(self._config.absolute())]
-        command += ["-m", str(SHARED_MEMORY_MB), "-M", str(PACKAGE_MEMORY_MB)]
+        command += ["-m", str(self._shared_memory_mb), "-M", str(PACKAGE_MEMORY_MB)]
         command += ["-w", str(self._folder), "-Y", str(self._run_folder)]
         for name, value in defines.items():
             command += ["-A", f"{name}={value}"]

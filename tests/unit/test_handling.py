@@ -308,6 +308,12 @@ def test_a_dead_letter_that_nsqd_does_not_take_now_keeps_the_message() -> None:
     assert desk.host.counters[Counter.DEAD_LETTERS] == 0
 
 
+def test_a_dead_letter_that_nsqd_does_not_take_now_is_lost_once_the_message_is_finished() -> None:
+    desk = Desk(ack="received", dead_letter_topic="dead", publisher=FakePublisher(ConnectionLost("nobody there")))
+    assert {kind for _, kind, _ in desk.handle(b"hello")} == {FIN}
+    assert desk.lines[-1] == "no dead letter: nobody there"
+
+
 def test_a_dead_letter_that_nsqd_refuses_for_good_does_not_keep_the_message() -> None:
     desk = Desk(dead_letter_topic="dead", publisher=FakePublisher(NsqdRefused("E_BAD_MESSAGE", "too big", fatal=True)))
     assert desk.handle(b"hello") == [answer(0, FIN)]

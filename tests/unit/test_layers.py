@@ -47,7 +47,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "requests": frozenset({"httpapi"}),
     "selectors": frozenset({"iothread"}),
     "socket": frozenset({"transport"}),
-    "sqlalchemy": frozenset({"lookup", "store"}),
+    "sqlalchemy": frozenset({"statements", "store"}),
     "ssl": frozenset({"transport"}),
 }
 

@@ -29,6 +29,10 @@ from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
 HOUR_S = 3600
+HOSTILE_POSITIONS: list[object] = [
+    *(None, "", "x", -1, -0.5, "NaN", "sNaN", "-Infinity", True, [1], {"a": 1}),
+    *("1e19", "1e999990", "1e999999", "-1e999990", "9" * 4000),
+]
 #: When nsqd took the messages, but for those of which a test says something else.
 NOW = time.time()
 INT32 = 2**31 - 1
@@ -296,6 +300,19 @@ def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(store: 
     assert consumer.returned[-1] is Change.STORED
     consumer.handle([message(9, sent_at=time.time() + HOUR_S, user="ahead")])
     assert set(rows(store)) == {"ahead"}
+
+
+@pytest.mark.parametrize("value", HOSTILE_POSITIONS)
+def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(store: PresentityStore, value: object) -> None:
+    """A whole number of a million digits would hold up all other events for seconds."""
+    consumer = Recorded(FakeHost(), store, pua_order_field="Seq")
+    started = time.process_time()
+    consumer.handle([message(1, Seq=value)])
+    assert time.process_time() - started < 1
+    assert rows(store) == {}
+    (error,) = consumer.returned
+    assert isinstance(error, NsqError)
+    assert "orders nothing" in str(error)
 
 
 # Expires

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The statements that each database wants in its own way: a read of many keys, and the conditional upsert.
+
+A read must go by the index. With `IN` and a list SQLite reads the whole table, and so does PostgreSQL before it has
+statistics of the table. There the keys come as one JSON text, which is joined: one statement for any number of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from kemi_nsq.presentity import Row
+
+#: Columns of the presentity table: those of its key, and those that an update changes.
+KEY = ("username", "domain", "event", "etag")
+# `ruid` last: MySQL assigns from left to right, and the condition reads it.
+CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
+
+#: Takes a connection and keys, and returns the rows that have one of them, each as its columns.
+Lookup: TypeAlias = Callable[[sa.Connection, Sequence[tuple[str, ...]]], Iterable[Sequence[Any]]]
+
+
+def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any], locked: bool = False) -> Lookup:
+    """Prepare a read of one table.
+
+    Args:
+        backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
+        key: the columns that a key gives values for; those of an index, or some of its first.
+        wanted: further columns to return, after those of the key.
+        locked: read with the rows locked, in the order of their keys.
+    """
+    expand = _EXPANSIONS.get(backend)
+    statement = sa.select(*key, *wanted)
+    if expand is None:  # MySQL and MariaDB look each key of a list up in the index
+        statement = statement.where(sa.tuple_(*key).in_(sa.bindparam("keys", expanding=True)))
+    else:
+        statement = statement.join_from(key[0].table, *expand(sa.bindparam("keys", type_=sa.String), key))
+    if locked:
+        statement = statement.order_by(*key).with_for_update()
+
+    def read(connection: sa.Connection, keys: Sequence[tuple[str, ...]]) -> Iterable[Sequence[Any]]:
+        return connection.execute(statement, {"keys": keys if expand is None else orjson.dumps(keys).decode()})
+
+    return read
+
+
+Expansion: TypeAlias = tuple[sa.TableValuedAlias, sa.ColumnElement[bool]]
+
+
+def _sqlite(keys: sa.BindParameter[str], key: Sequence[sa.Column[Any]]) -> Expansion:
+    given = sa.func.json_each(keys).table_valued("value", name="given")
+    parts = (sa.func.json_extract(given.c.value, f"$[{index}]") for index in range(len(key)))
+    return given, sa.and_(*(column == part for column, part in zip(key, parts, strict=True)))
+
+
+def _postgresql(keys: sa.BindParameter[str], key: Sequence[sa.Column[Any]]) -> Expansion:
+    given = sa.func.json_array_elements(sa.cast(keys, sa.JSON)).table_valued("value", name="given")
+    parts = (given.c.value.op("->>")(sa.literal_column(str(index))) for index in range(len(key)))
+    return given, sa.and_(*(column == part for column, part in zip(key, parts, strict=True)))
+
+
+_EXPANSIONS: Mapping[str, Callable[[sa.BindParameter[str], Sequence[sa.Column[Any]]], Expansion]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgresql,
+}
+
+
+class Write(NamedTuple):
+    """A statement as the driver takes it, and what picks its values from a row."""
+
+    sql: str
+    values: Callable[[Row], tuple[object, ...]]
+
+
+def in_driver_words(statement: sa.Insert, dialect: sa.Dialect) -> Write:
+    """Write a statement out once; SQLAlchemy would look at each value of each row before the driver does."""
+    compiled = statement.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return Write(str(compiled), attrgetter(*(compiled.positiontup or ())))
+
+
+def _conflict_upsert(
+    dialect: Callable[[sa.Table], sqlite.Insert | postgresql.Insert],
+) -> Callable[[sa.Table], sa.Insert]:
+    """One statement decides and writes, so that two consumers cannot both think they are first."""
+
+    def upsert(table: sa.Table) -> sa.Insert:
+        statement = dialect(table).values(_parameters())
+        return statement.on_conflict_do_update(
+            index_elements=list(KEY),
+            set_={name: statement.excluded[name] for name in CHANGED},
+            where=sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.excluded.ruid),
+        )
+
+    return upsert
+
+
+def _mysql_upsert(table: sa.Table) -> sa.Insert:
+    """MySQL has no condition on the update: each column keeps its value unless the new row is later."""
+    statement = mysql.insert(table).values(_parameters())
+    later = sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.inserted.ruid)
+    changes = [(name, sa.func.if_(later, statement.inserted[name], table.c[name])) for name in CHANGED]
+    return statement.on_duplicate_key_update(changes)
+
+
+UPSERTS: Mapping[str, Callable[[sa.Table], sa.Insert]] = {
+    "sqlite": _conflict_upsert(sqlite.insert),
+    "postgresql": _conflict_upsert(postgresql.insert),
+    "mysql": _mysql_upsert,
+}
+
+
+def _parameters() -> dict[str, sa.BindParameter[object]]:
+    return {name: sa.bindparam(name) for name in KEY + CHANGED}
