@@ -15,7 +15,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 from gnsq import errors as gnsq_errors
@@ -52,8 +52,7 @@ class Subscribed:
     """nsqd accepted SUB; messages come once RDY is set."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(NamedTuple):
     """One message, in flight until it is finished or requeued.
 
     Attributes:

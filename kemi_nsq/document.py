@@ -10,7 +10,8 @@ it. Nothing else writes a value; a tree of lxml would do the same in four times 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from kemi_nsq.fields import clean
@@ -21,9 +22,11 @@ PIDF = "urn:ietf:params:xml:ns:pidf"
 DATA_MODEL = "urn:ietf:params:xml:ns:pidf:data-model"
 RPID = "urn:ietf:params:xml:ns:pidf:rpid"
 
+#: Needs neither cleaning nor escaping: printable ASCII without blanks and what XML writes in another way.
+_PLAIN = re.compile("[!#-%'-;=?-~]*")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+
+class Document(NamedTuple):
     """A NOTIFY body: its media type and its bytes, UTF-8."""
 
     content_type: str
@@ -98,16 +101,13 @@ def _message_summary(state: MailboxState) -> Document:
 
 
 def _text(value: str) -> str:
-    return escape(clean(value))
+    return value if _PLAIN.fullmatch(value) else escape(clean(value))
 
 
 def _attribute(name: str, value: str) -> str:
     """Write an attribute and the blank before it; without a value none, because `direction=""` would be invalid."""
-    cleaned = clean(value)
-    if not cleaned:
-        return ""
-    quoted = escape(cleaned).replace('"', "&quot;")
-    return f' {name}="{quoted}"'
+    written = value if _PLAIN.fullmatch(value) else escape(clean(value), {'"': "&quot;"})
+    return f' {name}="{written}"' if written else ""
 
 
 def _xml(content_type: str, root: str) -> Document:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
@@ -24,8 +23,7 @@ ROUTE_PREFIX = "nsq:consumer-event"
 _REMEMBERED = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """One consumed message, decoded once.
 
     Attributes:

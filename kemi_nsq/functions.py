@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 import time
+from collections.abc import Callable
 
 import orjson
 
@@ -204,17 +205,23 @@ class Functions:
         self._leave(reply, "")
         return reply
 
-    def query_async(self, topic: str, payload: str | JsonObject, route: str) -> None:
+    def query_async(self, topic: str, payload: str | JsonObject, route: str, exists: Callable[[str], bool]) -> None:
         """Publish a request and suspend the SIP transaction; it goes on in `route` with the reply, or without.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            route: a native route, or a Python method.
+            exists: whether there is one of a name.
 
         Raises:
             NsqError: the transaction is not suspended, and goes on where it is; `$var(nqErr)` says why.
         """
         try:
             timeout_s = self._timeout(None)
+            if not exists(route):
+                raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
             query = self._asker.prepare(_topic(topic), payload, timeout_s)
-            if not route:
-                raise UsageError("there is no route, or no method of that name, in which the transaction could go on")
             suspended = self._host.suspend_transaction(route)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")

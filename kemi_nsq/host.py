@@ -42,6 +42,9 @@ class Host(Protocol):
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run the native `event_route[name]` with `payload` as `$evr(data)`; return whether there is such a route."""
 
+    def has_route(self, name: str) -> bool:
+        """Return whether the native configuration has a `route[name]`."""
+
     def suspend_transaction(self, route: str) -> Suspended | None:
         """Suspend the SIP transaction that is being handled, to go on in `route`; None if that cannot be."""
 

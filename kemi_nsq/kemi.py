@@ -80,16 +80,15 @@ class KemiNsq(Plugin):
     def nsq_query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
         """Publish a request and suspend the SIP transaction; it goes on in a method when there is a reply, or none.
 
-        `route` is a method of the handler. Kamailio calls it with the message; later versions may add an event name, so
-        give it a second argument with a default. It finds the reply in `$var(nqR)`, or the reason for none in
-        `$var(nqErr)`.
+        Call `KSR.tm.t_newtran()` before. `route` is a method of the handler. Kamailio calls it with the message; later
+        versions may add an event name, so give it a second argument with a default. It finds the reply in `$var(nqR)`,
+        or the reason for none in `$var(nqErr)`.
 
         Returns:
             1 the transaction is suspended and will go on in that method whatever happens: return from the route; -1
             it is not suspended.
         """
-        known = callable(getattr(self, route, None))
-        return self._query_async(topic, payload, route if known else "")
+        return self._query_async(topic, payload, route, lambda name: callable(getattr(self, name, None)))
 
     def nsq_json(self, path: str, payload: str) -> str | None:
         """Return the value at a path of JSON text, or None if it is missing or null, or the text is no JSON.

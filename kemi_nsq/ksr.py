@@ -61,6 +61,10 @@ class KamailioHost:
         """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
         return _answered("evrexec.run", name, payload)
 
+    def has_route(self, name: str) -> bool:
+        """Look a route up by the module cfgutils; t_continue leaves the caller of one that is not there waiting."""
+        return bool(KSR.cfgutils.check_route_exists(name) >= 0)
+
     def suspend_transaction(self, route: str) -> Suspended | None:
         """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`)."""
         if KSR.tmx.t_suspend() < 0:

@@ -100,14 +100,14 @@ class NativeNsq(Plugin):
     def nsq_query_async(self, _msg: object, text: str = "") -> int:
         """Publish a request and suspend the SIP transaction; it goes on in a route when there is a reply, or none.
 
-        Text: the topic, a blank, the name of a `route`, a blank, a JSON object. `exit` must follow. The route finds
-        `$var(nqR)` and `$var(nqErr)` as after nsq_query.
+        Text: the topic, a blank, the name of a `route`, a blank, a JSON object. `t_newtran()` must precede and `exit`
+        must follow. The route finds `$var(nqR)` and `$var(nqErr)` as after nsq_query.
 
         Returns:
             1 the transaction is suspended and will go on in the route whatever happens, -1 it is not suspended.
         """
         topic, route, payload = _split(text, 3)
-        return self._query_async(topic, payload, route)
+        return self._query_async(topic, payload, route, self._parts.host.has_route)
 
     @entry
     def nsq_json(self, _msg: object, text: str = "") -> int:

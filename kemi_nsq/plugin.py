@@ -239,9 +239,13 @@ class Plugin:
         )
         return replies[0] if replies else None
 
-    def _query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
+    def _query_async(self, topic: str, payload: str | JsonObject, route: str, exists: Callable[[str], bool]) -> int:
         functions = self._parts.functions
-        return self._call("nsq_query_async", Counter.QUERY_FAILED, lambda: functions.query_async(topic, payload, route))
+        return self._call(
+            "nsq_query_async",
+            Counter.QUERY_FAILED,
+            lambda: functions.query_async(topic, payload, route, exists),
+        )
 
     def _json(self, path: str, payload: str) -> str | None:
         found: list[str | None] = [None]

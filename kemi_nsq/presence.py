@@ -89,8 +89,11 @@ def sender_of(fields: JsonObject) -> str:
     Raises:
         PayloadError: it names nobody.
     """
-    named = clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI"))
-    return named or str(_from(fields)[0].uri)
+    return _named_sender(fields) or str(_from(fields)[0].uri)
+
+
+def _named_sender(fields: JsonObject) -> str:
+    return clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI"))
 
 
 def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
@@ -110,7 +113,7 @@ def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
         raise missing("Call-ID", f"one (only State terminated does without, not {state})")
     return DialogState(
         presentity=presentity,
-        sender=sender_of(fields),
+        sender=_named_sender(fields) or str(caller.uri),
         etag=text(fields, "ETag"),
         # A terminated dialog is kept as a tombstone for a time that is not the producer's to say.
         expires_s=None if state == "terminated" else _expires(fields),
@@ -125,11 +128,11 @@ def _dialog(fields: JsonObject, _states: Mapping[str, Meaning]) -> DialogState:
 
 
 def _presence(fields: JsonObject, states: Mapping[str, Meaning]) -> PresenceState:
-    _, presentity = _from(fields)
+    origin, presentity = _from(fields)
     state = required(fields, "State", f"a state such as {', '.join(states)}")
     return PresenceState(
         presentity=presentity,
-        sender=sender_of(fields),
+        sender=_named_sender(fields) or str(origin.uri),
         etag=text(fields, "ETag"),
         expires_s=_expires(fields),
         meaning=states.get(state.lower(), _AVAILABLE),
@@ -138,12 +141,12 @@ def _presence(fields: JsonObject, states: Mapping[str, Meaning]) -> PresenceStat
 
 
 def _mailbox(fields: JsonObject, _states: Mapping[str, Meaning]) -> MailboxState:
-    _, presentity = _from(fields)
+    origin, presentity = _from(fields)
     new, saved, urgent, urgent_saved = _counts(fields)
     waiting = text(fields, "Messages-Waiting")
     return MailboxState(
         presentity=presentity,
-        sender=sender_of(fields),
+        sender=_named_sender(fields) or str(origin.uri),
         etag=text(fields, "ETag"),
         expires_s=_expires(fields),
         account=_account(text(fields, "Message-Account"), presentity),
@@ -177,9 +180,10 @@ def _from(fields: JsonObject) -> tuple[Address, Presentity]:
 
 def _named_presentity(fields: JsonObject) -> Presentity | None:
     """Read the three Presentity fields, which count only together (`nsq_pua.c`)."""
-    given, user = text(fields, "Presentity"), text(fields, "Presentity-User")
-    realm = _realm(fields, "Presentity-Realm")
-    if not (given and user and realm):
+    if not (given := text(fields, "Presentity")):
+        return None
+    user, realm = text(fields, "Presentity-User"), _realm(fields, "Presentity-Realm")
+    if not (user and realm):
         return None
     address("Presentity", given)
     return Presentity(user=escape_user(user), domain=realm)

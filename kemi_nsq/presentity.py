@@ -8,8 +8,8 @@ unique key.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import NamedTuple
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.fields import MAX_INT32, clean
@@ -39,8 +39,7 @@ _POSITION_DIGITS = 24
 _POSITION_SCALE = 10**5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """What orders the events of one row: a position, then nsqd's message id (16 hex digits).
 
     The position is nsqd's nanosecond timestamp, or what the producer says (`position_of`); 0 to 10^24 - 1.
@@ -50,8 +49,7 @@ class Order:
     message_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One row; (username, domain, event, etag) is its key.
 
     Attributes:
@@ -78,8 +76,8 @@ class Row:
     received_time: int
     body: bytes
     sender: str
-    priority: int = 0
     ruid: str
+    priority: int = 0
     terminal: bool = False
     redelivered: bool = False
 
@@ -117,8 +115,7 @@ def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: in
     """
     position = max(position, row.position)
     digest = row.ruid[-_KEY_DIGITS:]
-    return replace(
-        row,
+    return row._replace(
         body=body,
         expires=min(now + tombstone_s + GRACE_S, MAX_INT32),
         received_time=now,
@@ -149,8 +146,9 @@ def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
     Raises:
         PayloadError: a value does not fit its column.
     """
-    user, domain, tag = state.presentity.user, state.presentity.domain, source_etag(state)
-    lifetime_s = tombstone_s if _is_terminated(state) else state.expires_s or default_expires_s
+    (user, domain), tag, rank = state.presentity, source_etag(state), _rank(state)
+    terminal = rank == TERMINATED_RANK
+    lifetime_s = tombstone_s if terminal else state.expires_s or default_expires_s
     made = Row(
         username=user,
         domain=domain,
@@ -160,15 +158,11 @@ def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
         received_time=now,
         body=body,
         sender=clean(state.sender),
-        terminal=_is_terminated(state),
-        ruid=_ruid(order, _rank(state), "\0".join((user, domain, state.event, tag))),
+        terminal=terminal,
+        ruid=_ruid(order, rank, "\0".join((user, domain, state.event, tag))),
     )
     _check(made)
     return made
-
-
-def _is_terminated(state: State) -> bool:
-    return isinstance(state, DialogState) and state.state == "terminated"
 
 
 def _rank(state: State) -> int:
@@ -179,7 +173,7 @@ def _rank(state: State) -> int:
 def _ruid(order: Order, rank: int, key: str) -> str:
     # All parts have a fixed width, so that comparing strings compares the parts in turn. The key's hash keeps
     # the column unique where one message writes several rows.
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:_KEY_DIGITS]
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
     return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{digest}"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
@@ -79,7 +78,7 @@ class PresencePublisher:
             text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
             return None
-        return replace(row, redelivered=True) if redelivered else row
+        return row._replace(redelivered=True) if redelivered else row
 
     def _default_expires_s(self, event: str) -> int:
         return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires

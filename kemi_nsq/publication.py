@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 _LONGEST_ETAG = 100  # the column holds 128; above this, and for odd characters, a hash stands in
 _PRINTABLE = re.compile("[!-~]*")
@@ -20,8 +20,7 @@ _CASE_DIGITS = 16
 DIALOG_STATES = {"trying": 1, "proceeding": 2, "early": 3, "confirmed": 4, "terminated": 5}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presentity:
+class Presentity(NamedTuple):
     """Whom a watcher subscribes to: escaped user, and domain, as in the Request-URI of the SUBSCRIBE."""
 
     user: str
@@ -33,7 +32,7 @@ class Presentity:
         return f"sip:{self.user}@{self.domain}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Publication:
     """What the states of all packages have in common.
 
@@ -51,8 +50,7 @@ class Publication:
     expires_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Party:
+class Party(NamedTuple):
     """One side of a dialog (RFC 4235 section 4.1.6): identity and target URI, display name, dialog tag."""
 
     identity: str
@@ -61,7 +59,7 @@ class Party:
     tag: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class DialogState(Publication):
     """One dialog as its presentity sees it (RFC 4235).
 
@@ -94,7 +92,7 @@ class Meaning:
     activity: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PresenceState(Publication):
     """The state of a person; `source` is the Sender-URI that tells several sources apart, or ''."""
 
@@ -103,7 +101,7 @@ class PresenceState(Publication):
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class MailboxState(Publication):
     """The messages that wait in one mailbox (RFC 3842); `account` is the mailbox's URI."""
 
@@ -126,12 +124,11 @@ def source_etag(state: State) -> str:
     the event names wins over everything else that the event says.
     """
     kind, *parts = ("tag", state.etag) if state.etag else _source(state)
-    readable = f"{state.event}.{kind}.{'/'.join(_escaped(part) for part in parts)}"
-    digest = hashlib.sha256(readable.encode("utf-8", "surrogatepass")).hexdigest()
+    readable = f"{state.event}.{kind}.{'/'.join(map(_escaped, parts))}"
     if len(readable) > _LONGEST_ETAG or not _PRINTABLE.fullmatch(readable):
-        return f"{state.event}.hash.{digest[:_HASH_DIGITS]}"
+        return f"{state.event}.hash.{_digest(readable)[:_HASH_DIGITS]}"
     # Kamailio's tables in MySQL and MariaDB compare without case, but a Call-ID has it (RFC 3261 section 20.8).
-    return readable if readable == readable.lower() else f"{readable}.{digest[:_CASE_DIGITS]}"
+    return readable if readable == readable.lower() else f"{readable}.{_digest(readable)[:_CASE_DIGITS]}"
 
 
 def _source(state: State) -> tuple[str, ...]:
@@ -143,6 +140,10 @@ def _source(state: State) -> tuple[str, ...]:
             return "box", state.account
         case PresenceState():
             return "source", state.source
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _escaped(part: str) -> str:

@@ -8,8 +8,9 @@ write of a process, because nothing that Kamailio's children would share may be 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
@@ -38,6 +39,10 @@ _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
 _MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
 
 
+#: A row's user, domain, event package and etag.
+RowKey: TypeAlias = tuple[str, str, str, str]
+
+
 class Change(enum.Enum):
     """What a row did to the table."""
 
@@ -61,7 +66,8 @@ class PresentityStore:
         self._engine: sa.Engine | None = None
         backend, columns = self._url.get_backend_name(), self._table.c
         wanted = columns.ruid, columns.body, columns.expires
-        self._read = lookup(backend, [columns[name] for name in KEY], *wanted, locked=True)
+        key = [columns[name] for name in KEY]
+        self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
         self._read_watched: Lookup | None = None
         if watchers_table:
             self._read_watched = lookup(backend, list(_watchers_table(watchers_table).c))
@@ -80,9 +86,8 @@ class PresentityStore:
     def save_all(self, rows: Sequence[Row]) -> list[Change]:
         """Store rows in one transaction, each unless the table has its key with an equal or greater `ruid`.
 
-        What a row changes is read before the write, with the rows locked: had another process changed the document in
-        between, changing it back would look like no change, and nobody would be told. Two processes may both make the
-        same row; then its watchers are told twice.
+        What a row changes is read before the write. Two processes may both make the same change; then its watchers are
+        told twice.
 
         Returns:
             What each row did, in the order of `rows`.
@@ -91,21 +96,37 @@ class PresentityStore:
             RowRefused: the database does not take one of the rows; nothing was stored.
             StoreError: the database was busy for too long or cannot be reached; nothing was stored.
         """
-        latest = {_key(row): row for row in sorted(rows, key=lambda row: row.ruid)}
-        keys = sorted(
-            latest
-        )  # all writers take their locks in one order, so that two of them do not wait for each other
+        latest = {_key(row): row for row in sorted(rows, key=_ruid)}
+        # All writers take their locks in one order, so that two of them do not wait for each other.
+        keys = sorted(latest)
         try:
             with self._connect(writes=True) as connection, connection.begin():
-                found = self._read(connection, keys)
-                before = {tuple(row[:4]): (row[4], bytes(row[5]), row[6]) for row in found}
+                changes = self._compare(connection, latest, keys)
+                later = [latest[key] for key in keys if changes[key] is not Change.STALE]
                 self._write = self._write or in_driver_words(self._upsert, connection.dialect)
-                connection.exec_driver_sql(self._write.sql, [self._write.values(latest[key]) for key in keys])
+                if later:
+                    connection.exec_driver_sql(self._write.sql, list(map(self._write.values, later)))
         except (sa.exc.DataError, sa.exc.IntegrityError) as error:
             raise RowRefused(f"the database refuses it: {_cause(error)}") from error
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(_cause(error)) from error
-        return [_change(row, before.get(_key(row)), latest[_key(row)]) for row in rows]
+        return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
+
+    def _compare(
+        self, connection: sa.Connection, latest: Mapping[RowKey, Row], keys: Sequence[RowKey]
+    ) -> Mapping[RowKey, Change]:
+        """Tell what each row will do.
+
+        Where it seems to say what the table says already, that is read once more, with the rows locked: had another
+        process changed the document in between, changing it back would look like no change, and nobody would be told.
+        """
+        changes = dict.fromkeys(keys, Change.STORED)
+        changes |= _changes(latest, self._look(connection, keys))
+        unchanged = [key for key in keys if changes[key] is Change.UNCHANGED]
+        if unchanged and not self.one_writer:  # who alone may write has locked all rows
+            changes |= dict.fromkeys(unchanged, Change.STORED)
+            changes |= _changes(latest, self._look_locked(connection, unchanged))
+        return changes
 
     def find(self, after_id: int, **columns: str) -> list[tuple[int, Row]]:
         """Return some of our rows that are not over, by ascending id, with the ids.
@@ -192,22 +213,25 @@ class PresentityStore:
         return self._engine.connect().execution_options(**{_WRITES: writes})
 
 
-def _key(row: Row) -> tuple[str, str, str, str]:
-    return row.username, row.domain, row.event, row.etag
+_key: Callable[[Row], RowKey] = attrgetter(*KEY)
+_ruid: Callable[[Row], str] = attrgetter("ruid")
 
 
-def _change(row: Row, before: tuple[str | None, bytes, int] | None, latest: Row) -> Change:
-    """Tell what a row did, from what the table had before and the latest of its key that was written."""
-    if row is not latest:
-        return Change.STALE
-    if before is None:
-        return Change.STORED
-    ruid, body, expires = before
-    # A row without ruid is another writer's, from before us: ours is newer.
-    if ruid is not None and ruid >= row.ruid:
-        return Change.STALE
-    # Whoever subscribed after the old row had expired was not shown it.
-    return Change.UNCHANGED if body == row.body and expires > row.received_time else Change.STORED
+def _changes(latest: Mapping[RowKey, Row], found: Iterable[Sequence[Any]]) -> dict[RowKey, Change]:
+    """Tell what rows do to those that were found in the table."""
+    changes = {}
+    for user, domain, event, etag, ruid, body, expires in found:
+        row = latest[user, domain, event, etag]
+        # A row without ruid is another writer's, from before us: ours is newer.
+        if ruid is not None and ruid >= row.ruid:
+            change = Change.STALE
+        # Whoever subscribed after the old row had expired was not shown it.
+        elif body == row.body and expires > row.received_time:
+            change = Change.UNCHANGED
+        else:
+            change = Change.STORED
+        changes[user, domain, event, etag] = change
+    return changes
 
 
 def _presentity_table(name: str) -> sa.Table:

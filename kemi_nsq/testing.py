@@ -29,6 +29,7 @@ class FakeHost:
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
         locked: names of the locks that are held.
+        routes: names of the native routes that a transaction can go on in.
         transaction: index and label of the SIP transaction that can be suspended, or None.
         continued: what was continued, with the variables as they were then.
     """
@@ -45,6 +46,7 @@ class FakeHost:
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
         self.locked: set[str] = set()
+        self.routes: set[str] = set()
         self.transaction: tuple[int, int] | None = None
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
@@ -78,6 +80,10 @@ class FakeHost:
             return False
         route(self, payload)
         return True
+
+    def has_route(self, name: str) -> bool:
+        """Return whether the route is among `routes`."""
+        return name in self.routes
 
     def suspend_transaction(self, route: str) -> Suspended | None:
         """Suspend the transaction that was given as `transaction`, if there is one."""

@@ -20,8 +20,7 @@ class Target(NamedTuple):
     subscription: Subscription
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message and the connection that must answer for it."""
 
     link_id: int

@@ -7,6 +7,7 @@ what it asks for must be answered.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -170,6 +171,22 @@ def test_an_example_does_what_its_page_says(
             assert chain.nsqd.topic(topic)["message_count"] == 1
         assert "Unhandled exception" not in chain.kamailio.log_text()
         assert {"bug", "unrouted", "route_failed", "requeued"}.isdisjoint(chain.counters()), chain.kamailio.log_text()
+
+
+SUSPENDING = [each for each in RUNNABLE if "nsq_query_async" in each.text]
+
+
+@pytest.mark.parametrize("wrong", ["no/topic", "NO_ROUTE"])
+@pytest.mark.parametrize("example", SUSPENDING, ids=str)
+def test_a_caller_hears_of_a_query_that_is_not_suspended(example: Example, wrong: str, tmp_path: Path) -> None:
+    right = r'(?<=")routes\b' if wrong == "no/topic" else r'(?<="routes )REDIRECT|(?<=")redirect(?=")'
+    text, changed = re.subn(right, wrong, example.text)
+    assert changed == 1
+    with chain_of(dataclasses.replace(example, text=text), tmp_path) as chain:
+        answer = invite(chain)
+        assert (answer.status, chain.counter("queried")) == (503, 0), chain.kamailio.log_text()
+        (line,) = chain.log_lines("ERROR:")
+        assert wrong in line
 
 
 @pytest.mark.parametrize("example", examples("kamailio"), ids=str)

@@ -149,6 +149,26 @@ def test_a_suspended_request_goes_on_at_the_deadline(chain: Chain, caller: Calle
     assert resumed(chain, call.call_id) == 1
 
 
+@pytest.mark.parametrize("newtran", [True, False], ids=["after t_newtran", "without t_newtran"])
+def test_a_repeated_request_asks_again_unless_its_transaction_is_there(
+    chain: Chain, caller: Caller, newtran: bool
+) -> None:
+    with Responding(chain.nsqd, "where", silent) as responding:
+        call = caller.call("nsq_query_async", "where ANSWERED {}", timeout="20", newtran=newtran)
+        until(lambda: responding.requests, what="the question")
+        caller.repeat()
+        assert caller.send("OPTIONS").wait().status == 200  # the only worker has handled the repeated request
+        chain.drain(topic="where", channel="responder")
+        asked = list(responding.requests)
+        assert (len(asked) == 1) == newtran
+        failed = chain.counter("resume_failed")
+        for request in asked:
+            responding.reply(request, reply_to(request))
+        assert call.wait().status == 202
+        until(lambda: chain.counter("resume_failed") == failed + len(asked) - 1, what="the others to resume nothing")
+    assert resumed(chain, call.call_id) == 1
+
+
 def test_a_second_reply_resumes_nothing(chain: Chain, caller: Caller) -> None:
     def twice(request: Request) -> None:
         for number in (1, 2):

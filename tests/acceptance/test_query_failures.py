@@ -113,9 +113,14 @@ def test_replies_that_come_after_a_restart_resume_nothing(chain: Chain, caller: 
         assert caller.call("nsq_query_async", "where ANSWERED {}").wait().status == 202
 
 
-def test_a_method_that_is_not_there_is_refused_in_python(tmp_path: Path) -> None:
-    """A native configuration cannot be asked for its routes."""
-    with calls_chain("kemi", tmp_path) as chain, Caller(chain.kamailio.sip_target) as caller:
-        answer = caller.call("nsq_query_async", "where NOSUCH {}").wait()
+@pytest.mark.parametrize("method", ["MESSAGE", "INVITE"])
+def test_a_route_that_is_not_there_is_refused_before_anything_is_suspended(
+    chain: Chain, caller: Caller, method: str
+) -> None:
+    for _ in range(2):
+        answer = caller.call("nsq_query_async", "where NOSUCH {}", method=method).wait(LATE_S)
         assert (answer.status, result(answer)) == (200, (-1, "bad payload"))
-        assert chain.log_lines("no method of that name")
+    (line,) = chain.log_lines("ERROR:")
+    assert "nsq_query_async: there is no route or method 'NOSUCH' in which the transaction could go on" in line
+    assert chain.counter("resume_failed") == 0
+    assert caller.call("nsq_query_async", "where ANSWERED {}", method=method, timeout="0.01").wait().status == 202

@@ -8,7 +8,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -50,19 +49,19 @@ EARLIER = made(4, State="trying")
 
 
 def test_a_new_row_is_stored_as_it_is(store: PresentityStore, database: Database) -> None:
-    given = replace(ROW, body=b"\xc3\xa4\xff", priority=7)
+    given = ROW._replace(body=b"\xc3\xa4\xff", priority=7)
     assert store.save(given) is Change.STORED
     assert database.rows() == [columns(given)]
 
 
 def test_a_later_row_replaces_every_column_of_an_earlier_one(store: PresentityStore, database: Database) -> None:
     store.save(ROW)
-    later = replace(LATER, expires=7, received_time=8, sender="x", priority=9)
+    later = LATER._replace(expires=7, received_time=8, sender="x", priority=9)
     assert store.save(later) is Change.STORED
     assert database.rows() == [columns(later)]
 
 
-@pytest.mark.parametrize("other", [ROW, replace(ROW, body=b"other", expires=1), EARLIER], ids=["same", "twin", "early"])
+@pytest.mark.parametrize("other", [ROW, ROW._replace(body=b"other", expires=1), EARLIER], ids=["same", "twin", "early"])
 def test_what_is_not_later_changes_nothing(store: PresentityStore, database: Database, other: Row) -> None:
     store.save(ROW)
     assert store.save(other) is Change.STALE
@@ -71,14 +70,14 @@ def test_what_is_not_later_changes_nothing(store: PresentityStore, database: Dat
 
 def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityStore, database: Database) -> None:
     store.save(ROW)
-    longer = replace(LATER, body=ROW.body, expires=ROW.expires + 99)
+    longer = LATER._replace(body=ROW.body, expires=ROW.expires + 99)
     assert store.save(longer) is Change.UNCHANGED
     assert database.rows() == [columns(longer)]
 
 
 def test_the_same_document_after_the_old_one_had_expired_is_news(store: PresentityStore) -> None:
-    store.save(replace(ROW, expires=NOW))
-    assert store.save(replace(LATER, body=ROW.body, received_time=NOW)) is Change.STORED
+    store.save(ROW._replace(expires=NOW))
+    assert store.save(LATER._replace(body=ROW.body, received_time=NOW)) is Change.STORED
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
@@ -106,7 +105,7 @@ def test_at_one_time_the_later_state_of_a_dialog_wins(
 
 @pytest.mark.parametrize("body", [b"<foreign/>", ROW.body], ids=["other", "same"])
 def test_a_row_of_another_writer_without_ruid_is_older(store: PresentityStore, database: Database, body: bytes) -> None:
-    database.insert(replace(ROW, body=body), ruid=None)
+    database.insert(ROW._replace(body=body), ruid=None)
     assert store.save(EARLIER) is Change.STORED
     assert database.rows() == [columns(EARLIER)]
 
@@ -150,7 +149,7 @@ def test_many_rows_at_once(store: PresentityStore, database: Database) -> None:
 
 def test_rows_written_together_are_written_all_or_none(store: PresentityStore, database: Database) -> None:
     with pytest.raises(RowRefused):
-        store.save_all([made(Call_ID="a"), replace(made(Call_ID="b"), body=None)])  # type: ignore[arg-type]
+        store.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(body=None)])  # type: ignore[arg-type]
     assert database.rows() == []
     assert store.save(ROW) is Change.STORED, "the connection can be used further"
 
@@ -252,7 +251,7 @@ def test_a_hostile_sender_is_stored_or_refused_but_not_changed(
 
 def test_nul_is_refused_or_stored_as_it_is(store: PresentityStore, database: Database) -> None:
     """No event brings one (`fields.clean`); if one did, the database must not cut the value there."""
-    given = replace(ROW, sender="sip:a\0b@x")
+    given = ROW._replace(sender="sip:a\0b@x")
     if database.name == "postgresql":
         with pytest.raises(RowRefused, match="NUL"):
             store.save(given)
@@ -263,8 +262,8 @@ def test_nul_is_refused_or_stored_as_it_is(store: PresentityStore, database: Dat
 
 
 def test_the_longest_values_fit(store: PresentityStore, database: Database) -> None:
-    given = replace(
-        ROW, username="u" * 64, domain="d" * 64, etag="e" * 128, sender="s" * 255, body=b"b" * 65535, expires=2**31 - 1
+    given = ROW._replace(
+        username="u" * 64, domain="d" * 64, etag="e" * 128, sender="s" * 255, body=b"b" * 65535, expires=2**31 - 1
     )
     assert store.save(given) is Change.STORED
     assert database.rows() == [columns(given)]
@@ -276,7 +275,7 @@ def test_what_is_too_long_is_refused_not_cut(server_database: Database, column: 
     """`presentity.row` refuses it before; a table with shorter columns must not cut it either."""
     with closing(server_database.store()) as store:
         with pytest.raises(RowRefused):
-            store.save(replace(ROW, **{column: "x" * 300}))  # type: ignore[arg-type]
+            store.save(ROW._replace(**{column: "x" * 300}))  # type: ignore[arg-type]
         assert server_database.rows() == []
         assert store.save(ROW) is Change.STORED
 

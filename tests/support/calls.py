@@ -118,9 +118,31 @@ class Caller:
         )
         return call
 
-    def call(self, function: str, text: str | bytes = "", *, timeout: str = "", method: str = "MESSAGE") -> Call:
-        """Let Kamailio call a function of kemi-nsq with a text; `timeout` is for `$var(nsq_query_timeout)`."""
+    def repeat(self) -> None:
+        """Send each request that has no final response once more, now."""
+        self._endpoint.repeat()
+
+    def call(  # each is one thing that a route looks at
+        self,
+        function: str,
+        text: str | bytes = "",
+        *,
+        timeout: str = "",
+        method: str = "MESSAGE",
+        newtran: bool = False,
+    ) -> Call:
+        """Let Kamailio call a function of kemi-nsq with a text.
+
+        Args:
+            function: its name.
+            text: what it gets.
+            timeout: for `$var(nsq_query_timeout)`.
+            method: of the request.
+            newtran: whether the route calls t_newtran() before.
+        """
         headers: Headers = (("x-call", function), ("content-type", "text/plain"))
+        if newtran:
+            headers += (("x-newtran", "yes"),)
         if timeout:
             headers += (("x-timeout", timeout),)
         body = text.encode() if isinstance(text, str) else text

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import NsqError, StoreError
@@ -180,7 +180,7 @@ class PresenceConsumer:
 
 def again(delivery: Delivery) -> Delivery:
     """Return the next delivery of a message."""
-    return replace(delivery, message=replace(delivery.message, attempts=delivery.message.attempts + 1))
+    return delivery._replace(message=delivery.message._replace(attempts=delivery.message.attempts + 1))
 
 
 def _bytes(value: object) -> bytes:

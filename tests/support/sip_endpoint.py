@@ -115,6 +115,12 @@ class SipEndpoint:
             self._transactions[branch] = transaction
         self._socket.sendto(transaction.datagram, target)
 
+    def repeat(self) -> None:
+        """Send each request that has no final response once more, now."""
+        with self._lock:
+            for each in self._transactions.values():
+                self._socket.sendto(each.datagram, each.target)
+
     def _run(self) -> None:
         while not self._closing.is_set():
             try:

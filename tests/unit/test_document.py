@@ -263,7 +263,7 @@ def test_states_made_by_hand_are_cleaned_too() -> None:
     assert isinstance(dialog, DialogState)
     assert isinstance(presence, PresenceState)
     for name in NASTY:
-        party = replace(dialog.remote, display=name, tag=name)
+        party = dialog.remote._replace(display=name, tag=name)
         valid(render(replace(dialog, dialog_id=f"d{name}", call_id=name, remote=party)))
         valid(render(replace(presence, source=name, etag=name)))
         note = replace(presence, meaning=replace(presence.meaning, note=name))

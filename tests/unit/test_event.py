@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -198,5 +197,5 @@ def test_any_object_has_route_names(fields: JsonObject) -> None:
 
 def test_an_event_is_frozen() -> None:
     event = Event(topic="t", channel="c", message_id="0" * 16, timestamp_ns=1, attempts=1, payload="{}", fields={})
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         event.topic = "other"  # type: ignore[misc]

@@ -89,6 +89,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def host() -> FakeHost:
     host = FakeHost()
     host.transaction = (7, 9)
+    host.routes = {"R", "ANSWERED"}
     return host
 
 
@@ -173,7 +174,7 @@ def test_a_topic_that_nsq_refuses_is_not_sent(kemi: KemiNsq, parts: Parts, host:
     assert kemi.nsq_publish(topic, "{}") == -1
     assert kemi.nsq_query(topic, "{}") is None
     assert host.variables["nqErr"] == "bad payload"
-    assert kemi.nsq_query_async(topic, "{}", "R") == -1
+    assert kemi.nsq_query_async(topic, "{}", "ksr_reply_route") == -1
     assert (publisher.sent, asker.asked, asker.later, host.continued) == ([], [], [], [])
     assert [line.split(":")[0] for _, line in host.lines] == ["nsq_publish", "nsq_query", "nsq_query_async"]
     assert all("is no name for a topic or channel" in line for _, line in host.lines)
@@ -346,8 +347,18 @@ def test_native_async_takes_topic_route_payload(native: NativeNsq, asker: FakeAs
 def test_kemi_async_names_a_method(kemi: KemiNsq, asker: FakeAsker) -> None:
     assert kemi.nsq_query_async("where", {"a": 1}, "ksr_reply_route") == 1
     assert asker.later == [("where", Suspended(index=7, label=9, route="ksr_reply_route"))]
-    assert kemi.nsq_query_async("where", {"a": 1}, "no_such_method") == -1
-    assert len(asker.later) == 1
+
+
+@pytest.mark.parametrize("name", ["NOSUCH", ""])
+def test_a_route_that_is_not_there_is_refused(
+    native: NativeNsq, kemi: KemiNsq, asker: FakeAsker, host: FakeHost, name: str
+) -> None:
+    assert native.nsq_query_async(MESSAGE, f"t {name} {{}}") == -1
+    assert kemi.nsq_query_async("t", {}, name) == -1
+    assert host.variable("nqErr") == "bad payload"
+    assert (asker.asked, asker.later) == ([], [])
+    line = f"nsq_query_async: there is no route or method {name!r} in which the transaction could go on"
+    assert [text for _, text in host.lines] == [line, line]
 
 
 @pytest.mark.parametrize(("failure", "reason"), REASONS, ids=str)
@@ -464,7 +475,8 @@ CALLS: list[Callable[[KemiNsq, Any], object]] = [
     lambda kemi, value: kemi.nsq_publish_deferred("t", value, "{}"),
     lambda kemi, value: kemi.nsq_query(value, "{}"),
     lambda kemi, value: kemi.nsq_query("t", "{}", value),
-    lambda kemi, value: kemi.nsq_query_async(value, "{}", "R"),
+    lambda kemi, value: kemi.nsq_query_async(value, "{}", "ksr_reply_route"),
+    lambda kemi, value: kemi.nsq_query_async("t", "{}", value),
     lambda kemi, value: kemi.nsq_json(value, "{}"),
     lambda kemi, value: kemi.nsq_json("a", value),
 ]

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,7 +51,7 @@ def refused(fields: Fields, body: bytes | None = None) -> str:
 
 def test_a_row_says_it_all() -> None:
     made = stored(DIALOG | {"Expires": "60", "Sender-URI": "sip:pbx@example.com"})
-    assert replace(made, body=b"", ruid="") == Row(
+    assert made._replace(body=b"", ruid="") == Row(
         username="alice",
         domain="example.com",
         event="dialog",
@@ -66,7 +64,7 @@ def test_a_row_says_it_all() -> None:
         ruid="",
     )
     assert made.body == render(from_event(DIALOG)).body
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         made.priority = 1  # type: ignore[misc]
 
 

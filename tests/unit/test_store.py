@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,40 +66,40 @@ def test_nothing_is_opened_before_the_first_write(tmp_path: Path) -> None:
 
 
 def test_a_new_row_is_stored_as_it_is(store: PresentityStore, path: Path) -> None:
-    row = replace(ROW, body=b"\xc3\xa4\xff", priority=7, username="o%27neill")
+    row = ROW._replace(body=b"\xc3\xa4\xff", priority=7, username="o%27neill")
     assert store.save(row) is Change.STORED
     assert stored(path) == [columns(row)]
 
 
 def test_a_later_row_replaces_an_earlier_one(store: PresentityStore, path: Path) -> None:
     store.save(ROW)
-    later = replace(ROW, ruid=LATER, body=b"<other/>", expires=7, received_time=8, sender="x", priority=9)
+    later = ROW._replace(ruid=LATER, body=b"<other/>", expires=7, received_time=8, sender="x", priority=9)
     assert store.save(later) is Change.STORED
     assert stored(path) == [columns(later)]
 
 
 def test_the_same_row_again_changes_nothing(store: PresentityStore, path: Path) -> None:
     store.save(ROW)
-    assert store.save(replace(ROW, expires=1, body=b"<other/>")) is Change.STALE
+    assert store.save(ROW._replace(expires=1, body=b"<other/>")) is Change.STALE
     assert stored(path) == [columns(ROW)]
 
 
 def test_an_earlier_row_changes_nothing(store: PresentityStore, path: Path) -> None:
     store.save(ROW)
-    assert store.save(replace(ROW, ruid=EARLIER, body=b"<other/>")) is Change.STALE
+    assert store.save(ROW._replace(ruid=EARLIER, body=b"<other/>")) is Change.STALE
     assert stored(path) == [columns(ROW)]
 
 
 def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityStore, path: Path) -> None:
     store.save(ROW)
-    later = replace(ROW, ruid=LATER, expires=2_000_000_099)
+    later = ROW._replace(ruid=LATER, expires=2_000_000_099)
     assert store.save(later) is Change.UNCHANGED
     assert stored(path) == [columns(later)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_whatever_the_order_the_latest_stays(store: PresentityStore, path: Path, order: tuple[int, ...]) -> None:
-    events = [replace(ROW, ruid=f"{number}.x", body=b"%d" % number) for number in range(4)]
+    events = [ROW._replace(ruid=f"{number}.x", body=b"%d" % number) for number in range(4)]
     changes = [store.save(events[number]) for number in order]
     assert stored(path) == [columns(events[3])]
     newest = [max(order[: position + 1]) == number for position, number in enumerate(order)]
@@ -109,7 +108,7 @@ def test_whatever_the_order_the_latest_stays(store: PresentityStore, path: Path,
 
 @pytest.mark.parametrize("name", ["username", "domain", "event", "etag"])
 def test_each_part_of_the_key_makes_another_row(store: PresentityStore, path: Path, name: str) -> None:
-    other = replace(ROW, ruid=EARLIER, **{name: "other"})  # type: ignore[arg-type]
+    other = ROW._replace(ruid=EARLIER, **{name: "other"})  # type: ignore[arg-type]
     assert [store.save(ROW), store.save(other)] == [Change.STORED, Change.STORED]
     assert stored(path) == [columns(ROW), columns(other)]
 
@@ -120,7 +119,7 @@ def test_each_part_of_the_key_makes_another_row(store: PresentityStore, path: Pa
 def test_a_row_of_another_writer_without_ruid_is_older(
     store: PresentityStore, path: Path, body: bytes, change: Change
 ) -> None:
-    foreign = columns(replace(ROW, body=body)) | {"ruid": None}
+    foreign = columns(ROW._replace(body=body)) | {"ruid": None}
     names = ", ".join(foreign)
     execute(path, f"INSERT INTO presentity ({names}) VALUES ({', '.join('?' * len(foreign))})", *foreign.values())
     assert store.save(ROW) is change
@@ -130,18 +129,18 @@ def test_a_row_of_another_writer_without_ruid_is_older(
 def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: PresentityStore, path: Path) -> None:
     store.save(ROW)
     execute(path, "DELETE FROM presentity")
-    assert store.save(replace(ROW, ruid=EARLIER)) is Change.STORED
+    assert store.save(ROW._replace(ruid=EARLIER)) is Change.STORED
     assert len(stored(path)) == 1
 
 
 def test_rows_written_together_say_each_what_they_did(store: PresentityStore, path: Path) -> None:
-    store.save(replace(ROW, etag="same"))
-    store.save(replace(ROW, etag="old", ruid=LATER))
+    store.save(ROW._replace(etag="same"))
+    store.save(ROW._replace(etag="old", ruid=LATER))
     batch = [
-        replace(ROW, etag="new", ruid="2", body=b"2"),
-        replace(ROW, etag="new", ruid="1", body=b"1"),
-        replace(ROW, etag="same", ruid="9"),
-        replace(ROW, etag="old", ruid="0000", body=b"late"),
+        ROW._replace(etag="new", ruid="2", body=b"2"),
+        ROW._replace(etag="new", ruid="1", body=b"1"),
+        ROW._replace(etag="same", ruid="9"),
+        ROW._replace(etag="old", ruid="0000", body=b"late"),
     ]
     assert store.save_all(batch) == [Change.STORED, Change.STALE, Change.UNCHANGED, Change.STALE]
     assert {row["etag"]: row["body"] for row in stored(path)} == {"new": b"2", "same": ROW.body, "old": ROW.body}
@@ -149,7 +148,7 @@ def test_rows_written_together_say_each_what_they_did(store: PresentityStore, pa
 
 def test_rows_written_together_are_written_all_or_none(store: PresentityStore, path: Path) -> None:
     with pytest.raises(RowRefused, match=r"UNIQUE constraint failed: presentity\.ruid"):
-        store.save_all([replace(ROW, etag="a"), replace(ROW, etag="b")])
+        store.save_all([ROW._replace(etag="a"), ROW._replace(etag="b")])
     assert stored(path) == []
     assert store.save(ROW) is Change.STORED, "the connection can be used further"
 
@@ -165,7 +164,7 @@ def test_a_reader_does_not_hold_up_the_writer(store: PresentityStore, path: Path
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM presentity").fetchall()
-        assert store.save(replace(ROW, ruid=LATER, body=b"x")) is Change.STORED
+        assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED
 
 
 def test_nobody_writes_between_the_look_and_the_write(store: PresentityStore, path: Path) -> None:
@@ -181,14 +180,14 @@ def test_nobody_writes_between_the_look_and_the_write(store: PresentityStore, pa
     store.save(ROW)
     assert store._engine is not None
     sa.event.listen(store._engine, "after_cursor_execute", interfere)
-    assert store.save(replace(ROW, ruid=LATER)) is Change.UNCHANGED
+    assert store.save(ROW._replace(ruid=LATER)) is Change.UNCHANGED
     assert len(refused) == 1
 
 
 def test_stores_of_several_processes_agree(path: Path) -> None:
     """Four writers, each with a connection of its own, write the same rows in orders of their own."""
-    events = [replace(ROW, etag=f"e{number % 5}", ruid=f"{number:03}") for number in range(50)]
-    events = [replace(event, body=event.ruid.encode()) for event in events]
+    events = [ROW._replace(etag=f"e{number % 5}", ruid=f"{number:03}") for number in range(50)]
+    events = [event._replace(body=event.ruid.encode()) for event in events]
     changes: list[tuple[str, Change]] = []
     start = threading.Barrier(4)
 
@@ -222,8 +221,8 @@ def test_a_locked_database_fails_within_the_busy_timeout(
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="database is locked"):
-            store.save(replace(ROW, ruid=LATER))
-    assert store.save(replace(ROW, ruid=LATER, body=b"x")) is Change.STORED, "it works again once the lock is gone"
+            store.save(ROW._replace(ruid=LATER))
+    assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED, "it works again once the lock is gone"
 
 
 def test_a_database_that_is_locked_at_the_first_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -196,7 +195,7 @@ def test_many_states_end_page_by_page(desk: Desk, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(desk: Desk) -> None:
-    desk.store.save(replace(desk.row(BOB), body=b"<not our document"))
+    desk.store.save(desk.row(BOB)._replace(body=b"<not our document"))
     desk.publish()
     desk.now += 60
     desk.upkeep.sweep()

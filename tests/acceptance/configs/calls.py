@@ -24,7 +24,7 @@ class Kamailio(KemiNsq):
         elif KSR.hdr.get("X-Call") == "failure":
             KSR.tm.t_on_failure("ksr_busy")
             KSR.tm.t_relay()
-        else:
+        elif KSR.hdr.get("X-Newtran") is None or KSR.tm.t_newtran() > 0:
             self.call(str(KSR.hdr.get("X-Call")), KSR.pv.get("$rb") or "")
         return 1
 
