@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The presentity table, through SQLAlchemy Core. `statements` has what differs between databases.
 
-Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5). The engine is made at the first
-write of a process, because nothing that Kamailio's children would share may be open before the fork.
+Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5).
 """
 
 from __future__ import annotations
@@ -10,35 +9,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import IsolationLevel
 
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.database import Database
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 from kemi_nsq.statements import CHANGED, KEY, UPSERTS, Lookup, Write, in_driver_words, lookup
 
-#: How long a write waits for another process's write to the same SQLite file, and a connect for a server.
-BUSY_TIMEOUT_S = 5
 _PAGE = 500
-_WRITES = "kemi_nsq_writes"
-_CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
-    "sqlite": {"timeout": BUSY_TIMEOUT_S},
-    "postgresql": {"connect_timeout": BUSY_TIMEOUT_S},
-    "mysql": {"connect_timeout": BUSY_TIMEOUT_S, "charset": "utf8mb4"},
-}
-# MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
-_ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
-    "sqlite": {},
-    "postgresql": {"isolation_level": "READ COMMITTED"},
-    "mysql": {"isolation_level": "READ COMMITTED"},
-}
-#: How a statement marks its parameters: by position, on each.
-_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
-
-
 #: A row's user, domain, event package and etag.
 RowKey: TypeAlias = tuple[str, str, str, str]
 
@@ -61,10 +41,9 @@ class PresentityStore:
     """
 
     def __init__(self, url: str, table: str, watchers_table: str = "") -> None:
-        self._url = sa.make_url(url)
+        self._database = Database(url)
         self._table = _presentity_table(table)
-        self._engine: sa.Engine | None = None
-        backend, columns = self._url.get_backend_name(), self._table.c
+        backend, columns = self._database.backend, self._table.c
         wanted = columns.ruid, columns.body, columns.expires
         key = [columns[name] for name in KEY]
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
@@ -77,7 +56,7 @@ class PresentityStore:
     @property
     def one_writer(self) -> bool:
         """Whether the database has one writer at a time, for which Kamailio's driver does not wait."""
-        return self._url.get_backend_name() == "sqlite"
+        return self._database.backend == "sqlite"
 
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""
@@ -86,8 +65,8 @@ class PresentityStore:
     def save_all(self, rows: Sequence[Row]) -> list[Change]:
         """Store rows in one transaction, each unless the table has its key with an equal or greater `ruid`.
 
-        What a row changes is read before the write. Two processes may both make the same change; then its watchers are
-        told twice.
+        What a row changes is read before the write, and another process may write in between. The later of the two rows
+        is kept all the same; but the other may count as STORED, and then its watchers are told once too often.
 
         Returns:
             What each row did, in the order of `rows`.
@@ -99,17 +78,12 @@ class PresentityStore:
         latest = {_key(row): row for row in sorted(rows, key=_ruid)}
         # All writers take their locks in one order, so that two of them do not wait for each other.
         keys = sorted(latest)
-        try:
-            with self._connect(writes=True) as connection, connection.begin():
-                changes = self._compare(connection, latest, keys)
-                later = [latest[key] for key in keys if changes[key] is not Change.STALE]
-                self._write = self._write or in_driver_words(self._upsert, connection.dialect)
-                if later:
-                    connection.exec_driver_sql(self._write.sql, list(map(self._write.values, later)))
-        except (sa.exc.DataError, sa.exc.IntegrityError) as error:
-            raise RowRefused(f"the database refuses it: {_cause(error)}") from error
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(_cause(error)) from error
+        with self._database.transaction(writes=True) as connection:
+            changes = self._compare(connection, latest, keys)
+            later = [latest[key] for key in keys if changes[key] is not Change.STALE]
+            self._write = self._write or in_driver_words(self._upsert, connection.dialect)
+            if later:
+                connection.exec_driver_sql(self._write.sql, list(map(self._write.values, later)))
         return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
 
     def _compare(
@@ -158,20 +132,14 @@ class PresentityStore:
         """
         condition = _is_ours(self._table), _is_over(self._table), self._table.c.expires <= until
         statement = sa.delete(self._table).where(*condition)
-        try:
-            with self._connect(writes=True) as connection, connection.begin():
-                return connection.execute(statement).rowcount
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(_cause(error)) from error
+        with self._database.transaction(writes=True) as connection:
+            return connection.execute(statement).rowcount
 
     def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
         ours = _is_ours(self._table), sa.not_(_is_over(self._table))
         statement = sa.select(self._table).where(condition, *ours)
-        try:
-            with self._connect() as connection:
-                found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(_cause(error)) from error
+        with self._database.transaction() as connection:
+            found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
         names = (*KEY, *CHANGED)
         return [
             (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found
@@ -185,32 +153,12 @@ class PresentityStore:
         """
         if self._read_watched is None:
             return frozenset(keys)
-        try:
-            with self._connect() as connection:
-                return frozenset((row[0], row[1]) for row in self._read_watched(connection, keys))
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(_cause(error)) from error
+        with self._database.transaction() as connection:
+            return frozenset((row[0], row[1]) for row in self._read_watched(connection, keys))
 
     def close(self) -> None:
         """Close the connections of this process."""
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
-
-    def _connect(self, *, writes: bool = False) -> sa.Connection:
-        if self._engine is None:
-            backend = self._url.get_backend_name()
-            self._engine = sa.create_engine(
-                self._url,
-                connect_args=_CONNECT_ARGUMENTS[backend],
-                paramstyle=_MARKS[backend],
-                pool_pre_ping=True,
-                **_ENGINE_ARGUMENTS[backend],
-            )
-            if backend == "sqlite":
-                sa.event.listen(self._engine, "connect", _prepare_sqlite)
-                sa.event.listen(self._engine, "begin", _begin_sqlite)
-        return self._engine.connect().execution_options(**{_WRITES: writes})
+        self._database.close()
 
 
 _key: Callable[[Row], RowKey] = attrgetter(*KEY)
@@ -257,24 +205,3 @@ def _is_over(table: sa.Table) -> sa.ColumnElement[bool]:
 
 def _watchers_table(name: str) -> sa.Table:
     return sa.Table(name, sa.MetaData(), *(sa.Column(column, sa.String) for column in ("presentity_uri", "event")))
-
-
-def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
-    """WAL lets Kamailio read while we write; in the journal mode DELETE it meets "database is locked"."""
-    # The driver would begin only at the first write, too late for what was read before; `_begin_sqlite` does it.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A writer takes its lock at once, not after it has read; a reader must not take it at all.
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _cause(error: sa.exc.SQLAlchemyError) -> str:
-    """Return the driver's words, or SQLAlchemy's first line of its own, on one line."""
-    text = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error).partition("\n")[0]
-    return " ".join(text.split())

@@ -132,7 +132,7 @@ class ChildProcess:
         """Stop the process and its children where they are (SIGSTOP): peers see a server that is silent, not gone."""
         self._signal_all(signal.SIGSTOP)
         # The signal may reach a busy thread a little later.
-        until(lambda: _is_stopped(self.pid), what=f"{self.name} to stop")
+        until(lambda: is_stopped(self.pid), what=f"{self.name} to stop")
 
     def thaw(self) -> None:
         """Let them run on (SIGCONT)."""
@@ -185,7 +185,7 @@ class ChildProcess:
                 continue  # it ended in between
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether all threads of a process have stopped (proc(5), state T)."""
     states = (thread.read_text().rpartition(")")[2].split()[0] for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
     return all(state == "T" for state in states)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The connection to Kamailio's database: opened when it is first needed, kept, and given up when it fails.
+
+It is opened late because nothing that Kamailio's children would share may be open before the fork.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import IsolationLevel
+
+from kemi_nsq.errors import RowRefused, StoreError
+
+#: How long a write waits for another process's write, and a connect for a server.
+BUSY_TIMEOUT_S = 5
+#: For this long a server may say nothing at all.
+_SILENCE_S = 30
+#: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
+_RESTED_S = 1.0
+_CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
+    "sqlite": {"timeout": BUSY_TIMEOUT_S},
+    "postgresql": {
+        "connect_timeout": BUSY_TIMEOUT_S,
+        "tcp_user_timeout": _SILENCE_S * 1000,
+        "options": f"-c lock_timeout={BUSY_TIMEOUT_S}s",
+    },
+    "mysql": {
+        "connect_timeout": BUSY_TIMEOUT_S,
+        "read_timeout": _SILENCE_S,
+        "charset": "utf8mb4",
+        "init_command": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}",
+    },
+}
+# MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
+_ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "READ COMMITTED"},
+    "mysql": {"isolation_level": "READ COMMITTED"},
+}
+#: How a statement marks its parameters: by position, on each.
+_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
+
+
+class Database:
+    """One connection, for one thread.
+
+    Args:
+        url: SQLAlchemy URL.
+
+    Attributes:
+        backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = sa.make_url(url)
+        self.backend = self._url.get_backend_name()
+        self._engine: sa.Engine | None = None
+        self._connection: sa.Connection | None = None
+        self._used_at = 0.0
+        self._writes = False
+
+    @contextmanager
+    def transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
+        """Commit what the block does, all of it or nothing.
+
+        Args:
+            writes: take an SQLite file's one lock for writers at the beginning, so that nobody writes between what the
+                block reads and what it writes.
+
+        Raises:
+            RowRefused: the database does not take a value.
+            StoreError: it was busy for too long or cannot be reached.
+        """
+        self._writes = writes
+        try:
+            connection = self._connected()
+            with connection.begin():
+                yield connection
+            self._used_at = time.monotonic()
+        except sa.exc.SQLAlchemyError as error:
+            self._rest()
+            if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
+                raise RowRefused(f"the database refuses it: {_cause(error)}") from error
+            raise StoreError(_cause(error)) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._rest()
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _connected(self) -> sa.Connection:
+        if time.monotonic() - self._used_at > _RESTED_S:
+            self._rest()
+        if self._connection is None:
+            self._engine = self._engine or self._make_engine()
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _rest(self) -> None:
+        """Give the connection back to the engine, which tries it before it gives it out again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _make_engine(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self._url,
+            connect_args=_CONNECT_ARGUMENTS[self.backend],
+            paramstyle=_MARKS[self.backend],
+            pool_pre_ping=True,
+            **_ENGINE_ARGUMENTS[self.backend],
+        )
+        if self.backend == "sqlite":
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "begin", self._begin_sqlite)
+        return engine
+
+    def _begin_sqlite(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+
+
+def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+    """WAL lets Kamailio read while we write; in the journal mode DELETE it meets "database is locked"."""
+    # The driver would begin only at the first write, too late for what was read before; `_begin_sqlite` does it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.close()
+
+
+def _cause(error: sa.exc.SQLAlchemyError) -> str:
+    """Return the driver's words, or SQLAlchemy's first line of its own, on one line."""
+    text = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error).partition("\n")[0]
+    return " ".join(text.split())
