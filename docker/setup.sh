@@ -22,8 +22,8 @@ server_packages=(
     kamailio-sqlite-modules kamailio-utils-modules kamailio-xml-modules python3-venv
 )
 test_packages=(
-    baresip-core curl kamailio-mysql-modules kamailio-postgres-modules mariadb-server postgresql sip-tester
-    sqlite3
+    baresip-core curl kamailio-mysql-modules kamailio-postgres-modules liblinphone10 mariadb-server postgresql
+    sip-tester sqlite3
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }
