@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run the measures that are named, or all: `python -m tests.bench [--quick] [--json FILE] [publish sip query ...]`."""
+"""Run the measures that are named, or all: `python -m tests.bench [--quick] [--json FILE] [publish sip query ...]`.
+
+`python -m tests.bench --plots FILE` measures nothing: it makes the plots and the table of docs/sizing-and-speed.md.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import correct, latency, outage, publish, query, routes, sip, updates
+from tests.bench import correct, latency, outage, plots, publish, query, routes, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
 from tests.support.stored import DATABASES
 
@@ -41,9 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("measures", nargs="*", metavar="measure", help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="fewer samples: shows that it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file, too")
+    parser.add_argument("--plots", type=Path, metavar="FILE", help="only write the plots of docs/ from such a file")
     options = parser.parse_args(arguments)
     if unknown := set(options.measures) - set(MEASURES):
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
+    if options.plots:
+        plots.write(options.plots, plots.DOCS)
+        return 0
     with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
         result = _run(options.measures or list(MEASURES), Path(folder), quick=options.quick)
     result.print(Console(width=max(Console().width, _WIDTH)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plots and the table of docs/sizing-and-speed.md, made from the JSON of one run: `--plots FILE` measures nothing."""
+"""The plots and the table of docs/sizing-and-speed.md, made from the JSON of one run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tests.bench.svg import OURS, Chart, Row, draw, number
 #: The folder of the page, which has a folder `plots`.
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PLOTS, FIGURES = "sizing-and-speed.md", "plots", "figures.json"
-
-_RELATIONS = {">=": True, "<=": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,7 @@ GROUPS = (
         unit="ms",
         longer_is_better=False,
         title="From publish to route, and to NOTIFY",
-        baseline="a plain consumer; the presence module alone",
+        baseline="a plain consumer, or the presence module alone",
     ),
     Group(
         name="publish",
@@ -177,9 +175,7 @@ def page_with(page: str, result: Result) -> str:
         ValueError: the page has no place for them.
     """
     drawn = [group for group in GROUPS if chart(group, result.figures)]
-    images = [
-        f"![{group.title}: {OURS} and {group.baseline}, in {group.unit}]({PLOTS}/{group.name}.svg)" for group in drawn
-    ]
+    images = [f"![{group.title}: {OURS} and {group.baseline}]({PLOTS}/{group.name}.svg)" for group in drawn]
     page = _replace(page, "plots", "\n\n".join(images))
     return _replace(page, "figures", markdown_table(result.figures) + _spoiled(result))
 

@@ -63,7 +63,7 @@ class Chart:
     Attributes:
         title: its first line.
         unit: of all its bars.
-        longer_is_better: whether much is good, and the aims are at least so much.
+        longer_is_better: whether much is good.
         baseline: what the baseline is.
         rows: from top to bottom, one or more.
     """
@@ -83,9 +83,8 @@ def number(value: float) -> str:
 def draw(chart: Chart) -> bytes:
     """Return the chart as an SVG file."""
     height = _FIRST_ROW + _ROW * len(chart.rows)
-    size = {"width": WIDTH, "height": height, "viewBox": f"0 0 {WIDTH} {height}"}
-    root = etree.Element(f"{{{_NAMESPACE}}}svg", nsmap={None: _NAMESPACE})
-    _set(root, **size, role="img", aria_labelledby="title desc")
+    root = etree.fromstring(f'<svg xmlns="{_NAMESPACE}"/>')
+    _set(root, width=WIDTH, height=height, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_labelledby="title desc")
     _add(root, "title", chart.title, id="title")
     _add(root, "desc", _description(chart), id="desc")
     _add(root, "style", _STYLE)
@@ -122,7 +121,7 @@ def _add_row(root: etree._Element, row: Row, top: int, left: float, scale: float
 
 def _add_legend(root: etree._Element, chart: Chart) -> None:
     x: float = _MARGIN
-    kinds = {"value": OURS, "baseline": chart.baseline, "aim": _aim_words(chart)}
+    kinds = {"value": OURS, "baseline": chart.baseline, "aim": "aim"}
     shown = {kind for row in chart.rows for kind in _bars(row)} | {"aim" for row in chart.rows if row.aim is not None}
     group = _add(root, "g", class_="legend")
     for kind, words in kinds.items():
@@ -143,17 +142,13 @@ def _description(chart: Chart) -> str:
     for row in chart.rows:
         parts = [f"{OURS} {number(row.value)}"]
         parts += [] if row.baseline is None else [f"baseline {number(row.baseline)}"]
-        parts += [] if row.aim is None else [f"{_aim_words(chart)} {number(row.aim)}"]
+        parts += [] if row.aim is None else [f"aim {number(row.aim)}"]
         sentences.append(f"{row.label}: {', '.join(parts)}.")
     return " ".join(sentences)
 
 
 def _better(chart: Chart) -> str:
     return "longer" if chart.longer_is_better else "shorter"
-
-
-def _aim_words(chart: Chart) -> str:
-    return f"aim: at {'least' if chart.longer_is_better else 'most'}"
 
 
 def _text_width(texts: Sequence[str]) -> float:

@@ -47,7 +47,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "requests": frozenset({"httpapi"}),
     "selectors": frozenset({"iothread"}),
     "socket": frozenset({"transport"}),
-    "sqlalchemy": frozenset({"statements", "store"}),
+    "sqlalchemy": frozenset({"database", "statements", "store"}),
     "ssl": frozenset({"transport"}),
 }
 

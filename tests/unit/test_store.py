@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import store as module
+from kemi_nsq import database as module
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.presentity import Row
 from kemi_nsq.store import Change, PresentityStore
@@ -178,8 +178,8 @@ def test_nobody_writes_between_the_look_and_the_write(store: PresentityStore, pa
             refused.append(str(caught.value))
 
     store.save(ROW)
-    assert store._engine is not None
-    sa.event.listen(store._engine, "after_cursor_execute", interfere)
+    assert store._database._engine is not None
+    sa.event.listen(store._database._engine, "after_cursor_execute", interfere)
     assert store.save(ROW._replace(ruid=LATER)) is Change.UNCHANGED
     assert len(refused) == 1
 
