@@ -20,7 +20,7 @@ from tests.support.until import until
 
 TOPIC = CHANNEL = "kamailio"
 #: What is measured with: enough in flight that a batch waits while another is handled.
-IN_FLIGHT, BATCH = 200, 100
+IN_FLIGHT, BATCH = 800, 400
 _HERE = Path(__file__).parent
 _PUBLISHED_AT_ONCE = 1_000
 _SHORT = 30
