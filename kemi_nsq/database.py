@@ -7,34 +7,32 @@ It is opened late because nothing that Kamailio's children would share may be op
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.errors import RowRefused, StoreError
 
-#: How long a write waits for another process's write, and a connect for a server.
+#: How long a write waits for another process's write, and a connect for a server. Kamailio's main loop waits as well.
 BUSY_TIMEOUT_S = 5
+_TRIES = 5
 #: For this long a server may say nothing at all.
 _SILENCE_S = 30
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
 _RESTED_S = 1.0
 _CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
     "sqlite": {"timeout": BUSY_TIMEOUT_S},
-    "postgresql": {
-        "connect_timeout": BUSY_TIMEOUT_S,
-        "tcp_user_timeout": _SILENCE_S * 1000,
-        "options": f"-c lock_timeout={BUSY_TIMEOUT_S}s",
-    },
-    "mysql": {
-        "connect_timeout": BUSY_TIMEOUT_S,
-        "read_timeout": _SILENCE_S,
-        "charset": "utf8mb4",
-        "init_command": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}",
-    },
+    "postgresql": {"connect_timeout": BUSY_TIMEOUT_S, "tcp_user_timeout": _SILENCE_S * 1000},
+    "mysql": {"connect_timeout": BUSY_TIMEOUT_S, "read_timeout": _SILENCE_S, "charset": "utf8mb4"},
+}
+#: What each new connection is told.
+_FIRST_STATEMENTS: dict[str, str] = {
+    # Readers and the writer do not wait for each other; in the journal mode DELETE Kamailio meets "database is locked".
+    "sqlite": "PRAGMA journal_mode=WAL",
+    "postgresql": f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'",
+    "mysql": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}",
 }
 # MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
 _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
@@ -44,6 +42,9 @@ _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
 }
 #: How a statement marks its parameters: by position, on each.
 _MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
+
+
+Result = TypeVar("Result")
 
 
 class Database:
@@ -64,29 +65,35 @@ class Database:
         self._used_at = 0.0
         self._writes = False
 
-    @contextmanager
-    def transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
-        """Commit what the block does, all of it or nothing.
+    def run(self, work: Callable[[sa.Connection], Result], *, writes: bool = False) -> Result:
+        """Do some work in one transaction, all of it or nothing; return what it returns.
+
+        Two writers may each wait for the other: then the database gives up one of them, whose work is done again.
 
         Args:
+            work: is given the connection.
             writes: take an SQLite file's one lock for writers at the beginning, so that nobody writes between what the
-                block reads and what it writes.
+                work reads and what it writes.
 
         Raises:
             RowRefused: the database does not take a value.
             StoreError: it was busy for too long or cannot be reached.
         """
         self._writes = writes
-        try:
-            connection = self._connected()
-            with connection.begin():
-                yield connection
-            self._used_at = time.monotonic()
-        except sa.exc.SQLAlchemyError as error:
-            self._rest()
-            if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
-                raise RowRefused(f"the database refuses it: {_cause(error)}") from error
-            raise StoreError(_cause(error)) from error
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                connection = self._connected()
+                with connection.begin():
+                    result = work(connection)
+                break
+            except sa.exc.SQLAlchemyError as error:
+                self._rest()
+                if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
+                    raise RowRefused(f"the database refuses it: {_cause(error)}") from error
+                if not (tries_left and _is_deadlock(error)):
+                    raise StoreError(_cause(error)) from error
+        self._used_at = time.monotonic()
+        return result
 
     def close(self) -> None:
         """Close the connection."""
@@ -117,22 +124,28 @@ class Database:
             pool_pre_ping=True,
             **_ENGINE_ARGUMENTS[self.backend],
         )
+        sa.event.listen(engine, "connect", self._prepare)
         if self.backend == "sqlite":
-            sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", self._begin_sqlite)
         return engine
+
+    def _prepare(self, connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+        if self.backend == "sqlite":
+            # The driver would begin at the first write, too late for what was read before; `_begin_sqlite` does it.
+            connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(_FIRST_STATEMENTS[self.backend])
+        cursor.close()
+        connection.commit()
 
     def _begin_sqlite(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
 
 
-def _prepare_sqlite(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
-    """WAL lets Kamailio read while we write; in the journal mode DELETE it meets "database is locked"."""
-    # The driver would begin only at the first write, too late for what was read before; `_begin_sqlite` does it.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.close()
+def _is_deadlock(error: sa.exc.SQLAlchemyError) -> bool:
+    """By PostgreSQL's SQLSTATE, or MySQL's number (ER_LOCK_DEADLOCK)."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    return getattr(original, "sqlstate", None) == "40P01" or getattr(original, "args", ())[:1] == (1213,)
 
 
 def _cause(error: sa.exc.SQLAlchemyError) -> str:

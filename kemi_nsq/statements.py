@@ -43,7 +43,9 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
     else:
         statement = statement.join_from(key[0].table, *expand(sa.bindparam("keys", type_=sa.String), key))
     if locked:
-        statement = statement.order_by(*key).with_for_update()
+        # In the order in which rows are written, which is Python's.
+        order = [sa.collate(column, "C") for column in key] if backend == "postgresql" else key
+        statement = statement.order_by(*order).with_for_update()
 
     def read(connection: sa.Connection, keys: Sequence[tuple[str, ...]]) -> Iterable[Sequence[Any]]:
         return connection.execute(statement, {"keys": keys if expand is None else orjson.dumps(keys).decode()})

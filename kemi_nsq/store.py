@@ -47,9 +47,9 @@ class PresentityStore:
         wanted = columns.ruid, columns.body, columns.expires
         key = [columns[name] for name in KEY]
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
-        self._read_watched: Lookup | None = None
+        self._look_for_watchers: Lookup | None = None
         if watchers_table:
-            self._read_watched = lookup(backend, list(_watchers_table(watchers_table).c))
+            self._look_for_watchers = lookup(backend, list(_watchers_table(watchers_table).c))
         self._upsert = UPSERTS[backend](self._table)
         self._write: Write | None = None
 
@@ -63,7 +63,7 @@ class PresentityStore:
         return self.save_all([row])[0]
 
     def save_all(self, rows: Sequence[Row]) -> list[Change]:
-        """Store rows in one transaction, each unless the table has its key with an equal or greater `ruid`.
+        """Store rows, each unless the table has its key with an equal or greater `ruid`.
 
         What a row changes is read before the write, and another process may write in between. The later of the two rows
         is kept all the same; but the other may count as STORED, and then its watchers are told once too often.
@@ -72,35 +72,39 @@ class PresentityStore:
             What each row did, in the order of `rows`.
 
         Raises:
-            RowRefused: the database does not take one of the rows; nothing was stored.
-            StoreError: the database was busy for too long or cannot be reached; nothing was stored.
+            RowRefused: the database does not take one of the rows. At most those are stored that a second round left.
+            StoreError: the database was busy for too long or cannot be reached; the same holds.
         """
         latest = {_key(row): row for row in sorted(rows, key=_ruid)}
         # All writers take their locks in one order, so that two of them do not wait for each other.
         keys = sorted(latest)
-        with self._database.transaction(writes=True) as connection:
-            changes = self._compare(connection, latest, keys)
-            later = [latest[key] for key in keys if changes[key] is not Change.STALE]
+        changes = self._save_round(latest, keys, locked=self.one_writer)
+        unchanged = [key for key in keys if changes[key] is Change.UNCHANGED]
+        if unchanged and not self.one_writer:
+            changes |= self._save_round(latest, unchanged, locked=True)
+        return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
+
+    def _save_round(
+        self, latest: Mapping[RowKey, Row], keys: Sequence[RowKey], *, locked: bool
+    ) -> dict[RowKey, Change]:
+        """Write the rows of some keys in one transaction.
+
+        Without locks, one that says what the table says already is left out. It is written in a second round, with
+        locks: had another process changed the document in between, changing it back would look like no change, and
+        nobody would be told. In one transaction with the others, two writers would often wait for each other.
+        """
+        look = self._look_locked if locked else self._look
+        leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED)
+
+        def work(connection: sa.Connection) -> dict[RowKey, Change]:
+            changes = dict.fromkeys(keys, Change.STORED) | _changes(latest, look(connection, keys))
+            later = [latest[key] for key in keys if changes[key] not in leave]
             self._write = self._write or in_driver_words(self._upsert, connection.dialect)
             if later:
                 connection.exec_driver_sql(self._write.sql, list(map(self._write.values, later)))
-        return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
+            return changes
 
-    def _compare(
-        self, connection: sa.Connection, latest: Mapping[RowKey, Row], keys: Sequence[RowKey]
-    ) -> Mapping[RowKey, Change]:
-        """Tell what each row will do.
-
-        Where it seems to say what the table says already, that is read once more, with the rows locked: had another
-        process changed the document in between, changing it back would look like no change, and nobody would be told.
-        """
-        changes = dict.fromkeys(keys, Change.STORED)
-        changes |= _changes(latest, self._look(connection, keys))
-        unchanged = [key for key in keys if changes[key] is Change.UNCHANGED]
-        if unchanged and not self.one_writer:  # who alone may write has locked all rows
-            changes |= dict.fromkeys(unchanged, Change.STORED)
-            changes |= _changes(latest, self._look_locked(connection, unchanged))
-        return changes
+        return self._database.run(work, writes=True)
 
     def find(self, after_id: int, **columns: str) -> list[tuple[int, Row]]:
         """Return some of our rows that are not over, by ascending id, with the ids.
@@ -132,14 +136,13 @@ class PresentityStore:
         """
         condition = _is_ours(self._table), _is_over(self._table), self._table.c.expires <= until
         statement = sa.delete(self._table).where(*condition)
-        with self._database.transaction(writes=True) as connection:
-            return connection.execute(statement).rowcount
+        return self._database.run(lambda connection: connection.execute(statement).rowcount, writes=True)
 
     def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
         ours = _is_ours(self._table), sa.not_(_is_over(self._table))
         statement = sa.select(self._table).where(condition, *ours)
-        with self._database.transaction() as connection:
-            found = connection.execute(statement.order_by(self._table.c.id).limit(_PAGE)).mappings().all()
+        page = statement.order_by(self._table.c.id).limit(_PAGE)
+        found = self._database.run(lambda connection: connection.execute(page).mappings().all())
         names = (*KEY, *CHANGED)
         return [
             (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found
@@ -151,10 +154,10 @@ class PresentityStore:
         Raises:
             StoreError: the table could not be read.
         """
-        if self._read_watched is None:
+        look = self._look_for_watchers
+        if look is None:
             return frozenset(keys)
-        with self._database.transaction() as connection:
-            return frozenset((row[0], row[1]) for row in self._read_watched(connection, keys))
+        return self._database.run(lambda connection: frozenset((row[0], row[1]) for row in look(connection, keys)))
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -118,9 +118,7 @@ def _taken_us(phones: Phones, began_ns: Sequence[int]) -> list[float]:
     Raises:
         Spoiled: there were more NOTIFYs, or fewer.
     """
-    until(lambda: phones.count() >= len(began_ns), what="the last NOTIFY")
-    if phones.count() != len(began_ns):
-        raise Spoiled(f"{len(began_ns)} changes, {phones.count()} NOTIFYs")
+    phones.wait(len(began_ns), "NOTIFYs")
     rounds = [[heard.at_ns for heard in phones.heard[uri]] for uri in _WATCHED]
     came_ns = [rounds[number % len(_WATCHED)][number // len(_WATCHED)] for number in range(len(began_ns))]
     return [(came - began) / 1000 for came, began in zip(came_ns, began_ns, strict=True)]

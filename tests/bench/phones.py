@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -17,9 +18,11 @@ from typing import Self
 from tests.bench.figures import Spoiled
 from tests.support.documents import parse_dialog_info
 from tests.support.ports import LOOPBACK
+from tests.support.until import until
 
 _RECEIVE_BUFFER = 8 << 20
 _ANSWER_S = 10.0
+_LAST_S = 20.0
 #: SUBSCRIBEs without an answer at once.
 _OPEN = 16
 #: What an answer repeats of its request (RFC 3261 section 8.2.6.2).
@@ -95,6 +98,17 @@ class Phones:
     def count(self) -> int:
         """Return how many NOTIFYs came."""
         return sum(map(len, self.heard.values()))
+
+    def wait(self, count: int, what: str) -> None:
+        """Wait until so many NOTIFYs have come.
+
+        Raises:
+            Spoiled: there were more, or fewer.
+        """
+        with suppress(AssertionError):
+            until(lambda: self.count() >= count, timeout_s=_LAST_S, what=what)
+        if self.count() != count:
+            raise Spoiled(f"{count} {what} expected, {self.count()} came")
 
     def _acquire(self) -> None:
         if not self._free.acquire(timeout=_ANSWER_S) or self._refused:

@@ -111,7 +111,7 @@ def _alone_rate(server: Served, phones: Phones, folder: Path) -> float:
     phones.forget()
     count = len(STATES) * PRESENTITIES
     began_ns = server.refresh(folder, URIS, count)
-    until(lambda: phones.count() == count, timeout_s=20, what="the NOTIFYs of the refreshes")
+    phones.wait(count, "NOTIFYs of the refreshes")
     return count / ((phones.last_ns() - began_ns[0]) / 1e9)
 
 

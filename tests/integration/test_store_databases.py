@@ -424,6 +424,39 @@ def test_a_server_that_is_down_fails_and_works_again_afterwards(server_database:
         assert server_database.rows() == [columns(LATER)]
 
 
+def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None:
+    """The database gives up one of two writers that wait for each other; ours begins again."""
+    rows = [made(number, Call_ID=f"c{number}") for number in range(2)]
+    update = sa.text("UPDATE presentity SET body = 'x' WHERE etag = :etag")
+    with closing(server_database.store()) as store, server_database.engine.connect() as connection:
+        # InnoDB gives up the one that has changed less.
+        store.save_all([*rows, *(made(number, Call_ID=f"other{number}") for number in range(20))])
+        other = connection.execution_options(isolation_level="READ COMMITTED")
+        other.execute(sa.text("UPDATE presentity SET sender = 'x' WHERE etag LIKE '%other%'"))
+        other.execute(update, {"etag": rows[1].etag})
+        changes: list[Change] = []
+        later = [made(number + 9, Call_ID=f"c{number}", State="confirmed") for number in range(2)]
+        with writers(lambda: changes.extend(store.save_all(later))):
+            until(lambda: _waits(server_database), what="our writer to wait for the other one")
+            other.execute(update, {"etag": rows[0].etag})
+            other.commit()
+        assert changes == [Change.STORED, Change.STORED]
+        assert all(columns(row) in server_database.rows() for row in later)
+
+
+def test_a_row_that_another_holds_for_long_fails(server_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module._FIRST_STATEMENTS, "postgresql", "SET lock_timeout = '100ms'")
+    monkeypatch.setitem(module._FIRST_STATEMENTS, "mysql", "SET SESSION innodb_lock_wait_timeout = 1")
+    with closing(server_database.store()) as store, server_database.engine.connect() as connection:
+        store.save(ROW)
+        other = connection.execution_options(isolation_level="READ COMMITTED")
+        other.execute(sa.text("UPDATE presentity SET body = 'x'"))
+        with pytest.raises(StoreError, match=r"[Ll]ock"):
+            store.save(LATER)
+        other.rollback()
+        assert store.save(LATER) is Change.STORED
+
+
 def test_a_row_that_another_holds_is_waited_for(server_database: Database) -> None:
     """Another transaction has the row; what is written then is still in order.
 
@@ -492,6 +525,18 @@ def end_connections(database: Database) -> None:
         ids = connection.execute(sa.text(f"SELECT id FROM information_schema.processlist WHERE {mine}")).scalars().all()
         for each in ids:
             connection.execute(sa.text(f"KILL {each}"))
+
+
+#: How many transactions wait for a lock.
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+    "mariadb": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+}
+
+
+def _waits(database: Database) -> bool:
+    with database.engine.connect() as connection:
+        return bool(connection.execute(sa.text(_WAITING[database.name])).scalar_one())
 
 
 def _body(database: Database) -> bytes:

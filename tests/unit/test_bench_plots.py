@@ -246,10 +246,11 @@ class TestWhatIsCommitted:
 
     def test_options_that_the_page_says_it_was_measured_with(self) -> None:
         found = {option: (default, used) for option, default, used in table(PAGE, "option")}
-        default = str(settings.load({}).max_in_flight)
+        defaults = settings.load({})
+        in_flight, batch = str(defaults.max_in_flight), str(defaults.batch)
         assert found == {
-            "NSQ_MAX_IN_FLIGHT": (default, str(served.IN_FLIGHT)),
-            "`NSQ_MAX_IN_FLIGHT`, events into a route": (default, str(sink.READY)),
+            "NSQ_MAX_IN_FLIGHT": (in_flight, str(served.IN_FLIGHT)),
+            "`NSQ_MAX_IN_FLIGHT`, events into a route": (in_flight, str(sink.READY)),
+            "NSQ_BATCH": (batch, str(served.BATCH)),
             "`-m` of Kamailio: MB of shared memory": ("64", str(served._SHARED_MEMORY_MB)),
         }
-        assert settings.load({}).batch == served.BATCH, "the page says that it is measured with the default"
