@@ -129,14 +129,24 @@ class PresentityStore:
         return [row for _, row in self._rows(self._table.c.expires <= until)]
 
     def forget(self, until: int) -> int:
-        """Delete our rows that are over and expire by an epoch second; their watchers have been told.
+        """Delete some of our rows that are over and expire by an epoch second; their watchers have been told.
+
+        Nothing is locked where there is nothing to delete: InnoDB would make all writers wait for the search.
+
+        Returns:
+            How many were found.
 
         Raises:
             StoreError: the table could not be written.
         """
-        condition = _is_ours(self._table), _is_over(self._table), self._table.c.expires <= until
-        statement = sa.delete(self._table).where(*condition)
-        return self._database.run(lambda connection: connection.execute(statement).rowcount, writes=True)
+        table = self._table
+        condition = _is_ours(table), _is_over(table), table.c.expires <= until
+        page = sa.select(table.c.id).where(*condition).limit(_PAGE)
+        found = self._database.run(lambda connection: connection.execute(page).scalars().all())
+        if found:
+            statement = sa.delete(table).where(table.c.id.in_(found), *condition)
+            self._database.run(lambda connection: connection.execute(statement), writes=True)
+        return len(found)
 
     def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
         ours = _is_ours(self._table), sa.not_(_is_over(self._table))

@@ -56,8 +56,10 @@ class Upkeep:
             if not rows:
                 break
             self._end(rows, 0)  # an event that is under way counts as later
-        with self._pua.locked():
-            self._store.forget(until)
+        for _ in range(_PAGES):
+            with self._pua.locked():
+                if not self._store.forget(until):
+                    break
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.
