@@ -24,7 +24,7 @@ _WARM_UP = 400
 
 def measure(folder: Path, *, name: str, quick: bool) -> list[Figure]:
     """Measure one database, with one consumer and with two."""
-    calls, blocks = (1_000, 1) if quick else (8_000, 5)
+    calls, blocks = (4_000, 1) if quick else (8_000, 5)
     with database(name, folder / f"{name}-updates") as stored:
         return [_unwatched(stored, folder / f"{name}-updates-{each}", each, calls, blocks) for each in CONSUMERS]
 
