@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from kemi_nsq import asker as asker_module
+from kemi_nsq import transport
 from kemi_nsq.asker import Asker
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed
@@ -168,7 +169,8 @@ def test_a_query_inside_an_event_route_does_not_starve_itself(nsqd: Nsqd, asker:
 def test_two_hundred_at_once_each_get_their_own(
     nsqd: Nsqd, consuming: Consuming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A process asks one question at a time; here threads stand for processes.
+    # A process asks one question at a time; here threads stand for processes, and hold up the consumer's by their lock.
+    monkeypatch.setattr(transport, "_FULL_TIMEOUT_S", 10.0)
     monkeypatch.setattr(asker_module, "_own_name", lambda: f"kemi-nsq-test/{os.getpid()}/{threading.get_ident()}")
     replies: dict[int, str] = {}
     held: list[Request] = []
