@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import StoreError, TransientError
+from kemi_nsq.errors import RowRefused, StoreError, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
@@ -67,6 +67,6 @@ class Chores:
     def _sweep(self, upkeep: Upkeep) -> None:
         try:
             upkeep.sweep()
-        except StoreError as error:
+        except (RowRefused, StoreError) as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
             self._quiet.log(Level.ERROR, "sweep", f"expiry waits: the database failed: {error}")

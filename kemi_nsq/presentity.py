@@ -15,7 +15,8 @@ from kemi_nsq.errors import PayloadError
 from kemi_nsq.fields import MAX_INT32, clean
 from kemi_nsq.publication import DIALOG_STATES, DialogState, State, source_etag
 
-MAX_BODY = 65535  # MySQL's BLOB
+#: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ending`): that one must fit as well.
+MAX_BODY = 65535 - 35
 #: A row outlives its state by so many seconds. Thus we end the state, with a document that says so, and not Kamailio's
 #: cleaner (`clean_period`), which would do it with an empty NOTIFY.
 GRACE_S = 30

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError, StoreError
+from kemi_nsq.errors import PayloadError, RowRefused, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.flow import Key, Pacer
 from kemi_nsq.host import Host, Level
@@ -84,23 +84,31 @@ class PresencePublisher:
         return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires
 
     def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
-        """Store rows in one transaction, then tell the watchers of each presentity that changed, once.
+        """Store rows, then tell the watchers of each presentity that changed, once.
 
         An event that was delivered before is told of in any case: its first delivery may have ended after the commit.
 
         Raises:
-            StoreError: the database failed; nothing was stored.
+            RowRefused: the database does not take one of the rows. What was stored all the same is told of.
+            StoreError: the database failed; the same holds.
         """
         if self._store is None:
             return []
-        with self.locked() if self._store.one_writer else nullcontext():
-            changes = self._store.save_all(rows)
+        try:
+            with self.locked() if self._store.one_writer else nullcontext():
+                changes = self._store.save_all(rows)
+        except (RowRefused, StoreError) as error:
+            self._tell(error.stored, [Change.STORED] * len(error.stored))
+            raise
+        self._tell(rows, changes)
+        return changes
+
+    def _tell(self, rows: Sequence[presentity.Row], changes: Sequence[Change]) -> None:
         for change in changes:
             self._host.count(_COUNTERS[change])
         if self._settings.pua_refresh:
             told = zip(rows, changes, strict=True)
             self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
-        return changes
 
     def refresh_due(self) -> None:
         """Tell the watchers whose NOTIFY was held back for NSQ_NOTIFY_INTERVAL, and may leave now."""

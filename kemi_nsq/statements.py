@@ -43,7 +43,8 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
     else:
         statement = statement.join_from(key[0].table, *expand(sa.bindparam("keys", type_=sa.String), key))
     if locked:
-        # In the order in which rows are written, which is Python's.
+        # In the order in which rows are written, which is Python's. MySQL has another one for letters of both cases; if
+        # two writers then wait for each other, one of them begins again.
         order = [sa.collate(column, "C") for column in key] if backend == "postgresql" else key
         statement = statement.order_by(*order).with_for_update()
 

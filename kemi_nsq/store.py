@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from kemi_nsq.database import Database
+from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 from kemi_nsq.statements import CHANGED, KEY, UPSERTS, Lookup, Write, in_driver_words, lookup
@@ -72,7 +73,8 @@ class PresentityStore:
             What each row did, in the order of `rows`.
 
         Raises:
-            RowRefused: the database does not take one of the rows. At most those are stored that a second round left.
+            RowRefused: the database does not take one of the rows. None is stored, or, if a second round failed, those
+                of the first; the error's `stored` has those of them whose watchers must hear of it.
             StoreError: the database was busy for too long or cannot be reached; the same holds.
         """
         latest = {_key(row): row for row in sorted(rows, key=_ruid)}
@@ -81,7 +83,11 @@ class PresentityStore:
         changes = self._save_round(latest, keys, locked=self.one_writer)
         unchanged = [key for key in keys if changes[key] is Change.UNCHANGED]
         if unchanged and not self.one_writer:
-            changes |= self._save_round(latest, unchanged, locked=True)
+            try:
+                changes |= self._save_round(latest, unchanged, locked=True)
+            except (RowRefused, StoreError) as error:
+                error.stored = tuple(latest[key] for key in keys if changes[key] is Change.STORED)
+                raise
         return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
 
     def _save_round(
@@ -159,7 +165,9 @@ class PresentityStore:
         ]
 
     def watched(self, keys: Sequence[Key]) -> frozenset[Key]:
-        """Return those of some presentities and event packages to which somebody is subscribed.
+        """Return those of some presentities and event packages to which somebody is subscribed, in whatever case.
+
+        Kamailio finds subscriptions as the database compares, which MySQL and MariaDB do without case.
 
         Raises:
             StoreError: the table could not be read.
@@ -167,7 +175,8 @@ class PresentityStore:
         look = self._look_for_watchers
         if look is None:
             return frozenset(keys)
-        return self._database.run(lambda connection: frozenset((row[0], row[1]) for row in look(connection, keys)))
+        found = self._database.run(lambda connection: {(uri.lower(), event) for uri, event in look(connection, keys)})
+        return frozenset(key for key in keys if (key[0].lower(), key[1]) in found)
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -182,7 +191,11 @@ def _changes(latest: Mapping[RowKey, Row], found: Iterable[Sequence[Any]]) -> di
     """Tell what rows do to those that were found in the table."""
     changes = {}
     for user, domain, event, etag, ruid, body, expires in found:
-        row = latest[user, domain, event, etag]
+        row = latest.get(key := (user, domain, event, etag))
+        # MySQL and MariaDB compare without case and without blanks at the end, so this may be the row of `Alice` where
+        # that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
+        if row is None:
+            continue
         # A row without ruid is another writer's, from before us: ours is newer.
         if ruid is not None and ruid >= row.ruid:
             change = Change.STALE
@@ -191,7 +204,7 @@ def _changes(latest: Mapping[RowKey, Row], found: Iterable[Sequence[Any]]) -> di
             change = Change.UNCHANGED
         else:
             change = Change.STORED
-        changes[user, domain, event, etag] = change
+        changes[key] = change
     return changes
 
 

@@ -35,11 +35,13 @@ class SqlServer:
         kamailio_url: its URL as Kamailio writes it; NSQ_DB_URL takes it too.
         execute: runs SQL statements and returns the rows of the last.
         outage: ends the server as a crash would, and keeps it down while its context lasts.
+        silence: lets the server say nothing while its context lasts, with its connections open.
     """
 
     kamailio_url: str
     execute: Callable[[str], list[tuple[object, ...]]]
     outage: Callable[[], AbstractContextManager[None]]
+    silence: Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -64,6 +66,7 @@ def postgresql() -> Iterator[SqlServer]:
                 kamailio_url=f"postgres://{DATABASE}@{LOOPBACK}:{port}/{DATABASE}",
                 execute=lambda sql: _postgres(f"{address} dbname={DATABASE}", sql),
                 outage=run.outage,
+                silence=run.silence,
             )
             _create_tables(server, "postgres")
             yield server
@@ -94,6 +97,7 @@ def mariadb() -> Iterator[SqlServer]:
                 kamailio_url=f"mysql://root@{LOOPBACK}:{port}/{DATABASE}",
                 execute=lambda sql: _mysql(port, DATABASE, sql),
                 outage=run.outage,
+                silence=run.silence,
             )
             _create_tables(server, "mysql")
             yield server
@@ -121,6 +125,15 @@ class _Program:
             yield
         finally:
             self._start()
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        assert self._process is not None
+        self._process.freeze()
+        try:
+            yield
+        finally:
+            self._process.thaw()
 
     def _start(self) -> None:
         self._process = ChildProcess(self._name, self._command, folder=self._folder)

@@ -40,12 +40,14 @@ class Database:
         url: as SQLAlchemy writes it.
         engine: for the test's own look at the tables; each statement is committed at once.
         outage: keeps the server down while its context lasts; None for SQLite, which has no server.
+        silence: keeps it from saying anything, likewise.
     """
 
     name: str
     url: str
     engine: sa.Engine
     outage: Callable[[], AbstractContextManager[None]] | None = None
+    silence: Callable[[], AbstractContextManager[None]] | None = None
 
     def store(self) -> PresentityStore:
         """Return a store with connections of its own, as each process has."""
@@ -148,6 +150,7 @@ def _database(name: str, kamailio_url: str, server: sqlservers.SqlServer | None 
     assert url is not None
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     try:
-        yield Database(name=name, url=url, engine=engine, outage=server.outage if server else None)
+        trouble = {"outage": server.outage, "silence": server.silence} if server else {}
+        yield Database(name=name, url=url, engine=engine, **trouble)
     finally:
         engine.dispose()

@@ -13,7 +13,8 @@ from kemi_nsq.ending import ended
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.presence import PRESENCE_STATES, from_event
-from kemi_nsq.publication import DIALOG_STATES
+from kemi_nsq.presentity import MAX_BODY
+from kemi_nsq.publication import DIALOG_STATES, Meaning
 from tests.support.documents import MessageCounts, parse_dialog_info, parse_message_summary, parse_pidf
 from tests.unit import schemas
 
@@ -80,6 +81,16 @@ def test_what_is_over_stays_as_it_is(fields: Fields) -> None:
     document, body = over(fields)
     assert body != document.body
     assert ended(str(fields["Event-Package"]), body) == body
+
+
+@settings(max_examples=60, deadline=None)
+@given(state=st.sampled_from(sorted(DIALOG_STATES)), name=TEXTS)
+def test_the_end_of_the_longest_document_fits_the_column(state: str, name: str) -> None:
+    """Else a database that is strict about it would refuse the ends of all states, at each sweep."""
+    blob, short = 65535, {"short": Meaning(basic="open", note="x")}
+    for fields in (DIALOG | {"State": state, "To-User": name}, PRESENCE | {"State": "short"}, MAILBOX):
+        body = render(from_event(fields, short)).body
+        assert MAX_BODY + len(ended(str(fields["Event-Package"]), body)) - len(body) <= blob
 
 
 def test_all_dialogs_of_a_document_are_terminated() -> None:

@@ -190,6 +190,30 @@ def test_one_row_that_the_database_refuses_spoils_no_other(path: Path) -> None:
         assert texts(consumer.host) == ["message 0000000000000001 dropped: no such character"]
 
 
+class Halfway(PresentityStore):
+    """A store that stores the first of several rows, and fails with the others."""
+
+    def __init__(self, path: Path, error: RowRefused | StoreError) -> None:
+        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
+        self._error = error
+
+    def save_all(self, given: Sequence[Row]) -> list[Change]:
+        changes = super().save_all(given[:1])
+        if given[1:]:
+            self._error.stored = given[:1]
+            raise self._error
+        return changes
+
+
+@pytest.mark.parametrize("error", [RowRefused("no such character"), StoreError("locked")])
+def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: RowRefused | StoreError) -> None:
+    with closing(Halfway(path, error)) as store:
+        consumer = Recorded(FakeHost(), store)
+        consumer.handle([message(number, user=user) for number, user in enumerate("ab")])
+        assert consumer.host.refreshed[:1] == [("sip:a@example.com", "dialog")]
+        assert consumer.host.counters[Counter.PUA_STORED] >= 1
+
+
 @pytest.mark.parametrize(("ack", "again_"), [("processed", [1, 3]), ("received", [])])
 def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_: list[int]) -> None:
     with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
