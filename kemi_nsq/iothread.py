@@ -232,6 +232,8 @@ class IoThread(threading.Thread):
                 link.connection.finish(event.message_id)
             case nsq.Message(message_id=message_id) if message_id in link.touch_at:
                 pass  # it timed out while a native route kept Python's lock; the answer to come is good for it
+            case nsq.Message(message_id=message_id) if message_id in link.late:
+                link.connection.finish(message_id)
             case nsq.Message():
                 if not link.touch_at:
                     self._answered_at = link.heard_at
@@ -266,21 +268,16 @@ class IoThread(threading.Thread):
         link = self._links.get(delivery.link_id)
         if link is None:  # its connection is gone; the message comes again when its timeout is over
             return
-        message_id = delivery.message.message_id
-        link.touch_at.pop(message_id, None)
         if delay_ms is None:
-            link.connection.finish(message_id)
+            link.finish(delivery.message.message_id, self._answered_at)
         else:
-            link.connection.requeue(message_id, delay_ms)
+            link.requeue(delivery.message.message_id, delay_ms)
 
     def _tend(self, link: Link, now: float) -> None:
         """Keep a link alive: touch what takes long, notice a dead peer, write what is due."""
         if now - link.heard_at > SILENCE_S:
             raise ProtocolError(f"nsqd was silent for {SILENCE_S:.0f} s")
-        for message_id, due in link.touch_at.items():
-            if now >= due:
-                link.connection.touch(message_id)
-                link.touch_at[message_id] = now + link.touch_every_s
+        link.touch(now)
         link.unsent += link.connection.data_to_send()
         if link.unsent:
             link.unsent = link.unsent[transport.send(link.socket, link.unsent) :]

@@ -13,6 +13,8 @@ from kemi_nsq.traffic import Target
 
 #: What is in flight at the end comes again after this long.
 GIVE_BACK_MS = 100
+#: So many ids of messages that timed out are kept.
+_LATE_KEPT = 1000
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,6 +32,8 @@ class Link:
         ready: the RDY that nsqd was told last.
         touch_every_s: seconds between two TOUCHes of a message.
         touch_at: messages that wait for their answer, and the monotonic second of the next TOUCH of each.
+        late: messages that were not touched in time, while a native route kept Python's lock. nsqd may send them again
+            although they are finished.
         unsent: bytes that the socket has not taken yet.
     """
 
@@ -43,7 +47,27 @@ class Link:
     ready: int = 0
     touch_every_s: float = 0.0
     touch_at: dict[bytes, float] = field(default_factory=dict)
+    late: dict[bytes, None] = field(default_factory=dict)
     unsent: bytes = b""
+
+    def touch(self, now: float) -> None:
+        """Send TOUCH for the messages whose turn it is."""
+        for message_id, due in self.touch_at.items():
+            if now >= due:
+                self._note_if_late(message_id, due, now)
+                self.connection.touch(message_id)
+                self.touch_at[message_id] = now + self.touch_every_s
+
+    def finish(self, message_id: bytes, now: float) -> None:
+        """Send FIN for a message."""
+        self._note_if_late(message_id, self.touch_at.pop(message_id, now), now)
+        self.connection.finish(message_id)
+
+    def requeue(self, message_id: bytes, delay_ms: int) -> None:
+        """Send REQ for a message."""
+        self.touch_at.pop(message_id, None)
+        self.late.pop(message_id, None)  # it shall come again
+        self.connection.requeue(message_id, delay_ms)
 
     def give_back(self) -> None:
         """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
@@ -56,3 +80,10 @@ class Link:
             self.connection.requeue(message_id, GIVE_BACK_MS)
         with contextlib.suppress(ConnectionLost):
             transport.send(self.socket, self.unsent + self.connection.data_to_send())
+
+    def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
+        """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
+        if now > due + self.touch_every_s:
+            self.late[message_id] = None
+            if len(self.late) > _LATE_KEPT:
+                del self.late[next(iter(self.late))]

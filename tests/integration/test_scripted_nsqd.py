@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import threading
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ from tests.support.until import until
 PAIR = "events:kamailio"
 ID = b"0123456789abcdef"
 MESSAGE = frames.message(numbered(1), message_id=ID)
+
+#: The handshake of an nsqd that wants an answer, or TOUCH, within a second.
+IMPATIENT: list[Step] = [HANDSHAKE[0], Send(frames.identified(msg_timeout_ms=1000)), *HANDSHAKE[2:]]
+LONGER_US = 1_200_000
 
 IDLE: list[Step] = [*HANDSHAKE, Hold()]
 GOOD: list[Step] = [*HANDSHAKE, Send(MESSAGE), Expect(b"FIN " + ID + b"\n"), Hold()]
@@ -170,6 +175,47 @@ def test_a_message_is_answered_on_its_own_connection_only() -> None:
         consuming.wait_for([2])
         until(lambda: b"FIN" in nsqd.received(1), what="FIN")
         assert nsqd.received(1).count(b"FIN " + ID) == 1
+
+
+def test_a_message_that_was_finished_too_late_is_not_handled_again() -> None:
+    """A route that keeps Python's lock prevents TOUCH; nsqd may be about to send the message again when FIN comes."""
+    fin = Expect(b"FIN " + ID + b"\n")
+    other = b"a message's id 2"
+    refusal = frames.error(f"E_FIN_FAILED FIN {ID.decode()} failed ID not in flight")
+    again = frames.message(numbered(1), message_id=ID, attempts=2)
+    answers = Send(refusal + again + frames.message(numbered(2), message_id=other))
+    script = [*IMPATIENT, Send(MESSAGE), fin, answers, fin, Expect(b"FIN " + other + b"\n"), Hold()]
+
+    def keep_the_lock(event: Event) -> None:
+        if event.payload == numbered(1).decode():
+            ctypes.PyDLL(None).usleep(LONGER_US)
+
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(None, keep_the_lock, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        consuming.wait_for([2])
+        until(lambda: b"FIN " + other in nsqd.received(0), what="FIN of the next message")
+        assert consuming.numbers == [1, 2]
+
+
+def test_a_message_given_back_too_late_is_handled_again() -> None:
+    """Only what is finished is done."""
+    again = Send(frames.message(numbered(1), message_id=ID, attempts=2))
+    script = [*IMPATIENT, Send(MESSAGE), Expect(b"REQ " + ID), again, Expect(b"FIN " + ID), Hold()]
+
+    def keep_the_lock(event: Event) -> int | None:
+        if event.attempts > 1:
+            return None
+        ctypes.PyDLL(None).usleep(LONGER_US)
+        return -1
+
+    with (
+        ScriptedNsqd(script) as nsqd,
+        Consuming(None, keep_the_lock, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: consuming.numbers == [1, 1], what="both attempts")
+        until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
 
 
 def test_many_messages_in_one_piece_are_each_finished() -> None:
