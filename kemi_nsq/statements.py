@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -76,33 +76,48 @@ _EXPANSIONS: Mapping[str, Callable[[sa.BindParameter[str], Sequence[sa.Column[An
 
 
 class Write(NamedTuple):
-    """A statement as the driver takes it, and what picks its values from a row."""
+    """A statement as the driver takes it, and what makes its parameters from rows."""
 
     sql: str
-    values: Callable[[Row], tuple[object, ...]]
+    parameters: Callable[[Iterable[Row]], list[tuple[object, ...]] | tuple[object, ...]]
 
 
 def in_driver_words(statement: sa.Insert, dialect: sa.Dialect) -> Write:
     """Write a statement out once; SQLAlchemy would look at each value of each row before the driver does."""
     compiled = statement.compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    return Write(str(compiled), attrgetter(*(compiled.positiontup or ())))
+    pick = attrgetter(*(compiled.positiontup or ()))
+    if dialect.name == "postgresql":
+        # %b: as text, psycopg would quote each element of the arrays, which takes longer than the arrays save.
+        in_binary = str(compiled).replace("%s", "%b")
+        return Write(in_binary, lambda rows: tuple(map(list, zip(*map(pick, rows), strict=True))))
+    return Write(str(compiled), lambda rows: list(map(pick, rows)))
 
 
-def _conflict_upsert(
-    dialect: Callable[[sa.Table], sqlite.Insert | postgresql.Insert],
-) -> Callable[[sa.Table], sa.Insert]:
-    """One statement decides and writes, so that two consumers cannot both think they are first."""
+# One statement decides and writes, so that two consumers cannot both think they are first.
 
-    def upsert(table: sa.Table) -> sa.Insert:
-        statement = dialect(table).values(_parameters())
-        return statement.on_conflict_do_update(
-            index_elements=list(KEY),
-            set_={name: statement.excluded[name] for name in CHANGED},
-            where=sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.excluded.ruid),
-        )
 
-    return upsert
+def _sqlite_upsert(table: sa.Table) -> sa.Insert:
+    return _unless_later(sqlite.insert(table).values(_parameters()), table)
+
+
+def _postgresql_upsert(table: sa.Table) -> sa.Insert:
+    """All rows in one statement, a column an array: row by row the server would be busy for half as long again."""
+    columns = [table.c[name] for name in KEY + CHANGED]
+    arrays = (sa.bindparam(column.name, type_=postgresql.ARRAY(column.type)) for column in columns)
+    given = sa.func.unnest(*arrays).table_valued(*KEY, *CHANGED).render_derived(name="given")
+    return _unless_later(postgresql.insert(table).from_select(columns, sa.select(given)), table)
+
+
+Conflicting = TypeVar("Conflicting", sqlite.Insert, postgresql.Insert)
+
+
+def _unless_later(statement: Conflicting, table: sa.Table) -> Conflicting:
+    return statement.on_conflict_do_update(
+        index_elements=list(KEY),
+        set_={name: statement.excluded[name] for name in CHANGED},
+        where=sa.or_(table.c.ruid.is_(None), table.c.ruid < statement.excluded.ruid),
+    )
 
 
 def _mysql_upsert(table: sa.Table) -> sa.Insert:
@@ -114,8 +129,8 @@ def _mysql_upsert(table: sa.Table) -> sa.Insert:
 
 
 UPSERTS: Mapping[str, Callable[[sa.Table], sa.Insert]] = {
-    "sqlite": _conflict_upsert(sqlite.insert),
-    "postgresql": _conflict_upsert(postgresql.insert),
+    "sqlite": _sqlite_upsert,
+    "postgresql": _postgresql_upsert,
     "mysql": _mysql_upsert,
 }
 

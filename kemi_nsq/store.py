@@ -107,7 +107,7 @@ class PresentityStore:
             later = [latest[key] for key in keys if changes[key] not in leave]
             self._write = self._write or in_driver_words(self._upsert, connection.dialect)
             if later:
-                connection.exec_driver_sql(self._write.sql, list(map(self._write.values, later)))
+                connection.exec_driver_sql(self._write.sql, self._write.parameters(later))
             return changes
 
         return self._database.run(work, writes=True)
