@@ -50,7 +50,7 @@ acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 
 test: setup check integration acceptance ## all of the above
 
-bench: setup ## publish and query against plain sockets; ARGS="--quick --json FILE publish sip ..."
+bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)
 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Installs what the project needs: `docker/setup.sh [--runtime] [packages|nsq|venv]...`, all three steps without a name.
 #
-#   packages  Kamailio with its modules, sipp and python3-venv, from Debian
+#   packages  Kamailio with its modules and python3-venv, and what the tests need, from Debian
 #   nsq       nsqd, nsqlookupd and nsqadmin: those on PATH, else built into .tools/bin
 #   venv      .venv of /usr/bin/python3 with the locked requirements and this package, editable
 #
@@ -18,13 +18,11 @@ PATH="$PATH:$root/.tools/bin:/usr/sbin:/sbin"
 python=/usr/bin/python3
 
 server_packages=(
-    kamailio kamailio-extra-modules kamailio-json-modules kamailio-presence-modules kamailio-python3-modules
-    kamailio-sqlite-modules kamailio-utils-modules kamailio-xml-modules python3-venv
+    kamailio kamailio-extra-modules kamailio-json-modules kamailio-mysql-modules kamailio-postgres-modules
+    kamailio-presence-modules kamailio-python3-modules kamailio-sqlite-modules kamailio-utils-modules
+    kamailio-xml-modules python3-venv
 )
-test_packages=(
-    baresip-core curl kamailio-mysql-modules kamailio-postgres-modules liblinphone10 mariadb-server postgresql
-    sip-tester sqlite3
-)
+test_packages=(baresip-core curl liblinphone10 mariadb-server postgresql sip-tester sqlite3)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }

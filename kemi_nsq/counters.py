@@ -32,20 +32,26 @@ class Counter(enum.StrEnum):
     )
     PUA_STALE = "pua_stale", "presence states older than, or the same as, the one stored"
     PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE"
-    PUA_INVALID = "pua_invalid", "calls of nsq_pua_publish with an event that describes no state"
-    PUA_DATABASE_ERROR = "pua_database_error", "calls of nsq_pua_publish that the database failed"
+    PUA_INVALID = (
+        "pua_invalid",
+        "presence events of no use: no state, no scope, a row that the database refuses, or no NSQ_DB_URL",
+    )
+    PUA_DATABASE_ERROR = (
+        "pua_database_error",
+        "failures of the database: one for each batch, call or look for what expires",
+    )
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
     PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
-    PUBLISH_FAILED = "publish_failed", "calls of nsq_publish that failed"
+    PUBLISH_FAILED = "publish_failed", "calls of nsq_publish, nsq_publish_deferred or nsq_pua_probe that failed"
     OUTBOX_KEPT = "outbox_kept", "messages put into the outbox because no nsqd took them"
     OUTBOX_SENT = "outbox_sent", "messages of the outbox that a nsqd has taken since"
     OUTBOX_DROPPED = "outbox_dropped", "messages of the outbox that nsqd refused for good"
     QUERIED = "queried", "queries that got their reply, or were sent off by nsq_query_async"
     QUERY_FAILED = "query_failed", "queries that failed; `$var(nqErr)` said why"
     JSON_FAILED = "json_failed", "calls of nsq_json with no JSON, or no path"
-    REPLY_DROPPED = "reply_dropped", "replies that nobody waits for: late, second, foreign, or no reply at all"
+    REPLY_DROPPED = "reply_dropped", "replies of no use: late, second, foreign, too large, or no reply at all"
     RESUME_FAILED = "resume_failed", "suspended transactions that had gone when their reply, or its deadline, came"
     CONNECTED = "connected", "subscriptions that nsqd accepted"
     DISCONNECTED = "disconnected", "connections to nsqd that were lost"
@@ -53,8 +59,8 @@ class Counter(enum.StrEnum):
         "connect_failed",
         "connects to nsqd that failed and were logged: the first of a row, then every 20th",
     )
-    LOOKUP_FAILED = "lookup_failed", "changes in which nsqlookupd did not answer"
+    LOOKUP_FAILED = "lookup_failed", "times that a nsqlookupd did not answer; once, until that changes"
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
     STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
     RESTARTED = "restarted", "consumer loops that failed and were started again"
-    BUG = "bug", "unexpected exceptions in functions that routes call"
+    BUG = "bug", "unexpected exceptions of ours, in a function that a route called or while an event was handled"

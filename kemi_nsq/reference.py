@@ -12,7 +12,7 @@ from dataclasses import astuple
 
 from kemi_nsq import settings as table
 from kemi_nsq.counters import Counter
-from kemi_nsq.event import ROUTE_PREFIX, route_names
+from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
 from kemi_nsq.kemi import KemiNsq
 from kemi_nsq.native import NativeNsq
 from kemi_nsq.routes import NATIVE_VARIABLES
@@ -30,7 +30,15 @@ Each is set by `#!define NAME value` in kamailio.cfg before `include_file "nsq.c
 in the environment; the first two win. A wrong value, or an unknown name that starts with `NSQ_`, stops Kamailio at
 start with one line for each. `kemi-nsq settings` checks and shows what the environment sets.
 
-`NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that `nsq.cfg` loads.
+`nsq.cfg` knows two more. `NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that Kamailio loads. For
+routes in Python let it be yours, and write `#!define NSQ_KEMI` before the include: that sets `cfgengine "python"`.
+
+"""
+_HANDLERS = """\
+## Event handlers of a Python script
+
+A method with `@event_route("nsq:consumer-event-...")` is called with an `Event`. A negative result, or an exception,
+has nsqd deliver the message again.
 
 """
 _ROUTES = """\
@@ -49,6 +57,7 @@ def markdown() -> str:
         _SETTINGS + _table(("setting", "default", "allowed", "meaning"), _setting_rows()),
         '## Functions of a native kamailio.cfg\n\nCalled as `python_exec("name", "text")`.\n\n' + _functions(NativeNsq),
         '## Methods of a Python script (`cfgengine "python"`)\n\nInherited from `KemiNsq`.\n\n' + _functions(KemiNsq),
+        _HANDLERS + _table(("field of `Event`", "holds"), _attribute_rows(Event)),
         "## Variables of a native event route\n\n" + _table(("variable", "holds"), _variable_rows()),
         _routes(),
         "## Counters\n\n`kamcmd htable.dump nsq` shows them; an absent one is 0.\n\n"
@@ -78,6 +87,14 @@ def _setting_rows() -> Iterable[Sequence[str]]:
 
 def _variable_rows() -> Iterable[Sequence[str]]:
     return ((f"`$var({name})`", meaning) for name, meaning in NATIVE_VARIABLES.items())
+
+
+def _attribute_rows(owner: type) -> Iterable[Sequence[str]]:
+    """List the attributes that the docstring of a class describes, one on each line."""
+    _, _, lines = (inspect.getdoc(owner) or "").partition("Attributes:\n")
+    for line in lines.splitlines():
+        name, _, meaning = line.strip().partition(": ")
+        yield f"`{name}`", meaning
 
 
 def _functions(owner: type) -> str:

@@ -42,13 +42,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
 
     nsqd_address: Annotated[Addresses, Field(min_length=1)] = _setting(
-        "127.0.0.1:4151", "HTTP addresses of nsqd, for API calls and `kemi-nsq publish`.", _ADDRESSES
+        "127.0.0.1:4151",
+        "HTTP addresses of nsqd: to publish with NSQ_PUBLISH_TRANSPORT http; the first one for `kemi-nsq publish` and "
+        "`kemi-nsq presence reset`.",
+        _ADDRESSES,
     )
     nsqd_tcp_address: Annotated[Addresses, Field(min_length=1)] = _setting(
-        "127.0.0.1:4150", "TCP addresses of nsqd: consume from these when there is no nsqlookupd.", _ADDRESSES
+        "127.0.0.1:4150",
+        "TCP addresses of nsqd: publish and query through these; and consume from these, unless NSQ_LOOKUPD_ADDRESS "
+        "is set.",
+        _ADDRESSES,
     )
     lookupd_address: Addresses = _setting(
-        "", "HTTP addresses of nsqlookupd: consume from every nsqd that they know.", _ADDRESSES + ", or empty"
+        "",
+        "HTTP addresses of nsqlookupd: consume from every nsqd that they know. Where to publish does not change.",
+        _ADDRESSES + ", or empty",
     )
     listen_topic: Name = _setting("kamailio", "Topic to consume.", _NAME)
     listen_channel: Name = _setting("kamailio", "Channel of the topic to consume.", _NAME)
@@ -158,8 +166,9 @@ class Settings(BaseSettings):
     pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.", _SWITCH)
     pua_lock: str = _setting(
         "",
-        "Lock (module cfgutils) to hold while a state is stored and its NOTIFY sent; routes hold it around "
-        "handle_subscribe. Needed with SQLite, whose Kamailio driver does not wait for another writer.",
+        "Lock (module cfgutils) that a consumer holds for the NOTIFYs of a presentity, with SQLite also while it "
+        "writes, and routes around handle_subscribe. Without it a NOTIFY may repeat a CSeq, and SUBSCRIBEs fail on "
+        "SQLite, whose Kamailio driver does not wait for another writer.",
         "a lock's name, or empty",
         max_length=64,
     )
@@ -215,7 +224,7 @@ class Settings(BaseSettings):
     )
     pua_tombstone: int = _setting(
         300,
-        "Seconds that a terminated dialog is kept, so that a late event cannot revive it.",
+        "Seconds that a state is kept that is over: terminated, expired or reset. So a late event cannot revive it.",
         "10 to 86400",
         ge=10,
         le=86400,

@@ -65,6 +65,8 @@ mod_init = docs_example.mod_init
 
 def native_text(example: Example) -> str:
     """Complete a piece of a native configuration: modules before it, a request route around its own."""
+    if 'include_file "kamailio.cfg"' in example.text:  # the whole server; where it listens is for the test to say
+        return re.sub(r"^#!define SIP_.*\n", "", example.text, flags=re.MULTILINE)
     includes = 'include_file "presence.cfg"\ninclude_file "nsq.cfg"\n'
     text = re.sub(r"^#!define NSQ_(DB_URL|NSQD_TCP_ADDRESS) .*\n", "", example.text, flags=re.MULTILINE)
     text = text.replace('include_file "nsq.cfg"\n', includes) if "include_file" in text else includes + text
@@ -75,7 +77,7 @@ def native_text(example: Example) -> str:
 
 def chain_of(example: Example, folder: Path) -> Chain:
     """Return a chain whose Kamailio runs the example."""
-    for name in ("nsq.cfg", "presence.cfg", "nsq.py"):
+    for name in ("kamailio.cfg", "nsq.cfg", "presence.cfg", "nsq.py"):
         (folder / name).symlink_to(SHIPPED / name)
     if example.language == "kamailio":
         config = folder / "example.cfg"

@@ -69,7 +69,7 @@ def test_the_historic_names_work_inside_strings(tmp_path_factory: pytest.TempPat
     with custom_chain("native", tmp_path_factory.mktemp("historic")) as chain:
         text = '{"Event-Category":"test","Event-Name":"historic","From":"sip:alice@example.com"}'
         chain.publish(text.encode())
-        logged(chain, f"test: historic={text} field=sip:alice@example.com data={text}\n")
+        logged(chain, f"test: historic={text} field=sip:alice@example.com sip:alice@example.com data={text}\n")
         logged(chain, "test: it is the payload outside strings too")
 
 

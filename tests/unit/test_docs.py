@@ -56,9 +56,9 @@ RIGHT = ROOT / "docs/presence-stays-right.md"
 LANGUAGES = {"json", "kamailio", "mermaid", "python", "sh", "text"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
 PROGRAMS = {"apt-get", "cd", "curl", "done", "for", "git", "install", "kamailio", "kamcmd", "kemi-nsq"}
-PROGRAMS |= {"ln", "make", "mv", "nsqd", "sqlite3"}
+PROGRAMS |= {"env", "ln", "make", "mv", "nsqd", "setup.sh", "sqlite3", "systemctl"}
 #: `#!define` names that are no settings, and what Kamailio, not we, calls so.
-OTHER_NAMES = {"NSQ_NAME", "NSQ_TOPIK"}
+OTHER_NAMES = {"NSQ_NAME", "NSQ_LISTEN_TOPIK"}
 MARKDOWN_LINE = 120  # of text; tables and lines with a link to elsewhere may be longer
 
 
@@ -217,6 +217,13 @@ class TestShellExamples:
         for word in command.words:
             if "Event-Package" in word:
                 assert presence.from_event(event.json_object(word)).event == "dialog"
+
+    def test_the_steps_of_an_installation_exist(self) -> None:
+        setup = (ROOT / "docker/setup.sh").read_text(encoding="utf-8")
+        installing = [" ".join(each.words).partition("docker/setup.sh ")[2].split() for each in commands()]
+        steps = [word for words in installing for word in words]
+        assert steps == ["--runtime", "packages", "venv", "nsq"]
+        assert all(f"step_{step}()" in setup for step in steps[1:])
 
     @pytest.mark.parametrize("command", commands("make"), ids=ids)
     def test_make_has_the_target(self, command: Command) -> None:
