@@ -36,6 +36,10 @@ class Chores:
         self._sweep_due = time.monotonic()
         self._probe_due: float | None = None
 
+    def begin(self) -> None:
+        """Take up what can only be done in a process that calls `tick`."""
+        self._pua.hold_back()
+
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""
         dues = (self._pua.next_due(), self._sweep_due if self._upkeep else None, self._probe_due)

@@ -69,6 +69,7 @@ class Consumer:
     def run_forever(self) -> None:
         """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
         gc.freeze()  # what is there stays; looking for garbage in it, again and again, would cost more than the events
+        self._chores.begin()
         failures, trace = 0, ""
         while not self._stopping.is_set():
             started = time.monotonic()

@@ -18,21 +18,29 @@ from kemi_nsq.errors import RowRefused, StoreError
 #: How long a write waits for another process's write, and a connect for a server. Kamailio's main loop waits as well.
 BUSY_TIMEOUT_S = 5
 _TRIES = 5
-#: For this long a server may say nothing at all.
+#: For this long a server may say nothing at all; PostgreSQL's host, that is, for a process that hangs is not noticed.
 _SILENCE_S = 30
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
 _RESTED_S = 1.0
 _CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
     "sqlite": {"timeout": BUSY_TIMEOUT_S},
-    "postgresql": {"connect_timeout": BUSY_TIMEOUT_S, "tcp_user_timeout": _SILENCE_S * 1000},
+    "postgresql": {
+        "connect_timeout": BUSY_TIMEOUT_S,
+        "tcp_user_timeout": _SILENCE_S * 1000,  # of data that the host does not acknowledge; the others, while we wait
+        **_KEEPALIVES,
+        "client_encoding": "utf8",  # whatever the database's: in SQL_ASCII the driver would return bytes for text
+    },
     "mysql": {"connect_timeout": BUSY_TIMEOUT_S, "read_timeout": _SILENCE_S, "charset": "utf8mb4"},
 }
 #: What each new connection is told.
 _FIRST_STATEMENTS: dict[str, str] = {
     # Readers and the writer do not wait for each other; in the journal mode DELETE Kamailio meets "database is locked".
     "sqlite": "PRAGMA journal_mode=WAL",
-    "postgresql": f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'",
-    "mysql": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}",
+    # A plan that was kept since the table was small would read all of it.
+    "postgresql": f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'; SET plan_cache_mode = force_custom_plan",
+    # The locks of rows, and those of whole tables (LOCK TABLES, ALTER).
+    "mysql": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}, lock_wait_timeout = {BUSY_TIMEOUT_S}",
 }
 # MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
 _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {

@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What routing logic can call, in terms of Python: arguments in, values out, exceptions for what goes wrong.
+"""What routing logic can call to publish and to ask: arguments in, values out, exceptions for what goes wrong.
 
-`plugin` gives these functions the shapes that a native kamailio.cfg and a Python script expect.
+`plugin` gives these functions, and those of `presence_functions`, the shapes that a native kamailio.cfg and a Python
+script expect.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-import time
 from collections.abc import Callable
 
 import orjson
 
 from kemi_nsq.asker import Asker, failure_reason
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, StoreError, UsageError
-from kemi_nsq.event import Event, JsonObject, field_text, json_object
+from kemi_nsq.errors import (
+    ConnectionLost,
+    NameRefused,
+    NsqError,
+    PayloadError,
+    QueryFailed,
+    UsageError,
+)
+from kemi_nsq.event import JsonObject
 from kemi_nsq.host import Host
 from kemi_nsq.names import topic_name
 from kemi_nsq.outbox import Outbox
-from kemi_nsq.presence import sender_of
-from kemi_nsq.presentity import Order, position_of
-from kemi_nsq.probe import Probe
-from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE, encode
-from kemi_nsq.routes import Current
 from kemi_nsq.settings import Settings
-from kemi_nsq.store import Change
-from kemi_nsq.upkeep import Upkeep
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
 TIMEOUT_VARIABLE = "nsq_query_timeout"
@@ -37,8 +37,6 @@ TIMEOUT_VARIABLE = "nsq_query_timeout"
 _SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
 _LONGEST_DELAY_MS = 3_600_000
-#: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
-_NO_MESSAGE_ID = "0" * 16
 
 
 class Published(enum.Enum):
@@ -49,117 +47,21 @@ class Published(enum.Enum):
 
 
 class Functions:
-    """The functions of this package.
+    """Publish, and ask.
 
     Args:
         settings: what the operator wants.
         host: the SIP server.
-        current: the event that is being handled.
-        pua: publishes presence.
         publisher: publishes to NSQ.
         outbox: keeps what cannot be published, or None.
-        upkeep: ends states; None where there is no presentity table.
-        probe: asks producers for their state.
     """
 
-    def __init__(  # noqa: PLR0913  # the wiring passes each part in
-        self,
-        *,
-        settings: Settings,
-        host: Host,
-        current: Current,
-        pua: PresencePublisher,
-        publisher: Publisher,
-        outbox: Outbox | None,
-        upkeep: Upkeep | None,
-        probe: Probe,
-    ) -> None:
+    def __init__(self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None) -> None:
         self._settings = settings
         self._host = host
-        self._current = current
-        self._pua = pua
         self._publisher = publisher
         self._outbox = outbox
-        self._upkeep = upkeep
-        self._probe = probe
         self._asker = Asker(settings, publisher)
-
-    def pua_publish(self, payload: str | None) -> Change:
-        """Publish the presence that a payload announces, or the current event where it is None.
-
-        While several events are handled together, the row is only collected: STORED then means that it will be written
-        with the others, or the event comes again.
-
-        Raises:
-            PayloadError: the payload describes no state; the current event goes to the dead letters.
-            StoreError: the database failed; the current event will come again.
-        """
-        event = self._current.event
-        try:
-            fields = _fields(event, payload)
-            row = self._pua.row(
-                fields,
-                self._order(event, fields),
-                sent_at=event.timestamp_ns / 1e9 if event else None,
-                redelivered=event is not None and event.attempts > 1,
-            )
-            if row is None:
-                return Change.STALE
-            if self._current.collected is None:
-                return self._pua.commit([row])[0]
-            self._current.collected.append(row)
-            return Change.STORED
-        except PayloadError as error:
-            self._current.invalid = str(error)
-            raise
-        except StoreError:
-            self._current.store_failed = True
-            raise
-
-    def pua_reset(self, scope: str | None) -> int:
-        """End all states of a scope (see `Upkeep.reset`), and return how many there were.
-
-        Where it is None, the scope is the sender of the current event: an event can end no other's states.
-
-        Raises:
-            PayloadError: there is no such scope, or no presentity table.
-            StoreError: the database failed; the current event will come again.
-        """
-        if self._upkeep is None:
-            raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to reset")
-        try:
-            self._commit_collected()
-            if scope is not None:
-                return self._upkeep.reset(scope, position=self._now_position(), spare_later=False)
-            event = self._current.event
-            if event is None:
-                raise PayloadError("outside an event route nsq_pua_reset needs a scope")
-            ordered = self._settings.pua_order_field in ("", *event.fields)
-            position = self._order(event, event.fields).position if ordered else 0
-            return self._upkeep.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
-        except StoreError:
-            self._current.store_failed = True
-            raise
-
-    def pua_probe(self, presentity: str, event: str) -> bool:
-        """Ask producers for a presentity's state if there is none; return whether a probe left.
-
-        Raises:
-            PayloadError, TransientError: see `Probe.one`.
-        """
-        left = self._probe.one(presentity, event)
-        if left:
-            self._host.count(Counter.PROBED)
-        return left
-
-    def _commit_collected(self) -> None:
-        """Store what earlier events of the batch published, so that a reset finds it."""
-        if self._current.collected:
-            self._pua.commit(self._current.collected)
-
-    def _now_position(self) -> int:
-        """Return a position after all that was published; 0 where producers count in their own way."""
-        return 0 if self._settings.pua_order_field else time.time_ns()
 
     def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
@@ -237,12 +139,6 @@ class Functions:
             sent = False
         self._host.count(Counter.QUERIED if sent else Counter.QUERY_FAILED)
 
-    def _order(self, event: Event | None, fields: JsonObject) -> Order:
-        message_id = event.message_id if event else _NO_MESSAGE_ID
-        if name := self._settings.pua_order_field:
-            return Order(position=position_of(name, field_text(fields, name)), message_id=message_id)
-        return Order(position=event.timestamp_ns if event else time.time_ns(), message_id=message_id)
-
     def _body(self, payload: str | JsonObject) -> bytes:
         if not isinstance(payload, str):
             return encode(payload)
@@ -282,12 +178,3 @@ def _topic(name: str) -> str:
         return topic_name(name)
     except ValueError as error:
         raise NameRefused(str(error)) from error
-
-
-def _fields(event: Event | None, payload: str | None) -> JsonObject:
-    """Return the fields of a payload; those of the event being handled are decoded already."""
-    if event is not None and payload in (None, event.payload):
-        return event.fields
-    if payload is None:
-        raise PayloadError("outside an event route a payload is needed")
-    return json_object(payload)

@@ -121,10 +121,15 @@ class EventHandling:
         try:
             return self._decode_and_run(delivery)
         except Exception as error:
-            text = f"message {_id(delivery)}: {type(error).__name__}: {error}; it comes again; please report this"
-            self._quiet.log(Level.CRITICAL, Counter.BUG, text)
-            self._host.count(Counter.BUG)
-            return _Handled(delivery=delivery, again=True)
+            return self._failed(_Handled(delivery=delivery), error)
+
+    def _failed(self, one: _Handled, error: Exception) -> _Handled:
+        """Let a message come again that a bug of ours has met."""
+        text = f"message {_id(one.delivery)}: {type(error).__name__}: {error}; it comes again; please report this"
+        self._quiet.log(Level.CRITICAL, Counter.BUG, text)
+        self._host.count(Counter.BUG)
+        one.again = True
+        return one
 
     def _decode_and_run(self, delivery: Delivery) -> _Handled:
         attempts = delivery.message.attempts
@@ -158,20 +163,25 @@ class EventHandling:
             return
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
-        except RowRefused as error:
-            if len(wrote) > 1:  # one of them spoils it for all: each by itself
-                for one in wrote:
-                    self._commit([one])
-                return
-            wrote[0].refused = str(error)
-            self._host.count(Counter.PUA_INVALID)
-            self._quiet.log(Level.ERROR, Counter.PUA_INVALID, f"message {_id(wrote[0].delivery)} dropped: {error}")
         except StoreError as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
             text = f"the database failed, {len(wrote)} messages come again: {error}"
             self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
             for one in wrote:
                 one.again = True
+        except Exception as error:
+            if len(wrote) > 1:  # one of them spoils it for all: each by itself
+                for one in wrote:
+                    self._commit([one])
+            elif isinstance(error, RowRefused):
+                self._drop_row(wrote[0], error)
+            else:
+                self._failed(wrote[0], error)
+
+    def _drop_row(self, one: _Handled, error: RowRefused) -> None:
+        one.refused = str(error)
+        self._host.count(Counter.PUA_INVALID)
+        self._quiet.log(Level.ERROR, Counter.PUA_INVALID, f"message {_id(one.delivery)} dropped: {error}")
 
     def _answer(self, one: _Handled, answers: Answers) -> None:
         if one.again:

@@ -29,6 +29,7 @@ from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
 from kemi_nsq.outbox import Outbox
+from kemi_nsq.presence_functions import PresenceFunctions
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
@@ -60,6 +61,7 @@ class Parts:
     host: Host
     current: Current
     functions: Functions
+    presence: PresenceFunctions
     consumer: Consumer
     quiet: Quiet
 
@@ -112,18 +114,14 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         pua=pua,
         dead_letters=DeadLetters(settings, publisher),
     )
-    functions = Functions(
-        settings=settings,
+    return Parts(
         host=host,
         current=current,
-        pua=pua,
-        publisher=publisher,
-        outbox=_outbox(settings),
-        upkeep=upkeep,
-        probe=probe,
+        functions=Functions(settings, host, publisher, _outbox(settings)),
+        presence=PresenceFunctions(settings=settings, host=host, current=current, pua=pua, upkeep=upkeep, probe=probe),
+        consumer=Consumer(settings, host, handling, Chores(host, pua, upkeep, probe), outbox=_outbox(settings)),
+        quiet=Quiet(host),
     )
-    consumer = Consumer(settings, host, handling, Chores(host, pua, upkeep, probe), outbox=_outbox(settings))
-    return Parts(host=host, current=current, functions=functions, consumer=consumer, quiet=Quiet(host))
 
 
 class Plugin:
@@ -193,11 +191,11 @@ class Plugin:
         self._parts.quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
 
     def _pua_publish(self, payload: str | None) -> int:
-        functions = self._parts.functions
+        presence = self._parts.presence
 
         def publish() -> int:
             try:
-                return _STORED[functions.pua_publish(payload)]
+                return _STORED[presence.publish(payload)]
             except StoreError as error:
                 self._report("nsq_pua_publish", Counter.PUA_DATABASE_ERROR, error)
                 return DATABASE_ERROR
@@ -205,11 +203,11 @@ class Plugin:
         return self._call("nsq_pua_publish", Counter.PUA_INVALID, publish)
 
     def _pua_reset(self, scope: str | None) -> int:
-        functions = self._parts.functions
+        presence = self._parts.presence
 
         def reset() -> int:
             try:
-                return OK if functions.pua_reset(scope) else NOTHING_TO_DO
+                return OK if presence.reset(scope) else NOTHING_TO_DO
             except StoreError as error:
                 self._report("nsq_pua_reset", Counter.PUA_DATABASE_ERROR, error)
                 return DATABASE_ERROR
@@ -217,11 +215,11 @@ class Plugin:
         return self._call("nsq_pua_reset", Counter.PUA_INVALID, reset)
 
     def _pua_probe(self, presentity: str, event: str) -> int:
-        functions = self._parts.functions
+        presence = self._parts.presence
         return self._call(
             "nsq_pua_probe",
             Counter.PUBLISH_FAILED,
-            lambda: OK if functions.pua_probe(presentity, event) else NOTHING_TO_DO,
+            lambda: OK if presence.probe(presentity, event) else NOTHING_TO_DO,
         )
 
     def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int | None = None) -> int:

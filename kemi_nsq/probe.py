@@ -70,7 +70,7 @@ class Probe:
         if not self._settings.probe_topic or self._store is None:
             return False
         uri = address("presentity", presentity).uri
-        if self._store.find(0, username=uri.user, domain=uri.host, event=event):
+        if self._store.find(username=uri.user, domain=uri.host, event=event):
             return False
         fields: dict[str, JsonValue] = {
             "Event-Package": event,

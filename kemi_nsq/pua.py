@@ -41,7 +41,7 @@ class PresencePublisher:
         self._host = host
         self._store = store
         self._states = {**presence.PRESENCE_STATES, **settings.pua_states}
-        self._pacer = Pacer(settings.notify_interval)
+        self._pacer = Pacer(0)
         self._quiet = Quiet(host)
 
     def row(
@@ -109,6 +109,10 @@ class PresencePublisher:
         if self._settings.pua_refresh:
             told = zip(rows, changes, strict=True)
             self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
+
+    def hold_back(self) -> None:
+        """Hold NOTIFYs back for NSQ_NOTIFY_INTERVAL from now on, in a process that calls `refresh_due` in time."""
+        self._pacer = Pacer(self._settings.notify_interval)
 
     def refresh_due(self) -> None:
         """Tell the watchers whose NOTIFY was held back for NSQ_NOTIFY_INTERVAL, and may leave now."""

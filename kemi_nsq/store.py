@@ -7,6 +7,7 @@ Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5)
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -112,11 +113,13 @@ class PresentityStore:
 
         return self._database.run(work, writes=True)
 
-    def find(self, after_id: int, **columns: str) -> list[tuple[int, Row]]:
-        """Return some of our rows that are not over, by ascending id, with the ids.
+    def find(self, below_id: int = sys.maxsize, **columns: str) -> list[tuple[int, Row]]:
+        """Return some of our rows that are not over, by descending id, with the ids.
+
+        So who goes on from the last one never meets rows that are made meanwhile.
 
         Args:
-            after_id: only rows with a greater id.
+            below_id: only rows with a smaller id.
             columns: what columns of the row must be equal to.
 
         Raises:
@@ -124,7 +127,7 @@ class PresentityStore:
         """
         table = self._table
         equal = (table.c[name] == value for name, value in columns.items())
-        return self._rows(sa.and_(table.c.id > after_id, *equal))
+        return self._rows(sa.and_(table.c.id < below_id, *equal))
 
     def expiring(self, until: int) -> list[Row]:
         """Return some of our rows that are not over and expire by an epoch second.
@@ -157,7 +160,7 @@ class PresentityStore:
     def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
         ours = _is_ours(self._table), sa.not_(_is_over(self._table))
         statement = sa.select(self._table).where(condition, *ours)
-        page = statement.order_by(self._table.c.id).limit(_PAGE)
+        page = statement.order_by(self._table.c.id.desc()).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).mappings().all())
         names = (*KEY, *CHANGED)
         return [
@@ -213,7 +216,8 @@ def _presentity_table(name: str) -> sa.Table:
         name,
         sa.MetaData(),
         *(sa.Column(column, sa.String) for column in ("username", "domain", "event", "etag", "sender", "ruid")),
-        *(sa.Column(column, sa.Integer) for column in ("id", "expires", "received_time", "priority")),
+        *(sa.Column(column, sa.Integer) for column in ("expires", "received_time", "priority")),
+        sa.Column("id", sa.BigInteger),
         sa.Column("body", sa.LargeBinary),
     )
 

@@ -7,6 +7,7 @@ stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, an
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -73,9 +74,9 @@ class Upkeep:
             PayloadError: there is no such scope.
             StoreError: the database failed; what had ended stays ended.
         """
-        columns, count, after_id = _columns(scope), 0, 0
-        while found := self._store.find(after_id, **columns):
-            after_id = found[-1][0]
+        columns, count, below_id = _columns(scope), 0, sys.maxsize
+        while found := self._store.find(below_id, **columns):
+            below_id = found[-1][0]
             rows = [row for _, row in found if not spare_later or row.position <= position]
             self._end(rows, position)
             count += len(rows)

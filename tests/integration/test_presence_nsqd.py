@@ -102,7 +102,7 @@ class Consuming:
         if not self._chance.randrange(6):
             return -1
         with suppress(NsqError):
-            self._parts.functions.pua_publish(None)
+            self._parts.presence.publish(None)
         return -1 if not self._chance.randrange(6) else 1
 
 

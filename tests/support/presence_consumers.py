@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import NsqError, StoreError
 from kemi_nsq.event import Event
-from kemi_nsq.functions import Functions
 from kemi_nsq.handling import EventHandling
+from kemi_nsq.presence_functions import PresenceFunctions
 from kemi_nsq.presentity import Row
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
@@ -25,6 +25,7 @@ from kemi_nsq.routes import Current, PythonRoutes, Router
 from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
+from kemi_nsq.upkeep import Upkeep
 from tests.support.settings import settings
 from tests.support.stores import Database
 
@@ -144,14 +145,13 @@ class PresenceConsumer:
         chosen = settings(**{"max_attempts": "1000", **values})
         publisher = Publisher(chosen)
         pua = PresencePublisher(chosen, host, store)
-        self.functions = Functions(
+        pua.hold_back()
+        self.functions = PresenceFunctions(
             settings=chosen,
             host=host,
             current=current,
             pua=pua,
-            publisher=publisher,
-            outbox=None,
-            upkeep=None,
+            upkeep=Upkeep(chosen, host, store, pua),
             probe=Probe(chosen, publisher, None),
         )
         self.handling = EventHandling(
@@ -166,7 +166,7 @@ class PresenceConsumer:
     def publish(self, _event: Event) -> None:
         """Be the route: `nsq_pua_publish`, whose code a native route does not look at."""
         with suppress(NsqError):
-            self.functions.pua_publish(None)
+            self.functions.publish(None)
 
     def handle(self, deliveries: Sequence[Delivery]) -> Answered:
         """Handle messages that wait together; those that a crash leaves without an answer come again."""

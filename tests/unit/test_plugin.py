@@ -251,7 +251,7 @@ NATIVE_CALLS = {
 @pytest.mark.parametrize(("name", "arguments"), NATIVE_CALLS.items())
 def test_a_bug_is_one_line_and_a_negative_code(host: FakeHost, name: str, arguments: tuple[str, ...]) -> None:
     plugin = NativeNsq(host)
-    plugin._parts = dataclasses.replace(plugin._parts, functions=Broken())  # type: ignore[arg-type]
+    plugin._parts = dataclasses.replace(plugin._parts, functions=Broken(), presence=Broken())  # type: ignore[arg-type]
     assert getattr(plugin, name)(MESSAGE, *arguments) == -1
     assert host.counters == {Counter.BUG: 1}
     ((level, line),) = host.lines

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from kemi_nsq.event import Event
 from kemi_nsq.handling import Answers
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
+from kemi_nsq.plugin import wire
 from kemi_nsq.presentity import GRACE_S, Row
 from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.testing import FakeHost
@@ -46,7 +47,7 @@ class Recorded(PresenceConsumer):
     def publish(self, _event: Event) -> None:
         self.returned = getattr(self, "returned", [])
         try:
-            self.returned.append(self.functions.pua_publish(None))
+            self.returned.append(self.functions.publish(None))
         except NsqError as error:
             self.returned.append(error)
 
@@ -83,7 +84,7 @@ def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fie
 
 
 def rows(store: PresentityStore) -> dict[str, Row]:
-    return {row.username: row for _, row in store.find(0)}
+    return {row.username: row for _, row in store.find()}
 
 
 def texts(host: FakeHost) -> list[str]:
@@ -106,14 +107,14 @@ def test_in_a_batch_the_route_learns_that_it_is_valid_and_will_be_stored(
     consumer: Recorded, store: PresentityStore
 ) -> None:
     stored_meanwhile: list[int] = []
-    publish = consumer.functions.pua_publish
+    publish = consumer.functions.publish
 
     def watch(payload: str | None) -> Change:
         change = publish(payload)
         stored_meanwhile.append(len(rows(store)))
         return change
 
-    consumer.functions.pua_publish = watch  # type: ignore[method-assign]
+    consumer.functions.publish = watch  # type: ignore[method-assign]
     batch = [message(1), message(2), message(3, State="nonsense"), message(0, State="trying")]
     answered = consumer.handle(batch)
     assert answered.finished == batch
@@ -288,6 +289,60 @@ def test_paced_notifies_come_later_and_the_end_at_once(store: PresentityStore) -
         consumer.handle([message(number, State=state)])
         told.append(len(consumer.host.refreshed))
     assert told == [1, 1, 1, 2]
+
+
+def test_nothing_is_held_back_where_nobody_would_send_it_later(path: Path) -> None:
+    """A SIP worker that publishes has no main loop; a NOTIFY held back there would never leave."""
+    host = FakeHost()
+    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), {}, native=True).presence
+    for state in ("early", "confirmed"):
+        functions.publish(message(State=state).message.body.decode())
+    assert len(host.refreshed) == 2
+
+
+# Bugs, and rows that the database refuses
+
+
+class Spoiled(PresenceConsumer):
+    """A consumer whose table takes no row of `spoiler`; its route, as `plugin` does, bears whatever is raised."""
+
+    def __init__(self, host: FakeHost, store: PresentityStore, error: Exception) -> None:
+        super().__init__(host, store)
+        save_all = store.save_all
+
+        def save(rows: Sequence[Row]) -> list[Change]:
+            if any(row.username == "spoiler" for row in rows):
+                raise error
+            return save_all(rows)
+
+        store.save_all = save  # type: ignore[method-assign]
+
+    def publish(self, event: Event) -> None:
+        with suppress(Exception):
+            if event.fields.get("reset"):
+                self.functions.reset(None)
+            else:
+                self.functions.publish(None)
+
+
+def test_a_bug_lets_its_own_message_come_again_and_no_other(store: PresentityStore) -> None:
+    consumer = Spoiled(FakeHost(), store, UnicodeEncodeError("latin-1", "x", 0, 1, "a bug"))
+    spoiler, others = message(1, user="spoiler"), [message(2, user="bob"), message(3, user="carol")]
+    alone, together = consumer.handle([spoiler]), consumer.handle([others[0], spoiler, others[1]])
+    assert (alone.finished, alone.requeued) == ([], [again(spoiler)])
+    assert (together.finished, together.requeued) == (others, [again(spoiler)])
+    assert set(rows(store)) == {"bob", "carol"}
+    assert consumer.host.counters[Counter.BUG] == 1
+
+
+def test_a_row_that_is_refused_takes_no_reset_of_its_batch_along(store: PresentityStore) -> None:
+    consumer = Spoiled(FakeHost(), store, RowRefused("the database refuses it"))
+    reset = message(3, reset=True, Sender_URI="sip:pbx1")
+    consumer.handle([message(0, Sender_URI="sip:pbx1")])
+    batch = [message(1, user="spoiler"), message(2, user="carol"), reset]
+    assert consumer.handle(batch).finished == batch
+    assert set(rows(store)) == {"carol"}, "the call of pbx1 is over"
+    assert consumer.host.counters[Counter.PUA_INVALID] == 1
 
 
 # Clocks

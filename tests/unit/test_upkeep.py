@@ -59,7 +59,7 @@ class Desk:
 
     def bodies(self) -> dict[str, bytes]:
         """Return the documents of the states that are not over by their users."""
-        return {row.username: row.body for _, row in self.store.find(0)}
+        return {row.username: row.body for _, row in self.store.find()}
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk:
         desk.upkeep.sweep()
     assert desk.host.refreshed == [(ALICE, "presence")]
     assert desk.host.counters[Counter.PUA_ENDED] == 1
-    assert [row.event for _, row in desk.store.find(0)] == ["dialog"]
+    assert [row.event for _, row in desk.store.find()] == ["dialog"]
 
 
 @pytest.mark.parametrize(
