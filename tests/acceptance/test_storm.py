@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +19,16 @@ from tests.support.until import until
 INTERVAL_S = 1.5
 MAX_AGE_S = 1
 
-#: Handlers that hold up the consumer until a file is there, and tell by another that they do.
+#: Handlers that hold up the consumer, from the moment at which a named pipe can be opened until it is closed.
 GATED = """
 import routes
-import time
 from pathlib import Path
 from kemi_nsq import event_route
 
 class Kamailio(routes.Kamailio):
     @event_route("nsq:consumer-event-test-gate")
     def gate(self, event):
-        Path({reached!r}).touch()
-        deadline = time.monotonic() + 10
-        while not Path({gate!r}).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        Path({gate!r}).read_bytes()
 
 def mod_init():
     return Kamailio()
@@ -102,14 +99,15 @@ def test_one_presentity_does_not_wait_for_another(paced: Chain) -> None:
 
 def test_a_backlog_becomes_one_notify_for_each_presentity(tmp_path: Path) -> None:
     """What comes while the consumer is busy is handled together."""
-    reached, gate = tmp_path / "reached", tmp_path / "gate"
-    (tmp_path / "gated.py").write_text(GATED.format(reached=str(reached), gate=str(gate)))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "gated.py").write_text(GATED.format(gate=str(gate)))
     with custom_chain("kemi", tmp_path, script="gated.py", NSQ_MAX_IN_FLIGHT=100) as chain, chain.watcher() as watcher:
         people = [Person(chain=chain) for _ in range(30)]
         lamps = watcher.subscribe_many([person.uri for person in people], "dialog")
         until(lambda: all(lamp.notifies for lamp in lamps), what="the initial NOTIFYs")
         chain.publish(b'{"Event-Category": "test", "Event-Name": "gate"}')
-        until(reached.exists, what="the consumer to be held up")
+        held = until(lambda: os.open(gate, os.O_WRONLY | os.O_NONBLOCK), what="the consumer to be held up")
         backlog = [
             event("dialog", person.user, **person.call_fields(state))
             for state in ("early", "confirmed", "terminated")
@@ -117,7 +115,7 @@ def test_a_backlog_becomes_one_notify_for_each_presentity(tmp_path: Path) -> Non
         ]
         chain.nsqd.publish_many(TOPIC, backlog)
         until(lambda: chain.nsqd.channel(TOPIC, CHANNEL).in_flight == 1 + len(backlog), what="the backlog to be here")
-        gate.touch()
+        os.close(held)
         chain.drain()
         for lamp in lamps:
             lamp.wait(lambda notify: notify.dialog_info.states == ("terminated",), what="the end", after=1)
