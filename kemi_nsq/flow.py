@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much and how fast: shares of max_in_flight, delays before a reconnect and of a requeue; no clock inside."""
+"""How much and how fast: shares of max_in_flight, delays, what is remembered and held back; no clock inside."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 #: A presentity's URI and an event package.
 Key: TypeAlias = tuple[str, str]
+Name = TypeVar("Name")
+Value = TypeVar("Value")
 
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 10.0
@@ -47,6 +49,14 @@ def breaker_delay_s(failures: int) -> float:
 def requeue_delay_ms(attempts: int) -> int:
     """Return the milliseconds that a message waits before its next delivery, doubled with each attempt."""
     return min(REQUEUE_MAX_MS, REQUEUE_FIRST_MS * (1 << min(max(attempts, 1) - 1, 16)))
+
+
+def remember(known: OrderedDict[Name, Value], name: Name, value: Value, *, most: int) -> None:
+    """Set a value, and forget the name that was set longest ago if there are more than `most`."""
+    known[name] = value
+    known.move_to_end(name)
+    if len(known) > most:
+        known.popitem(last=False)
 
 
 class Pacer:

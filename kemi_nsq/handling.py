@@ -16,7 +16,7 @@ from kemi_nsq import event as events
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import NsqdRefused, PayloadError, RowRefused, StoreError, TransientError
-from kemi_nsq.flow import requeue_delay_ms
+from kemi_nsq.flow import remember, requeue_delay_ms
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presentity import Row
 from kemi_nsq.pua import PresencePublisher
@@ -231,9 +231,7 @@ class EventHandling:
         name = name[:_LONGEST_NAME]
         if name in self._unrouted:
             return
-        self._unrouted[name] = None
-        if len(self._unrouted) > _REMEMBERED_NAMES:
-            self._unrouted.popitem(last=False)
+        remember(self._unrouted, name, None, most=_REMEMBERED_NAMES)
         where = f"{event.topic}:{event.channel}"
         self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from kemi_nsq import connection as nsq
 from kemi_nsq import transport
 from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.flow import remember
 from kemi_nsq.traffic import Target
 
 #: What is in flight at the end comes again after this long.
@@ -47,7 +49,7 @@ class Link:
     ready: int = 0
     touch_every_s: float = 0.0
     touch_at: dict[bytes, float] = field(default_factory=dict)
-    late: dict[bytes, None] = field(default_factory=dict)
+    late: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     unsent: bytes = b""
 
     def touch(self, now: float) -> None:
@@ -84,6 +86,4 @@ class Link:
     def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
         if now > due + self.touch_every_s:
-            self.late[message_id] = None
-            if len(self.late) > _LATE_KEPT:
-                del self.late[next(iter(self.late))]
+            remember(self.late, message_id, None, most=_LATE_KEPT)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from kemi_nsq.event import JsonValue
+from kemi_nsq.flow import remember
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.query import encode
 from kemi_nsq.settings import Settings
@@ -87,8 +88,5 @@ class Probe:
             return False
         probe = {"Event-Category": "presence", "Event-Name": "probe", "Node": self._settings.node, **fields}
         self._publisher.publish(Outgoing(topic=self._settings.probe_topic, body=encode(probe)))
-        self._asked[key] = now
-        self._asked.move_to_end(key)
-        if len(self._asked) > _REMEMBERED:
-            self._asked.popitem(last=False)
+        remember(self._asked, key, now, most=_REMEMBERED)
         return True

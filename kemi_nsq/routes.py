@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event, normal_name
+from kemi_nsq.flow import remember
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presentity import Row
 
@@ -149,9 +150,7 @@ class NativeRoutes:
         for variable, value in zip(NATIVE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
         if not self._host.run_event_route(name, event.payload):
-            self._misses[name] = None
-            if len(self._misses) > _REMEMBERED_MISSES:
-                self._misses.popitem(last=False)
+            remember(self._misses, name, None, most=_REMEMBERED_MISSES)
             return Outcome.MISSING
         return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
 
