@@ -82,16 +82,30 @@ class Write(NamedTuple):
     parameters: Callable[[Iterable[Row]], list[tuple[object, ...]] | tuple[object, ...]]
 
 
-def in_driver_words(statement: sa.Insert, dialect: sa.Dialect) -> Write:
-    """Write a statement out once; SQLAlchemy would look at each value of each row before the driver does."""
-    compiled = statement.compile(dialect=dialect)
+def upsert(table: sa.Table, dialect: sa.Dialect) -> Write:
+    """Prepare the conditional upsert; SQLAlchemy would look at each value of each row before the driver does.
+
+    Args:
+        table: the presentity table.
+        dialect: of a connection: it knows the version of the server.
+    """
+    statement, in_driver_words = _UPSERTS[dialect.name]
+    compiled = statement(table).compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    pick = attrgetter(*(compiled.positiontup or ()))
-    if dialect.name == "postgresql":
-        # %b: as text, psycopg would quote each element of the arrays, which takes longer than the arrays save.
-        in_binary = str(compiled).replace("%s", "%b")
-        return Write(in_binary, lambda rows: tuple(map(list, zip(*map(pick, rows), strict=True))))
-    return Write(str(compiled), lambda rows: list(map(pick, rows)))
+    return in_driver_words(str(compiled), attrgetter(*(compiled.positiontup or ())))
+
+
+#: Picks the values of a row, in the order of a statement's parameters.
+_Pick: TypeAlias = Callable[[Row], tuple[object, ...]]
+
+
+def _row_by_row(sql: str, pick: _Pick) -> Write:
+    return Write(sql, lambda rows: list(map(pick, rows)))
+
+
+def _column_by_column(sql: str, pick: _Pick) -> Write:
+    # %b: as text, psycopg would quote each element of the arrays, which takes longer than the arrays save.
+    return Write(sql.replace("%s", "%b"), lambda rows: tuple(map(list, zip(*map(pick, rows), strict=True))))
 
 
 # One statement decides and writes, so that two consumers cannot both think they are first.
@@ -128,10 +142,10 @@ def _mysql_upsert(table: sa.Table) -> sa.Insert:
     return statement.on_duplicate_key_update(changes)
 
 
-UPSERTS: Mapping[str, Callable[[sa.Table], sa.Insert]] = {
-    "sqlite": _sqlite_upsert,
-    "postgresql": _postgresql_upsert,
-    "mysql": _mysql_upsert,
+_UPSERTS: Mapping[str, tuple[Callable[[sa.Table], sa.Insert], Callable[[str, _Pick], Write]]] = {
+    "sqlite": (_sqlite_upsert, _row_by_row),
+    "postgresql": (_postgresql_upsert, _column_by_column),
+    "mysql": (_mysql_upsert, _row_by_row),
 }
 
 

@@ -18,7 +18,7 @@ from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
-from kemi_nsq.statements import CHANGED, KEY, UPSERTS, Lookup, Write, in_driver_words, lookup
+from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, lookup, upsert
 
 _PAGE = 500
 #: A row's user, domain, event package and etag.
@@ -52,7 +52,6 @@ class PresentityStore:
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
             self._look_for_watchers = lookup(backend, list(_watchers_table(watchers_table).c))
-        self._upsert = UPSERTS[backend](self._table)
         self._write: Write | None = None
 
     @property
@@ -106,7 +105,7 @@ class PresentityStore:
         def work(connection: sa.Connection) -> dict[RowKey, Change]:
             changes = dict.fromkeys(keys, Change.STORED) | _changes(latest, look(connection, keys))
             later = [latest[key] for key in keys if changes[key] not in leave]
-            self._write = self._write or in_driver_words(self._upsert, connection.dialect)
+            self._write = self._write or upsert(self._table, connection.dialect)
             if later:
                 connection.exec_driver_sql(self._write.sql, self._write.parameters(later))
             return changes
