@@ -15,14 +15,7 @@ import orjson
 
 from kemi_nsq.asker import Asker, failure_reason
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import (
-    ConnectionLost,
-    NameRefused,
-    NsqError,
-    PayloadError,
-    QueryFailed,
-    UsageError,
-)
+from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.host import Host
 from kemi_nsq.names import topic_name

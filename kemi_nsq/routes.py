@@ -55,7 +55,7 @@ class Current:
 
     Attributes:
         event: None outside event routes.
-        store_failed: a presence write of this event met a database error; the event must come again.
+        store_failed: a presence write of this event failed, by the database or a bug of ours; it must come again.
         invalid: why a function found this event of no use, or ''.
         collected: rows that are written together after the routes of several events; None if each is written at once.
     """
