@@ -70,6 +70,12 @@ class Figure:
         judged = self.value if self.aim.of == "value" else self.ratio
         return judged is not None and _RELATIONS[self.aim.relation](judged, self.aim.limit)
 
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Measure, value, baseline, ratio and aim, as a table shows them."""
+        value, baseline = _written(self.value, self.unit), _written(self.baseline, self.unit)
+        return self.measure, value, baseline, _written(self.ratio, ""), str(self.aim or "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -89,14 +95,7 @@ class Result:
             "measure", *(Column(name, justify="right") for name in ("value", "baseline", "ratio")), "aim", "met"
         )
         for figure in self.figures:
-            table.add_row(
-                figure.measure,
-                _number(figure.value, figure.unit),
-                _number(figure.baseline, figure.unit),
-                _number(figure.ratio, ""),
-                str(figure.aim or ""),
-                {True: "yes", False: "[bold red]no", None: ""}[figure.met],
-            )
+            table.add_row(*figure.cells, {True: "yes", False: "[bold red]no", None: ""}[figure.met])
         console.print(table)
         for measure, error in self.errors.items():
             console.print(f"{measure}: no figure: {error}", style="red", markup=False)
@@ -134,7 +133,10 @@ def check_once_each(found: Sequence[object], sent: int, what: str) -> None:
         raise Spoiled(f"{sent} {what} sent, {len(found)} came, {different} of them different")
 
 
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
+def number(value: float) -> str:
+    """Write a number with three digits, or all those before the point, in groups of three."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _written(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{number(value)} {unit}".strip()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.figures import Aim, Figure, Result
-from tests.bench.svg import OURS, Chart, Row, draw, number
+from tests.bench.svg import OURS, Chart, Row, draw
 
 #: The folder of the page, which has a folder `plots`.
 DOCS = Path(__file__).parents[2] / "docs"
@@ -184,20 +184,9 @@ def markdown_table(figures: Sequence[Figure]) -> str:
     """Write all figures as a table."""
     lines = ["| measure | value | baseline | ratio | aim | met |", "| --- | ---: | ---: | ---: | --- | --- |"]
     for figure in figures:
-        cells = (
-            figure.measure,
-            _cell(figure.value, figure.unit),
-            _cell(figure.baseline, figure.unit),
-            _cell(figure.ratio, ""),
-            str(figure.aim or ""),
-            {True: "yes", False: "no", None: ""}[figure.met],
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        met = {True: "yes", False: "no", None: ""}[figure.met]
+        lines.append(f"| {' | '.join((*figure.cells, met))} |")
     return "\n".join(lines)
-
-
-def _cell(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{number(value)} {unit}".strip()
 
 
 def _spoiled(result: Result) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from tests.bench.figures import number
+
 WIDTH = 720
 OURS = "kemi-nsq"
 
@@ -73,11 +75,6 @@ class Chart:
     longer_is_better: bool
     baseline: str
     rows: Sequence[Row]
-
-
-def number(value: float) -> str:
-    """Write a number with three digits, or all those before the point, in groups of three."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def draw(chart: Chart) -> bytes:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from tests.bench.svg import WIDTH, Chart, Row, draw, number
+from tests.bench.figures import number
+from tests.bench.svg import WIDTH, Chart, Row, draw
 
 SVG = "{http://www.w3.org/2000/svg}"
 
