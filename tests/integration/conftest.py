@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tests.support.stores import (
     database,
+    impatient,
     mariadb_database,
     postgresql_database,
     server_database,
@@ -12,4 +13,12 @@ from tests.support.stores import (
     store,
 )
 
-__all__ = ["database", "mariadb_database", "postgresql_database", "server_database", "sqlite_database", "store"]
+__all__ = [
+    "database",
+    "impatient",
+    "mariadb_database",
+    "postgresql_database",
+    "server_database",
+    "sqlite_database",
+    "store",
+]

@@ -14,32 +14,12 @@ import sqlalchemy as sa
 
 from kemi_nsq import database as module
 from kemi_nsq import store as store_module
-from kemi_nsq.document import render
 from kemi_nsq.errors import NsqError, RowRefused, StoreError
 from kemi_nsq.event import JsonValue
-from kemi_nsq.presence import from_event
-from kemi_nsq.presentity import RUID_LENGTH, Order, Row, row
+from kemi_nsq.presentity import RUID_LENGTH, Row
 from kemi_nsq.store import Change, PresentityStore
-from tests.support.stores import Database, columns
+from tests.support.stores import NOW, Database, columns, made
 from tests.support.until import until
-
-NOW = 1_700_000_000
-FIELDS: dict[str, JsonValue] = {
-    "Event-Package": "dialog",
-    "From": "sip:alice@example.com",
-    "To": "sip:bob@example.com",
-    "Call-ID": "call-1",
-    "State": "early",
-}
-
-
-def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
-    """Return the row of an event; `Call_ID="x"` stands for the field `Call-ID`."""
-    named = {name.replace("_", "-"): value for name, value in fields.items()}
-    state = from_event(FIELDS | named)
-    order = Order(position=position, message_id=f"{message:016x}")
-    return row(state, render(state).body, order=order, now=NOW, tombstone_s=300, default_expires_s=3600)
-
 
 ROW = made()
 LATER = made(6, State="confirmed")
@@ -499,9 +479,8 @@ def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None
         assert all(columns(row) in server_database.rows() for row in later)
 
 
-def test_a_row_that_another_holds_for_long_fails(server_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module._FIRST_STATEMENTS, "postgresql", "SET lock_timeout = '100ms'")
-    monkeypatch.setitem(module._FIRST_STATEMENTS, "mysql", "SET SESSION innodb_lock_wait_timeout = 1")
+@pytest.mark.usefixtures("impatient")
+def test_a_row_that_another_holds_for_long_fails(server_database: Database) -> None:
     with closing(server_database.store()) as store, server_database.engine.connect() as connection:
         store.save(ROW)
         other = connection.execution_options(isolation_level="READ COMMITTED")
@@ -512,12 +491,9 @@ def test_a_row_that_another_holds_for_long_fails(server_database: Database, monk
         assert store.save(LATER) is Change.STORED
 
 
-def test_a_second_round_that_fails_says_what_the_first_one_stored(
-    server_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("impatient")
+def test_a_second_round_that_fails_says_what_the_first_one_stored(server_database: Database) -> None:
     """Else nobody would tell the watchers: when the messages come again, those rows count as stale."""
-    monkeypatch.setitem(module._FIRST_STATEMENTS, "postgresql", "SET lock_timeout = '100ms'")
-    monkeypatch.setitem(module._FIRST_STATEMENTS, "mysql", "SET SESSION innodb_lock_wait_timeout = 1")
     same, new, late = made(6), made(6, Call_ID="new"), made(1, Call_ID="new", State="trying")
     with closing(server_database.store()) as store, server_database.engine.connect() as connection:
         store.save(ROW)

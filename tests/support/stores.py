@@ -14,7 +14,11 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.presentity import Row
+from kemi_nsq import database as database_module
+from kemi_nsq import document, presentity
+from kemi_nsq.event import JsonValue
+from kemi_nsq.presence import from_event
+from kemi_nsq.presentity import Order, Row
 from kemi_nsq.store import PresentityStore
 from tests.support import sqlservers
 from tests.support.database import create_database
@@ -29,6 +33,16 @@ COLUMNS = (
 )
 
 Values = dict[str, object]
+
+#: The event of `made`, and when it came.
+NOW = 1_700_000_000
+_FIELDS: dict[str, JsonValue] = {
+    "Event-Package": "dialog",
+    "From": "sip:alice@example.com",
+    "To": "sip:bob@example.com",
+    "Call-ID": "call-1",
+    "State": "early",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +108,16 @@ class Database:
         self.execute(f"DELETE FROM {WATCHERS_TABLE}")
 
 
+def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
+    """Return the row of an event; `Call_ID="x"` stands for the field `Call-ID`."""
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    state = from_event(_FIELDS | named)
+    order = Order(position=position, message_id=f"{message:016x}")
+    return presentity.row(
+        state, document.render(state).body, order=order, now=NOW, tombstone_s=300, default_expires_s=3600
+    )
+
+
 def columns(row: Row) -> Values:
     """Return what the table has for a row."""
     return {name: getattr(row, name) for name in COLUMNS}
@@ -116,6 +140,14 @@ def postgresql_database() -> Iterator[Database]:
 def mariadb_database() -> Iterator[Database]:
     with sqlservers.mariadb() as server, _database("mariadb", server.kamailio_url, server) as made:
         yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stores wait for locks for one second only."""
+    for name, statement in list(database_module._FIRST_STATEMENTS.items()):
+        shorter = statement.replace(str(database_module.BUSY_TIMEOUT_S), "1")
+        monkeypatch.setitem(database_module._FIRST_STATEMENTS, name, shorter)
 
 
 @pytest.fixture(params=DATABASES)
