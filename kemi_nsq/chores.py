@@ -38,7 +38,7 @@ class Chores:
 
     def begin(self) -> None:
         """Take up what can only be done in a process that calls `tick`."""
-        self._pua.hold_back()
+        self._pua.begin_ticking()
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""
@@ -48,7 +48,7 @@ class Chores:
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
-        self._pua.refresh_due()
+        self._tick_presence()
         if self._upkeep is not None and now >= self._sweep_due:
             self._sweep_due = now + SWEEP_INTERVAL_S
             self._sweep(self._upkeep)
@@ -58,6 +58,13 @@ class Chores:
     def connected(self) -> None:
         """Have all states asked for, after a start or an outage: at once, or as soon as that may be done again."""
         self._probe_due = max(time.monotonic(), self._probe.everybody_due())
+
+    def _tick_presence(self) -> None:
+        try:
+            self._pua.tick()
+        except StoreError as error:
+            self._host.count(Counter.PUA_DATABASE_ERROR)
+            self._quiet.log(Level.ERROR, "hide", f"calls that are over are shown longer: the database failed: {error}")
 
     def _ask_everybody(self, now: float) -> None:
         self._probe_due = None

@@ -30,6 +30,10 @@ class Counter(enum.StrEnum):
         "pua_unchanged",
         "presence states whose document was there already; kept longer, no NOTIFY",
     )
+    PUA_HIDDEN = (
+        "pua_hidden",
+        "presence states that no document shows: calls above NSQ_PUA_MAX_DIALOGS, and their ends",
+    )
     PUA_STALE = "pua_stale", "presence states older than, or the same as, the one stored"
     PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE"
     PUA_INVALID = (
@@ -43,6 +47,11 @@ class Counter(enum.StrEnum):
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
+    NOTIFY_UNANSWERED = "notify_unanswered", "NOTIFYs that a watcher did not answer, or that could not be sent"
+    DOCUMENT_TOO_LARGE = (
+        "document_too_large",
+        "presence states stored whose presentity's document is about to be too large for UDP",
+    )
     PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
     PUBLISH_FAILED = "publish_failed", "calls of nsq_publish, nsq_publish_deferred or nsq_pua_probe that failed"
     OUTBOX_KEPT = "outbox_kept", "messages put into the outbox because no nsqd took them"

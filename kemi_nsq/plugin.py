@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from kemi_nsq import settings as table
+from kemi_nsq.change import Change
 from kemi_nsq.chores import Chores
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
@@ -36,7 +37,7 @@ from kemi_nsq.publisher import Publisher
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.routes import Current, Handler, NativeRoutes, PythonRoutes, Router, RouteSource, handlers_of
 from kemi_nsq.settings import Settings
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 from kemi_nsq.transport import host_name
 from kemi_nsq.upkeep import Upkeep
 
@@ -45,6 +46,7 @@ OK, FAILED, KEPT, NOTHING_TO_DO, DATABASE_ERROR = 1, -1, 2, 2, -2
 _PUBLISHED: Mapping[Published, int] = {Published.SENT: OK, Published.KEPT: KEPT}
 _STORED: Mapping[Change, int] = {
     Change.STORED: OK,
+    Change.HIDDEN: OK,
     Change.UNCHANGED: NOTHING_TO_DO,
     Change.STALE: NOTHING_TO_DO,
 }
@@ -254,7 +256,12 @@ class Plugin:
 def _store(settings: Settings) -> PresentityStore | None:
     if not settings.db_url:
         return None
-    return PresentityStore(settings.db_url, settings.presentity_table, settings.pua_watchers_table)
+    return PresentityStore(
+        settings.db_url,
+        settings.presentity_table,
+        settings.pua_watchers_table,
+        max_dialogs=settings.pua_max_dialogs,
+    )
 
 
 def _outbox(settings: Settings) -> Outbox | None:

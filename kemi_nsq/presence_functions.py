@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError, RowRefused
 from kemi_nsq.event import Event, JsonObject, field_text, json_object
@@ -16,7 +17,6 @@ from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.routes import Current
 from kemi_nsq.settings import Settings
-from kemi_nsq.store import Change
 from kemi_nsq.upkeep import Upkeep
 
 #: Of an event that was not taken from NSQ; sorts before all that were, at the same time.

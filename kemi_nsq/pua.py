@@ -4,25 +4,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-from kemi_nsq import document, presence, presentity
+from kemi_nsq import document, hidden, presence, presentity
+from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError, RowRefused, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.flow import Key, Pacer
+from kemi_nsq.hiding import Hiding
 from kemi_nsq.host import Host, Level
 from kemi_nsq.publication import MailboxState
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore, Saved
 
 #: From here on, asking the database who is watched costs less than the refreshes that it spares.
 _ASK_FOR_WATCHERS = 2
+#: A NOTIFY of more than this does not fit a UDP datagram (65,507 bytes), with its headers and what Kamailio adds to
+#: each body when it makes one document of them.
+UDP_LIMIT = 60_000
 _COUNTERS = {
     Change.STORED: Counter.PUA_STORED,
     Change.UNCHANGED: Counter.PUA_UNCHANGED,
+    Change.HIDDEN: Counter.PUA_HIDDEN,
     Change.STALE: Counter.PUA_STALE,
 }
 
@@ -42,6 +48,8 @@ class PresencePublisher:
         self._store = store
         self._states = {**presence.PRESENCE_STATES, **settings.pua_states}
         self._pacer = Pacer(0)
+        self._hiding = Hiding()
+        self._ticks = False
         self._quiet = Quiet(host)
 
     def row(
@@ -95,52 +103,116 @@ class PresencePublisher:
         if self._store is None:
             return []
         try:
-            with self.locked() if self._store.one_writer else nullcontext():
-                changes = self._store.save_all(rows)
+            with self._writing():
+                saved = self._store.save_all(rows)
         except (RowRefused, StoreError) as error:
-            self._tell(error.stored, [Change.STORED] * len(error.stored))
+            self._tell(error.stored, Saved([Change.STORED] * len(error.stored)))
             raise
-        self._tell(rows, changes)
-        return changes
+        self._tell(rows, saved)
+        return saved.changes
 
-    def _tell(self, rows: Sequence[presentity.Row], changes: Sequence[Change]) -> None:
-        for change in changes:
+    def _tell(self, rows: Sequence[presentity.Row], saved: Saved) -> None:
+        for change in saved.changes:
             self._host.count(_COUNTERS[change])
-        if self._settings.pua_refresh:
-            told = zip(rows, changes, strict=True)
-            self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
+        self._note_large(rows, saved)
+        if not self._settings.pua_refresh:
+            return  # the route tells the watchers, and the sweep hides
+        told = list(zip(rows, saved.changes, strict=True))
+        refused = self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
+        over = [
+            row.ruid
+            for row, change in told
+            if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
+        ]
+        self._hiding.add(over, refused, time.monotonic())
+        if not self._ticks and over:
+            with suppress(StoreError):  # they are stored and told; the sweep will hide them
+                self._hide()
 
-    def hold_back(self) -> None:
-        """Hold NOTIFYs back for NSQ_NOTIFY_INTERVAL from now on, in a process that calls `refresh_due` in time."""
+    def _note_large(self, rows: Sequence[presentity.Row], saved: Saved) -> None:
+        """Say which documents are about to be too large for UDP: such a NOTIFY reaches nobody, in silence."""
+        sizes = {(f"sip:{user}@{domain}", hidden.PACKAGE): size for (user, domain), size in saved.sizes.items()}
+        sizes |= {(row.uri, row.event): len(row.body) for row in rows if len(row.body) > UDP_LIMIT}
+        for (uri, event), size in sizes.items():
+            if size > UDP_LIMIT:
+                self._host.count(Counter.DOCUMENT_TOO_LARGE)
+                text = (
+                    f"the {event} document of {uri} has some {size} bytes, too many for a NOTIFY over UDP: "
+                    "lower NSQ_PUA_MAX_DIALOGS, set NSQ_PUA_INCLUDE_ENTITY 0, or let its watchers use TCP"
+                )
+                self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
+
+    def begin_ticking(self) -> None:
+        """Say that this process calls `tick` in time: NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on."""
         self._pacer = Pacer(self._settings.notify_interval)
+        self._ticks = True
 
-    def refresh_due(self) -> None:
-        """Tell the watchers whose NOTIFY was held back for NSQ_NOTIFY_INTERVAL, and may leave now."""
-        self._refresh(self._pacer.due(time.monotonic()))
+    def tick(self) -> None:
+        """Tell watchers whose NOTIFY was held back and may leave now, and hide dialogs that are over and were told.
+
+        Raises:
+            StoreError: the database failed; the sweep will hide them.
+        """
+        now = time.monotonic()
+        self._refresh(self._pacer.due(now))
+        due = self._hiding.next_due()
+        if due is not None and now >= due:
+            self._hide()
 
     def next_due(self) -> float | None:
-        """Return the monotonic second at which `refresh_due` has something to do."""
-        return self._pacer.next_due()
+        """Return the monotonic second at which `tick` has something to do."""
+        dues = [due for due in (self._pacer.next_due(), self._hiding.next_due()) if due is not None]
+        return min(dues, default=None)
 
-    def _refresh_changed(self, rows: Sequence[presentity.Row]) -> None:
+    def _hide(self) -> None:
+        ruids, refused = self._hiding.take()
+        self._refresh(refused)
+        self.hide(ruids)
+
+    def hide(self, ruids: Sequence[str]) -> None:
+        """Take dialogs that are over and were told out of their documents.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        if self._store is None or not ruids:
+            return
+        until = int(time.time()) + self._settings.pua_tombstone + presentity.GRACE_S
+        with self._writing():
+            self._store.hide(ruids, until=until)
+
+    def tell(self, presentities: Iterable[tuple[str, str]], event: str) -> None:
+        """Send a NOTIFY to the watchers of some presentities, given as user and domain; not with NSQ_PUA_REFRESH 0."""
+        if self._settings.pua_refresh:
+            self._refresh([(f"sip:{user}@{domain}", event) for user, domain in presentities])
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Hold the lock where the database has one writer at a time, for which Kamailio's driver does not wait."""
+        return self.locked() if self._store is not None and self._store.one_writer else nullcontext()
+
+    def _refresh_changed(self, rows: Sequence[presentity.Row]) -> list[Key]:
         urgent: dict[Key, bool] = {}
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.terminal
         now = time.monotonic()
-        self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
+        return self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
 
-    def _refresh(self, keys: Sequence[Key]) -> None:
+    def _refresh(self, keys: Sequence[Key]) -> list[Key]:
+        """Send NOTIFYs, and return those that the presence module refused."""
+        refused = []
         for uri, event in self._watched(keys):
             with self.locked():
                 accepted = self._host.refresh_watchers(uri, event)
             if not accepted:
+                refused.append((uri, event))
                 self._host.count(Counter.REFRESH_FAILED)
                 self._host.log(
                     Level.ERROR,
                     f"the presence module refused to refresh {uri} ({event}); the state is stored. "
                     "Are the module presence, its db_url and the module of the event package loaded and set?",
                 )
+        return refused
 
     def _watched(self, keys: Sequence[Key]) -> Sequence[Key]:
         """Leave out presentities that nobody watches, where one query tells that for several of them."""

@@ -224,10 +224,20 @@ class Settings(BaseSettings):
     )
     pua_tombstone: int = _setting(
         300,
-        "Seconds that a state is kept that is over: terminated, expired or reset. So a late event cannot revive it.",
+        "Seconds that a state is kept that is over: terminated, expired or reset. So a late event cannot revive it. A "
+        "call that is over is hidden meanwhile.",
         "10 to 86400",
         ge=10,
         le=86400,
+    )
+
+    pua_max_dialogs: int = _setting(
+        50,
+        "Calls of one presentity that its document shows at most; further ones are stored, and shown when others end. "
+        "A document that is too large for UDP would reach nobody. 0 for no limit.",
+        "0 to 10000",
+        ge=0,
+        le=10000,
     )
 
     @property

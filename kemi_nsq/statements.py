@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from kemi_nsq.presentity import Row
+from kemi_nsq import hidden
+from kemi_nsq.change import Crowd, Who
+from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
 
 #: Columns of the presentity table: those of its key, and those that an update changes.
 KEY = ("username", "domain", "event", "etag")
@@ -36,12 +38,7 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
         wanted: further columns to return, after those of the key.
         locked: read with the rows locked, in the order of their keys.
     """
-    expand = _EXPANSIONS.get(backend)
-    statement = sa.select(*key, *wanted)
-    if expand is None:  # MySQL and MariaDB look each key of a list up in the index
-        statement = statement.where(sa.tuple_(*key).in_(sa.bindparam("keys", expanding=True)))
-    else:
-        statement = statement.join_from(key[0].table, *expand(sa.bindparam("keys", type_=sa.String), key))
+    statement = _with_keys(backend, sa.select(*key, *wanted), key)
     if locked:
         # In the order in which rows are written, which is Python's. MySQL has another one for letters of both cases; if
         # two writers then wait for each other, one of them begins again.
@@ -49,9 +46,82 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
         statement = statement.order_by(*order).with_for_update()
 
     def read(connection: sa.Connection, keys: Sequence[tuple[str, ...]]) -> Iterable[Sequence[Any]]:
-        return connection.execute(statement, {"keys": keys if expand is None else orjson.dumps(keys).decode()})
+        return connection.execute(statement, _key_values(backend, keys))
 
     return read
+
+
+def crowds(
+    backend: str, table: sa.Table
+) -> Callable[[sa.Connection, Sequence[tuple[str, str, str]]], dict[Who, Crowd]]:
+    """Prepare a count of dialogs: given users, domains and event packages, what each presentity has of them.
+
+    The presentities are named in lower case.
+    """
+    shown = table.c.expires > 0
+    ours_over = sa.and_(sa.func.length(table.c.ruid) == RUID_LENGTH, is_over(table))
+
+    def total(condition: sa.ColumnElement[bool], value: Any = 1) -> sa.ColumnElement[int]:
+        return sa.cast(sa.func.sum(sa.case((condition, value), else_=0)), sa.BigInteger)
+
+    key = [table.c.username, table.c.domain, table.c.event]
+    wanted = (
+        total(shown),
+        total(sa.and_(shown, ours_over)),
+        total(table.c.expires.between(*hidden.WAITING)),
+        total(shown, sa.func.length(table.c.body)),
+    )
+    # Tombstones, of which there may be many, are left out before their bodies are looked at.
+    statement = sa.select(table.c.username, table.c.domain, *wanted).where(table.c.expires >= hidden.WAITING[0])
+    statement = _with_keys(backend, statement, key).group_by(table.c.username, table.c.domain)
+
+    def read(connection: sa.Connection, keys: Sequence[tuple[str, str, str]]) -> dict[Who, Crowd]:
+        rows = connection.execute(statement, _key_values(backend, keys))
+        return {(user.lower(), domain.lower()): Crowd(*counts) for user, domain, *counts in rows}
+
+    return read
+
+
+def promotion(table: sa.Table, *, locked: bool) -> Callable[[sa.Connection, Who, int], int]:
+    """Prepare what shows some of a presentity's waiting dialogs, the oldest first, and returns how many."""
+    waiting = (
+        table.c.username == sa.bindparam("user"),
+        table.c.domain == sa.bindparam("domain"),
+        table.c.event == hidden.PACKAGE,
+        table.c.expires.between(*hidden.WAITING),
+    )
+    oldest = sa.select(table.c.id).where(*waiting).order_by(table.c.id).limit(sa.bindparam("count"))
+    if locked:
+        oldest = oldest.with_for_update()
+    shown = hidden.WAITING_OFFSET - table.c.expires
+    show = sa.update(table).where(table.c.id.in_(sa.bindparam("ids", expanding=True))).values(expires=shown)
+
+    def promote(connection: sa.Connection, presentity: Who, count: int) -> int:
+        user, domain = presentity
+        ids = connection.execute(oldest, {"user": user, "domain": domain, "count": count}).scalars().all()
+        if ids:
+            connection.execute(show, {"ids": ids})
+        return len(ids)
+
+    return promote
+
+
+def is_over(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row of ours is over: the rank in its order key says so."""
+    rank = sa.func.substr(table.c.ruid, RANK_INDEX + 1, 1)
+    return rank.in_([str(TERMINATED_RANK), str(ENDED_RANK)])
+
+
+def _with_keys(backend: str, statement: sa.Select[Any], key: Sequence[sa.Column[Any]]) -> sa.Select[Any]:
+    """Let a statement read the rows that have one of the keys in the parameter `keys` (`_key_values`)."""
+    expand = _EXPANSIONS.get(backend)
+    if expand is None:  # MySQL and MariaDB look each key of a list up in the index
+        return statement.where(sa.tuple_(*key).in_(sa.bindparam("keys", expanding=True)))
+    return statement.join_from(key[0].table, *expand(sa.bindparam("keys", type_=sa.String), key))
+
+
+def _key_values(backend: str, keys: Sequence[tuple[str, ...]]) -> dict[str, object]:
+    return {"keys": orjson.dumps(keys).decode() if backend in _EXPANSIONS else keys}
 
 
 Expansion: TypeAlias = tuple[sa.TableValuedAlias, sa.ColumnElement[bool]]

@@ -6,31 +6,36 @@ Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5)
 
 from __future__ import annotations
 
-import enum
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter, methodcaller
 
 import sqlalchemy as sa
 
+from kemi_nsq import hidden
+from kemi_nsq.change import Change, Plan, RowKey, There, Who, judge, plan, wants_room
 from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
-from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
-from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, lookup, upsert
+from kemi_nsq.presentity import RUID_LENGTH, Row
+from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, promotion, upsert
 
 _PAGE = 500
-#: A row's user, domain, event package and etag.
-RowKey: TypeAlias = tuple[str, str, str, str]
 
 
-class Change(enum.Enum):
-    """What a row did to the table."""
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was stored.
 
-    STORED = enum.auto()  #: a new document; watchers must hear of it
-    UNCHANGED = enum.auto()  #: the same document, kept longer
-    STALE = enum.auto()  #: the table has this state or a later one
+    Attributes:
+        changes: what each row did, in the order in which they were given.
+        sizes: bytes of the bodies that the documents of some presentities now hold: of those whose dialogs became
+            fewer or more.
+    """
+
+    changes: list[Change]
+    sizes: Mapping[Who, int] = field(default_factory=dict)
 
 
 class PresentityStore:
@@ -40,15 +45,19 @@ class PresentityStore:
         url: SQLAlchemy URL of Kamailio's database.
         table: name of the presentity table.
         watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
+        max_dialogs: NSQ_PUA_MAX_DIALOGS.
     """
 
-    def __init__(self, url: str, table: str, watchers_table: str = "") -> None:
+    def __init__(self, url: str, table: str, watchers_table: str = "", *, max_dialogs: int = 0) -> None:
         self._database = Database(url)
         self._table = _presentity_table(table)
+        self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c
         wanted = columns.ruid, columns.body, columns.expires
         key = [columns[name] for name in KEY]
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
+        self._look_for_crowds = crowds(backend, self._table)
+        self._promotion = promotion(self._table, locked=backend != "sqlite")
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
             self._look_for_watchers = lookup(backend, list(_watchers_table(watchers_table).c))
@@ -61,16 +70,13 @@ class PresentityStore:
 
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""
-        return self.save_all([row])[0]
+        return self.save_all([row]).changes[0]
 
-    def save_all(self, rows: Sequence[Row]) -> list[Change]:
+    def save_all(self, rows: Sequence[Row]) -> Saved:
         """Store rows, each unless the table has its key with an equal or greater `ruid`.
 
         What a row changes is read before the write, and another process may write in between. The later of the two rows
         is kept all the same; but the other may count as STORED, and then its watchers are told once too often.
-
-        Returns:
-            What each row did, in the order of `rows`.
 
         Raises:
             RowRefused: the database does not take one of the rows. None is stored, or, if a second round failed, those
@@ -80,35 +86,103 @@ class PresentityStore:
         latest = {_key(row): row for row in sorted(rows, key=_ruid)}
         # All writers take their locks in one order, so that two of them do not wait for each other.
         keys = sorted(latest)
-        changes = self._save_round(latest, keys, locked=self.one_writer)
-        unchanged = [key for key in keys if changes[key] is Change.UNCHANGED]
-        if unchanged and not self.one_writer:
+        done = self._save_round(latest, keys, locked=self.one_writer)
+        quiet = [key for key in keys if done.changes[key] in (Change.UNCHANGED, Change.HIDDEN)]
+        if quiet and not self.one_writer:
             try:
-                changes |= self._save_round(latest, unchanged, locked=True)
+                again = self._save_round(latest, quiet, locked=True)
             except (RowRefused, StoreError) as error:
-                error.stored = tuple(latest[key] for key in keys if changes[key] is Change.STORED)
+                error.stored = tuple(latest[key] for key in keys if done.changes[key] is Change.STORED)
                 raise
-        return [changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
+            done.changes |= again.changes
+            done.sizes |= again.sizes
+        changes = [done.changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
+        return Saved(changes, done.sizes)
 
-    def _save_round(
-        self, latest: Mapping[RowKey, Row], keys: Sequence[RowKey], *, locked: bool
-    ) -> dict[RowKey, Change]:
+    def _save_round(self, latest: Mapping[RowKey, Row], keys: Sequence[RowKey], *, locked: bool) -> Plan:
         """Write the rows of some keys in one transaction.
 
-        Without locks, one that says what the table says already is left out. It is written in a second round, with
-        locks: had another process changed the document in between, changing it back would look like no change, and
-        nobody would be told. In one transaction with the others, two writers would often wait for each other.
+        Without locks, one that leaves the document as it is is left out. It is written in a second round, with locks:
+        had another process changed the document in between, changing it back would look like no change, and nobody
+        would be told. In one transaction with the others, two writers would often wait for each other.
         """
         look = self._look_locked if locked else self._look
-        leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED)
+        leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED, Change.HIDDEN)
+        rows = {key: latest[key] for key in keys}
 
-        def work(connection: sa.Connection) -> dict[RowKey, Change]:
-            changes = dict.fromkeys(keys, Change.STORED) | _changes(latest, look(connection, keys))
-            later = [latest[key] for key in keys if changes[key] not in leave]
+        def work(connection: sa.Connection) -> Plan:
+            # MySQL and MariaDB compare without case and without blanks at the end, so a row may be that of `Alice`
+            # where that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
+            found = {
+                (user, domain, event, etag): There(*there)
+                for user, domain, event, etag, *there in look(connection, keys)
+            }
+            changes = {key: judge(row, found.get(key)) for key, row in rows.items()}
+            wanting = {
+                (row.username, row.domain, row.event)
+                for key, row in rows.items()
+                if changes[key] is Change.STORED and wants_room(row, found.get(key))
+            }
+            crowded = self._look_for_crowds(connection, sorted(wanting)) if wanting else {}
+            planned = plan(rows, found, changes, crowded, self._max_dialogs)
             self._write = self._write or upsert(self._table, connection.dialect)
-            if later:
-                connection.exec_driver_sql(self._write.sql, self._write.parameters(later))
-            return changes
+            if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
+                connection.exec_driver_sql(self._write.sql, self._write.parameters(written))
+            for presentity, count in planned.promotions.items():
+                self._promotion(connection, presentity, count)
+            return planned
+
+        return self._database.run(work, writes=True)
+
+    def hide(self, ruids: Sequence[str], *, until: int) -> None:
+        """Hide dialogs that are over and were told: they stay as tombstones until an epoch second.
+
+        A row that a later event has changed meanwhile has another `ruid`, and is left alone.
+
+        Raises:
+            StoreError: the table could not be written.
+        """
+        table = self._table
+        values = {"expires": hidden.tombstone_expires(until), "body": hidden.TOMBSTONE_BODY}
+        for start in range(0, len(ruids), _PAGE):
+            shown = table.c.ruid.in_(ruids[start : start + _PAGE]), table.c.expires > 0
+            statement = sa.update(table).where(*shown).values(values)
+            self._database.run(methodcaller("execute", statement), writes=True)
+
+    def lingering(self, since: int, until: int) -> list[Row]:
+        """Return some of our dialogs that are over and still shown, whose `expires` lies between two epoch seconds.
+
+        Raises:
+            StoreError: the table could not be read.
+        """
+        table = self._table
+        over = is_over(table), table.c.event == hidden.PACKAGE
+        return [row for _, row in self._rows(table.c.expires.between(since, until), *over)]
+
+    def promote(self) -> list[Who]:
+        """Show dialogs that wait, where there is room by now, and return their presentities.
+
+        Where others' rows have gone, or a process ended between two steps, no dialog that ended did it.
+
+        Raises:
+            StoreError: the table could not be written.
+        """
+        table, package = self._table, hidden.PACKAGE
+        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == package
+        page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
+        found = self._database.run(lambda connection: connection.execute(page).all())
+        if not found:
+            return []
+
+        def work(connection: sa.Connection) -> list[Who]:
+            keys = sorted((user, domain, package) for user, domain in found)
+            crowded, told = self._look_for_crowds(connection, keys), []
+            for user, domain, _ in keys:
+                crowd = crowded.get((user.lower(), domain.lower()))
+                room = self._max_dialogs - (crowd.shown - crowd.over) if crowd and self._max_dialogs else _PAGE
+                if room > 0 and self._promotion(connection, (user, domain), room):
+                    told.append((user, domain))
+            return told
 
         return self._database.run(work, writes=True)
 
@@ -126,15 +200,17 @@ class PresentityStore:
         """
         table = self._table
         equal = (table.c[name] == value for name, value in columns.items())
-        return self._rows(sa.and_(table.c.id < below_id, *equal))
+        return self._rows(table.c.id < below_id, sa.not_(is_over(table)), *equal)
 
     def expiring(self, until: int) -> list[Row]:
-        """Return some of our rows that are not over and expire by an epoch second.
+        """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
 
         Raises:
             StoreError: the table could not be read.
         """
-        return [row for _, row in self._rows(self._table.c.expires <= until)]
+        expires = self._table.c.expires
+        due = expires.between(hidden.waiting_expires(until), until)
+        return [row for _, row in self._rows(due, sa.not_(is_over(self._table)))]
 
     def forget(self, until: int) -> int:
         """Delete some of our rows that are over and expire by an epoch second; their watchers have been told.
@@ -148,7 +224,8 @@ class PresentityStore:
             StoreError: the table could not be written.
         """
         table = self._table
-        condition = _is_ours(table), _is_over(table), table.c.expires <= until
+        expired = table.c.expires.between(hidden.tombstone_expires(until), until)
+        condition = _is_ours(table), is_over(table), expired
         page = sa.select(table.c.id).where(*condition).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).scalars().all())
         if found:
@@ -156,9 +233,8 @@ class PresentityStore:
             self._database.run(lambda connection: connection.execute(statement), writes=True)
         return len(found)
 
-    def _rows(self, condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
-        ours = _is_ours(self._table), sa.not_(_is_over(self._table))
-        statement = sa.select(self._table).where(condition, *ours)
+    def _rows(self, *condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
+        statement = sa.select(self._table).where(*condition, _is_ours(self._table))
         page = statement.order_by(self._table.c.id.desc()).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).mappings().all())
         names = (*KEY, *CHANGED)
@@ -189,27 +265,6 @@ _key: Callable[[Row], RowKey] = attrgetter(*KEY)
 _ruid: Callable[[Row], str] = attrgetter("ruid")
 
 
-def _changes(latest: Mapping[RowKey, Row], found: Iterable[Sequence[Any]]) -> dict[RowKey, Change]:
-    """Tell what rows do to those that were found in the table."""
-    changes = {}
-    for user, domain, event, etag, ruid, body, expires in found:
-        row = latest.get(key := (user, domain, event, etag))
-        # MySQL and MariaDB compare without case and without blanks at the end, so this may be the row of `Alice` where
-        # that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
-        if row is None:
-            continue
-        # A row without ruid is another writer's, from before us: ours is newer.
-        if ruid is not None and ruid >= row.ruid:
-            change = Change.STALE
-        # Whoever subscribed after the old row had expired was not shown it.
-        elif body == row.body and expires > row.received_time:
-            change = Change.UNCHANGED
-        else:
-            change = Change.STORED
-        changes[key] = change
-    return changes
-
-
 def _presentity_table(name: str) -> sa.Table:
     return sa.Table(
         name,
@@ -224,12 +279,6 @@ def _presentity_table(name: str) -> sa.Table:
 def _is_ours(table: sa.Table) -> sa.ColumnElement[bool]:
     """Kamailio's own ruids are shorter (core/utils/sruid.h, SRUID_SIZE)."""
     return sa.func.length(table.c.ruid) == RUID_LENGTH
-
-
-def _is_over(table: sa.Table) -> sa.ColumnElement[bool]:
-    """A row is over when the rank in its order key says so."""
-    rank = sa.func.substr(table.c.ruid, RANK_INDEX + 1, 1)
-    return rank.in_([str(TERMINATED_RANK), str(ENDED_RANK)])
 
 
 def _watchers_table(name: str) -> sa.Table:

@@ -2,7 +2,8 @@
 """Ends states for which nobody speaks any more: when they expire, and when an operator or their sender resets them.
 
 A state ends like any other change: a document that says so is stored, and its watchers get a NOTIFY. The row then
-stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence.
+stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence. That of a
+dialog is hidden (`hidden`): the process that wrote it does that; here it is done for those that died meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from kemi_nsq import hidden
+from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
 from kemi_nsq.ending import ended
 from kemi_nsq.errors import PayloadError
@@ -19,10 +22,14 @@ from kemi_nsq.presentity import GRACE_S, Row, ended_row
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.settings import Settings
 from kemi_nsq.sipuri import address
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 
 #: How often expiry is looked after; states end up to this much after their time.
 SWEEP_INTERVAL_S = 5
+#: A dialog that is over for this long has been told, or its process died before; longer ones are left to no process.
+LINGER_S = 2
+#: By how much the clocks of two nodes may differ.
+_CLOCKS_S = 60
 _PAGES = 100
 _SCOPES = "`sender URI`, `user URI`, `realm DOMAIN` or `all`"
 
@@ -42,25 +49,46 @@ class Upkeep:
         self._host = host
         self._store = store
         self._pua = pua
+        self._swept_until = 0
 
     def sweep(self) -> None:
-        """End the states whose time is over, and delete tombstones whose time is over.
+        """End the states whose time is over, hide and show dialogs, and delete tombstones whose time is over.
 
-        The presence module would do it later (`GRACE_S`), with an empty NOTIFY.
+        The presence module would end them later (`GRACE_S`), with an empty NOTIFY.
 
         Raises:
             StoreError: the database failed; the next sweep tries again.
         """
-        until = int(time.time()) + GRACE_S
+        now = int(time.time())
+        until = now + GRACE_S
         for _ in range(_PAGES):
             rows = self._store.expiring(until)
             if not rows:
                 break
             self._end(rows, 0)  # an event that is under way counts as later
+        self._hide_lingering(now - LINGER_S)
+        with self._pua.locked():
+            promoted = self._store.promote()
+        self._pua.tell(promoted, hidden.PACKAGE)
         for _ in range(_PAGES):
             with self._pua.locked():
                 if not self._store.forget(until):
                     break
+
+    def _hide_lingering(self, until: int) -> None:
+        """Hide dialogs that were over at an epoch second and are still shown.
+
+        With NSQ_PUA_REFRESH 0 these are all: the route tells the watchers. Else the process that stored the end died
+        before it hid it, perhaps before the NOTIFY. Only what ended since the last sweep is looked for.
+        """
+        lifetime_s = self._settings.pua_tombstone + GRACE_S
+        for _ in range(_PAGES):
+            rows = self._store.lingering(self._swept_until + lifetime_s, until + lifetime_s)
+            if not rows:
+                break
+            self._pua.tell({(row.username, row.domain) for row in rows}, hidden.PACKAGE)
+            self._pua.hide([row.ruid for row in rows])
+        self._swept_until = until - _CLOCKS_S
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.

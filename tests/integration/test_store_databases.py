@@ -14,10 +14,11 @@ import sqlalchemy as sa
 
 from kemi_nsq import database as module
 from kemi_nsq import store as store_module
+from kemi_nsq.change import Change
 from kemi_nsq.errors import NsqError, RowRefused, StoreError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.presentity import RUID_LENGTH, Row
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 from tests.support.stores import NOW, Database, columns, made
 from tests.support.until import until
 
@@ -111,20 +112,20 @@ def test_rows_written_together_say_each_what_they_did(store: PresentityStore, da
         made(6, Call_ID="same"),
         made(1, Call_ID="old", State="trying"),
     ]
-    assert store.save_all(batch) == [Change.STALE, Change.STALE, Change.STORED, Change.UNCHANGED, Change.STALE]
+    assert store.save_all(batch).changes == [Change.STALE, Change.STALE, Change.STORED, Change.UNCHANGED, Change.STALE]
     expected = sorted([batch[2], batch[3], there[1]], key=lambda each: each.etag)
     assert database.rows() == [columns(each) for each in expected]
 
 
 def test_one_message_twice_in_a_batch_is_one_row(store: PresentityStore, database: Database) -> None:
-    assert sorted(store.save_all([ROW, made()]), key=str) == [Change.STALE, Change.STORED]
+    assert sorted(store.save_all([ROW, made()]).changes, key=str) == [Change.STALE, Change.STORED]
     assert database.rows() == [columns(ROW)]
 
 
 def test_many_rows_at_once(store: PresentityStore, database: Database) -> None:
     rows = [made(number, Call_ID=f"c{number}") for number in range(1500)]
-    assert set(store.save_all(rows)) == {Change.STORED}
-    assert set(store.save_all(rows)) == {Change.STALE}
+    assert set(store.save_all(rows).changes) == {Change.STORED}
+    assert set(store.save_all(rows).changes) == {Change.STALE}
     assert len(database.rows()) == 1500
 
 
@@ -290,14 +291,17 @@ def test_names_that_differ_in_case_only_are_stored(
 ) -> None:
     """They share a row in MariaDB, which then returns another key than it was asked for."""
     one_row = database.name == "mariadb"
-    assert store.save_all([made(4, 0, **name), made(5, 0, **name, Call_ID="other")]) == [Change.STORED, Change.STORED]
+    assert store.save_all([made(4, 0, **name), made(5, 0, **name, Call_ID="other")]).changes == [
+        Change.STORED,
+        Change.STORED,
+    ]
     assert store.save(made(5, 0, **other)) is Change.STORED
     assert len(database.rows()) == (2 if one_row else 3)
     later = [made(6, 0, **other), made(7, 0, State="confirmed", **name), made(8, 0, **name, Call_ID="other")]
-    assert store.save_all(later)[1:] == [Change.STORED, Change.UNCHANGED]
+    assert store.save_all(later).changes[1:] == [Change.STORED, Change.UNCHANGED]
     kept = {each["ruid"] for each in database.rows()}
     assert kept == {each.ruid for each in later[one_row:]}
-    assert Change.UNCHANGED not in store.save_all([made(9, 0, **name), made(10, 0, State="confirmed", **other)])
+    assert Change.UNCHANGED not in store.save_all([made(9, 0, **name), made(10, 0, State="confirmed", **other)]).changes
 
 
 @pytest.mark.parametrize("column", ["username", "domain", "etag"])
@@ -307,7 +311,7 @@ def test_a_row_of_another_writer_with_a_blank_at_the_end(
     """MariaDB takes it for the same key."""
     database.insert(ROW, **{column: f"{getattr(ROW, column)} "})
     later = [LATER, made(7, Call_ID="new")]
-    assert store.save_all(later) == [Change.STORED, Change.STORED]
+    assert store.save_all(later).changes == [Change.STORED, Change.STORED]
     assert {each.ruid for each in later} <= {each["ruid"] for each in database.rows()}
 
 
@@ -366,7 +370,7 @@ def test_writers_at_once_never_lose_the_later_state(database: Database) -> None:
                 while left:
                     batch = [left.pop() for _ in range(min(len(left), shuffler.randint(1, 9)))]
                     try:
-                        changes = own.save_all(batch)
+                        changes = own.save_all(batch).changes
                     except StoreError as error:  # a deadlock, say: the messages come again
                         failures.append(str(error))
                         left[:0] = batch
@@ -471,7 +475,7 @@ def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None
         other.execute(update, {"etag": rows[1].etag})
         changes: list[Change] = []
         later = [made(number + 9, Call_ID=f"c{number}", State="confirmed") for number in range(2)]
-        with writers(lambda: changes.extend(store.save_all(later))):
+        with writers(lambda: changes.extend(store.save_all(later).changes)):
             until(lambda: _waits(server_database), what="our writer to wait for the other one")
             other.execute(update, {"etag": rows[0].etag})
             other.commit()
@@ -503,7 +507,7 @@ def test_a_second_round_that_fails_says_what_the_first_one_stored(server_databas
             store.save_all([same, new, late])
         assert caught.value.stored == (new,)
         other.rollback()
-        assert store.save_all([same, new, late]) == [Change.UNCHANGED, Change.STALE, Change.STALE]
+        assert store.save_all([same, new, late]).changes == [Change.UNCHANGED, Change.STALE, Change.STALE]
 
 
 def test_a_row_that_another_holds_is_waited_for(server_database: Database) -> None:

@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq import database as module
+from kemi_nsq.change import Change
 from kemi_nsq.errors import RowRefused, StoreError
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 from tests.support.database import SCHEMAS, share_folder
 from tests.support.stores import Database, emptied, made
 from tests.support.until import until
@@ -46,8 +47,8 @@ def test_a_database_without_an_encoding_takes_everything(postgresql: Database) -
     """PostgreSQL is installed so where the locale is C."""
     foreign = made(2, Call_ID="other", Sender_URI="sip:日本@pbx")
     with encoded(postgresql, "SQL_ASCII") as store:
-        assert store.save_all([ROW, foreign]) == [Change.STORED, Change.STORED]
-        assert store.save_all([ROW, foreign]) == [Change.STALE, Change.STALE]
+        assert store.save_all([ROW, foreign]).changes == [Change.STORED, Change.STORED]
+        assert store.save_all([ROW, foreign]).changes == [Change.STALE, Change.STALE]
         assert [row for _, row in store.find()] == [foreign, ROW]
 
 

@@ -22,7 +22,7 @@ from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.routes import Current, PythonRoutes, Router
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
 from kemi_nsq.upkeep import Upkeep
@@ -94,15 +94,15 @@ class FlakyStore(PresentityStore):
         super().__init__(database.url, "presentity")
         self._faults = faults
 
-    def save_all(self, rows: Sequence[Row]) -> list[Change]:
+    def save_all(self, rows: Sequence[Row]) -> Saved:
         """Store rows, or fail before it or after it."""
         fault = self._faults()
         if fault == "before":
             raise StoreError("it was told to fail")
-        changes = super().save_all(rows)
+        saved = super().save_all(rows)
         if fault == "after":
             raise StoreError("the connection was lost during COMMIT")
-        return changes
+        return saved
 
 
 @dataclass
@@ -145,7 +145,7 @@ class PresenceConsumer:
         chosen = settings(**{"max_attempts": "1000", **values})
         publisher = Publisher(chosen)
         pua = PresencePublisher(chosen, host, store)
-        pua.hold_back()
+        pua.begin_ticking()
         self.functions = PresenceFunctions(
             settings=chosen,
             host=host,

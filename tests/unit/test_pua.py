@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from kemi_nsq.change import Change
 from kemi_nsq.connection import Message
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
@@ -22,7 +23,7 @@ from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
 from kemi_nsq.plugin import wire
 from kemi_nsq.presentity import GRACE_S, Row
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
 from tests.support.presence_consumers import Answered, PresenceConsumer, again
@@ -131,7 +132,7 @@ def test_a_batch_is_one_transaction_and_one_refresh_of_each_presentity(
     commits: list[int] = []
     save_all = store.save_all
 
-    def counted(given: Sequence[Row]) -> list[Change]:
+    def counted(given: Sequence[Row]) -> Saved:
         commits.append(len(given))
         return save_all(given)
 
@@ -174,7 +175,7 @@ class Failing(PresentityStore):
         self._error, self._users = error, users
         self.calls = 0
 
-    def save_all(self, given: Sequence[Row]) -> list[Change]:
+    def save_all(self, given: Sequence[Row]) -> Saved:
         self.calls += 1
         if any(row.username in self._users for row in given):
             raise self._error
@@ -198,12 +199,12 @@ class Halfway(PresentityStore):
         super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
         self._error = error
 
-    def save_all(self, given: Sequence[Row]) -> list[Change]:
-        changes = super().save_all(given[:1])
+    def save_all(self, given: Sequence[Row]) -> Saved:
+        saved = super().save_all(given[:1])
         if given[1:]:
             self._error.stored = given[:1]
             raise self._error
-        return changes
+        return saved
 
 
 @pytest.mark.parametrize("error", [RowRefused("no such character"), StoreError("locked")])
@@ -310,7 +311,7 @@ class Spoiled(PresenceConsumer):
         super().__init__(host, store)
         save_all = store.save_all
 
-        def save(rows: Sequence[Row]) -> list[Change]:
+        def save(rows: Sequence[Row]) -> Saved:
             if any(row.username == "spoiler" for row in rows):
                 raise error
             return save_all(rows)

@@ -84,6 +84,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_PUA_EXPIRES": (3600, ("1", 1), ("31536000", 31536000)),
     "NSQ_PUA_MAILBOX_EXPIRES": (2592000, ("1", 1), ("31536000", 31536000)),
     "NSQ_PUA_TOMBSTONE": (300, ("10", 10), ("86400", 86400)),
+    "NSQ_PUA_MAX_DIALOGS": (50, ("0", 0), ("10000", 10000)),
 }
 
 _BAD_ADDRESSES = ("a", "a:", ":1", "a:0", "a:65536", "a:x", "::1:1", "[::1]", "a b:1", "http://a:1", "a:1,b", "[ab]:1")
@@ -131,6 +132,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_EXPIRES": ("0", "31536001", "-5"),
     "NSQ_PUA_MAILBOX_EXPIRES": ("0", "31536001"),
     "NSQ_PUA_TOMBSTONE": ("9", "86401"),
+    "NSQ_PUA_MAX_DIALOGS": ("-1", "10001", "1.5"),
 }
 
 

@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq import database as module
+from kemi_nsq.change import Change
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.presentity import Row
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 from tests.support.database import rows
 from tests.support.presentity_table import create_presentity_table
 
@@ -142,7 +143,7 @@ def test_rows_written_together_say_each_what_they_did(store: PresentityStore, pa
         ROW._replace(etag="same", ruid="9"),
         ROW._replace(etag="old", ruid="0000", body=b"late"),
     ]
-    assert store.save_all(batch) == [Change.STORED, Change.STALE, Change.UNCHANGED, Change.STALE]
+    assert store.save_all(batch).changes == [Change.STORED, Change.STALE, Change.UNCHANGED, Change.STALE]
     assert {row["etag"]: row["body"] for row in stored(path)} == {"new": b"2", "same": ROW.body, "old": ROW.body}
 
 

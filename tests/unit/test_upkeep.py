@@ -13,6 +13,7 @@ import pytest
 
 from kemi_nsq import pua as pua_module
 from kemi_nsq import upkeep as module
+from kemi_nsq.change import Change
 from kemi_nsq.chores import Chores
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError, StoreError
@@ -21,7 +22,7 @@ from kemi_nsq.presentity import GRACE_S, Order, Row
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
-from kemi_nsq.store import Change, PresentityStore
+from kemi_nsq.store import PresentityStore
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.upkeep import Upkeep
 from tests.support.presentity_table import create_presentity_table

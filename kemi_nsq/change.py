@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a row does to the table: to the row that has its key already, and to the document of its presentity.
+
+A document of dialogs has room for NSQ_PUA_MAX_DIALOGS live ones, and for as many that are over and not yet hidden: one
+that is too large for UDP would reach nobody. A live dialog that finds no room waits, hidden, until another ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kemi_nsq import hidden
+from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
+
+#: A row's user, domain, event package and etag.
+RowKey = tuple[str, str, str, str]
+#: A presentity's user and domain.
+Who = tuple[str, str]
+_OVER = (str(TERMINATED_RANK), str(ENDED_RANK))
+
+
+class Change(enum.Enum):
+    """What a row did to the table."""
+
+    STORED = enum.auto()  #: a new document; watchers must hear of it
+    UNCHANGED = enum.auto()  #: the same document, kept longer
+    HIDDEN = enum.auto()  #: stored, but in no document: there was no room, or there had been none
+    STALE = enum.auto()  #: the table has this state or a later one
+
+
+class There(NamedTuple):
+    """What the table has of a row's key: its order key (None from another writer), body and `expires`."""
+
+    ruid: str | None
+    body: bytes
+    expires: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is a row of ours that says that its state is over."""
+        return self.ruid is not None and len(self.ruid) == RUID_LENGTH and self.ruid[RANK_INDEX] in _OVER
+
+
+class Crowd(NamedTuple):
+    """The dialogs of one presentity in the table.
+
+    Attributes:
+        shown: how many its document has.
+        over: how many of these are over.
+        waiting: how many live ones wait for room.
+        size: bytes of the bodies that are shown.
+    """
+
+    shown: int = 0
+    over: int = 0
+    waiting: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a round writes.
+
+    Attributes:
+        changes: what each row does.
+        rows: what is written for it, if it is not stale.
+        promotions: for how many waiting dialogs of a presentity there is room.
+        sizes: bytes of the bodies that each presentity's document will hold.
+    """
+
+    changes: dict[RowKey, Change] = field(default_factory=dict)
+    rows: dict[RowKey, Row] = field(default_factory=dict)
+    promotions: dict[Who, int] = field(default_factory=dict)
+    sizes: dict[Who, int] = field(default_factory=dict)
+
+
+def judge(row: Row, there: There | None) -> Change:
+    """Tell what a row does to the one that has its key, as if every document had room."""
+    if there is None:
+        return Change.STORED
+    # A row without ruid is another writer's, from before us: ours is newer.
+    if there.ruid is not None and there.ruid >= row.ruid:
+        return Change.STALE
+    if there.expires < 0 and hidden.is_over(row):
+        return Change.UNCHANGED if there.is_over else Change.HIDDEN
+    # Whoever subscribed after the old row had expired was not shown it.
+    if there.body == row.body and there.expires > row.received_time:
+        return Change.UNCHANGED
+    return Change.STORED
+
+
+def wants_room(row: Row, there: There | None) -> bool:
+    """Whether a row that is `STORED` changes how many dialogs its document has, or how many of them live."""
+    if row.event != hidden.PACKAGE:
+        return False
+    return there is None or there.expires < 0 or there.is_over != hidden.is_over(row)
+
+
+def plan(
+    rows: Mapping[RowKey, Row],
+    found: Mapping[RowKey, There],
+    changes: Mapping[RowKey, Change],
+    crowds: Mapping[Who, Crowd],
+    most: int,
+) -> Plan:
+    """Decide which rows are shown.
+
+    Args:
+        rows: what is to be stored.
+        found: what the table has of these keys.
+        changes: what `judge` says of each.
+        crowds: the dialogs of the presentities of rows that want room.
+        most: NSQ_PUA_MAX_DIALOGS; 0 for no limit.
+    """
+    made = Plan(changes=dict(changes), rows=dict(rows))
+    for key, change in changes.items():
+        if change in (Change.HIDDEN, Change.UNCHANGED) and _is_hidden(found.get(key)) and hidden.is_over(rows[key]):
+            made.rows[key] = hidden.tombstone(rows[key])
+    wanting: dict[Who, list[RowKey]] = {}
+    for key, change in changes.items():
+        if change is Change.STORED and wants_room(rows[key], found.get(key)):
+            wanting.setdefault((key[0], key[1]), []).append(key)
+    for presentity, keys in wanting.items():
+        # MySQL and MariaDB take both cases for one presentity.
+        crowd = crowds.get((presentity[0].lower(), presentity[1].lower()), Crowd())
+        _seat(made, presentity, keys, found, crowd, most or math.inf)
+    return made
+
+
+def _seat(  # noqa: PLR0913, PLR0917  # the dialogs of one presentity, from what `plan` knows
+    made: Plan, presentity: Who, keys: Sequence[RowKey], found: Mapping[RowKey, There], crowd: Crowd, most: float
+) -> None:
+    """Give each dialog a seat in the document, live ones and those that are over apart, or hide it."""
+    taken, size = {False: crowd.shown - crowd.over, True: crowd.over}, crowd.size
+    # Those that are over first: they make room.
+    for key in sorted(keys, key=lambda key: not hidden.is_over(made.rows[key])):
+        row, there = made.rows[key], found.get(key)
+        is_over = hidden.is_over(row)
+        was_shown = there is not None and there.expires > 0
+        if there is not None and was_shown:
+            taken[there.is_over] -= 1
+        if taken[is_over] < most or (was_shown and not is_over):
+            taken[is_over] += 1
+            size += 0 if was_shown else len(row.body)
+        elif is_over:  # gone from the document, where it was shown: that is news as well
+            made.rows[key] = hidden.tombstone(row)
+            made.changes[key] = Change.STORED if was_shown else Change.HIDDEN
+        else:
+            made.rows[key] = hidden.waiting(row)
+            made.changes[key] = Change.HIDDEN
+    made.sizes[presentity] = size
+    if crowd.waiting and taken[False] < most:
+        made.promotions[presentity] = int(min(most - taken[False], crowd.waiting))
+
+
+def _is_hidden(there: There | None) -> bool:
+    return there is not None and there.expires < 0

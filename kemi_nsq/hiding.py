@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When dialogs that are over leave the document of their presentity; no clock inside.
+
+Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them;
+and a presentity that refused its NOTIFY has another one first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kemi_nsq.flow import Key
+
+#: Seconds from the NOTIFY to the hiding. With what a batch takes, it stays below a second.
+AFTER_S = 0.5
+#: More than these are left to the next sweep.
+_MOST = 20_000
+
+
+class Hiding:
+    """The dialogs that are to be hidden, by their order keys."""
+
+    def __init__(self) -> None:
+        self._ruids: list[str] = []
+        self._refused: set[Key] = set()
+        self._due: float | None = None
+
+    def add(self, ruids: Collection[str], refused: Collection[Key], now: float) -> None:
+        """Take dialogs that were told.
+
+        Args:
+            ruids: their order keys.
+            refused: presentities and packages whose NOTIFY was refused.
+            now: monotonic seconds.
+        """
+        self._ruids += list(ruids)[: max(0, _MOST - len(self._ruids))]
+        if self._ruids and self._due is None:
+            self._due = now + AFTER_S
+        if len(self._refused) < _MOST:
+            self._refused.update(refused)
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `take` has something to return."""
+        return self._due
+
+    def take(self) -> tuple[list[str], list[Key]]:
+        """Forget and return what is to be hidden, and what is to be told before."""
+        taken = self._ruids, sorted(self._refused)
+        self._ruids, self._refused, self._due = [], set(), None
+        return taken
