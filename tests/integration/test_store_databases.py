@@ -131,7 +131,7 @@ def test_many_rows_at_once(store: PresentityStore, database: Database) -> None:
 
 def test_rows_written_together_are_written_all_or_none(store: PresentityStore, database: Database) -> None:
     with pytest.raises(RowRefused):
-        store.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(body=None)])  # type: ignore[arg-type]
+        store.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(sender=None)])  # type: ignore[arg-type]
     assert database.rows() == []
     assert store.save(ROW) is Change.STORED, "the connection can be used further"
 

@@ -45,11 +45,13 @@ class Views:
 
     Attributes:
         database: has the table.
+        limit: NSQ_PUA_MAX_DIALOGS; above it a call may leave without being told.
         latest: what was shown last.
         went_back: a line for each time that a NOTIFY showed an older state than one before.
     """
 
     database: Database
+    limit: int = 0
     latest: dict[Key, Seen] = field(default_factory=dict)
     went_back: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,15 +60,18 @@ class Views:
         """Remember what a NOTIFY that is made now shows."""
         with self._lock:
             shown = self.stored(uri, event)
-            for etag, (ruid, _) in self.latest.get((uri, event), {}).items():
+            for etag, (ruid, body) in self.latest.get((uri, event), {}).items():
+                # A call that is over was told once, and leaves.
+                if etag not in shown and (self.limit or b"<state>terminated</state>" in body):
+                    continue
                 if etag not in shown or shown[etag][0] < ruid:
                     self.went_back.append(f"{uri} {event} {etag}: {shown.get(etag)} after {ruid}")
             self.latest[uri, event] = shown
 
     def stored(self, uri: str, event: str) -> Seen:
-        """Return what the table has of a presentity."""
+        """Return what Kamailio shows of a presentity."""
         username, _, domain = uri.removeprefix("sip:").partition("@")
-        condition = "username = :username AND domain = :domain AND event = :event"
+        condition = "username = :username AND domain = :domain AND event = :event AND expires > 0"
         rows = self.database.rows(condition, username=username, domain=domain, event=event)
         return {str(row["etag"]): (str(row["ruid"]), _bytes(row["body"])) for row in rows}
 
@@ -90,8 +95,8 @@ class ViewingHost(FakeHost):
 class FlakyStore(PresentityStore):
     """A store that fails when it is told to: before anything is stored, or when all is, but nobody says so."""
 
-    def __init__(self, database: Database, faults: Callable[[], str] = lambda: "") -> None:
-        super().__init__(database.url, "presentity")
+    def __init__(self, database: Database, faults: Callable[[], str] = lambda: "", max_dialogs: int = 0) -> None:
+        super().__init__(database.url, "presentity", max_dialogs=max_dialogs)
         self._faults = faults
 
     def save_all(self, rows: Sequence[Row]) -> Saved:
@@ -103,6 +108,15 @@ class FlakyStore(PresentityStore):
         if fault == "after":
             raise StoreError("the connection was lost during COMMIT")
         return saved
+
+    def hide(self, ruids: Sequence[str], *, until: int) -> None:
+        """Hide rows, or fail before it or after it."""
+        fault = self._faults()
+        if fault == "before":
+            raise StoreError("it was told to fail")
+        super().hide(ruids, until=until)
+        if fault == "after":
+            raise StoreError("the connection was lost during COMMIT")
 
 
 @dataclass
@@ -135,32 +149,38 @@ class PresenceConsumer:
 
     Attributes:
         handling: handles messages.
+        pua: stores and tells what they announce.
+        upkeep: ends states.
         functions: what its routes may call.
     """
 
     def __init__(self, host: FakeHost, store: PresentityStore, **values: str) -> None:
         self.host = host
         self.store = store
-        current = Current()
-        chosen = settings(**{"max_attempts": "1000", **values})
-        publisher = Publisher(chosen)
-        pua = PresencePublisher(chosen, host, store)
-        pua.begin_ticking()
+        self._settings = settings(**{"max_attempts": "1000", **values})
+        self.start()
+
+    def start(self) -> None:
+        """Begin as a new process: nothing is remembered."""
+        current, publisher = Current(), Publisher(self._settings)
+        self.pua = PresencePublisher(self._settings, self.host, self.store)
+        self.pua.begin_ticking()
+        self.upkeep = Upkeep(self._settings, self.host, self.store, self.pua)
         self.functions = PresenceFunctions(
-            settings=chosen,
-            host=host,
+            settings=self._settings,
+            host=self.host,
             current=current,
-            pua=pua,
-            upkeep=Upkeep(chosen, host, store, pua),
-            probe=Probe(chosen, publisher, None),
+            pua=self.pua,
+            upkeep=self.upkeep,
+            probe=Probe(self._settings, publisher, None),
         )
         self.handling = EventHandling(
-            settings=chosen,
-            host=host,
-            router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, host)], current),
+            settings=self._settings,
+            host=self.host,
+            router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, self.host)], current),
             current=current,
-            pua=pua,
-            dead_letters=DeadLetters(chosen, publisher),
+            pua=self.pua,
+            dead_letters=DeadLetters(self._settings, publisher),
         )
 
     def publish(self, _event: Event) -> None:
@@ -174,8 +194,17 @@ class PresenceConsumer:
         try:
             self.handling.handle(deliveries, answered)
         except Crash:
+            self.start()
             return Answered(requeued=[again(each) for each in deliveries])
         return answered
+
+    def tick(self) -> None:
+        """Do what is due besides: hide what is over and was told."""
+        try:
+            with suppress(StoreError):
+                self.pua.tick()
+        except Crash:
+            self.start()
 
 
 def again(delivery: Delivery) -> Delivery:
