@@ -21,6 +21,9 @@ RowKey = tuple[str, str, str, str]
 #: A presentity's user and domain.
 Who = tuple[str, str]
 _OVER = (str(TERMINATED_RANK), str(ENDED_RANK))
+#: Bytes of a body that a document made of many does not have: declaration and root element, less the indentation that
+#: Kamailio adds (measured: 469 bytes of body make 363 in the document).
+_WRAPPING = 100
 
 
 class Change(enum.Enum):
@@ -69,7 +72,7 @@ class Plan:
         changes: what each row does.
         rows: what is written for it, if it is not stale.
         promotions: for how many waiting dialogs of a presentity there is room.
-        sizes: bytes of the bodies that each presentity's document will hold.
+        sizes: the bytes that each presentity's document will have, about.
     """
 
     changes: dict[RowKey, Change] = field(default_factory=dict)
@@ -152,7 +155,7 @@ def _seat(  # noqa: PLR0913, PLR0917  # the dialogs of one presentity, from what
         else:
             made.rows[key] = hidden.waiting(row)
             made.changes[key] = Change.HIDDEN
-    made.sizes[presentity] = size
+    made.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
     if crowd.waiting and taken[False] < most:
         made.promotions[presentity] = int(min(most - taken[False], crowd.waiting))
 

@@ -44,6 +44,10 @@ from kemi_nsq.upkeep import Upkeep
 #: Return codes of all functions, of `nsq_publish` (KEPT) and of `nsq_pua_publish` (the last two).
 OK, FAILED, KEPT, NOTHING_TO_DO, DATABASE_ERROR = 1, -1, 2, 2, -2
 _PUBLISHED: Mapping[Published, int] = {Published.SENT: OK, Published.KEPT: KEPT}
+#: core/sr_module.h. Of all processes, tm's timers notice that nobody answers, or that nothing can be sent.
+_PROC_TIMER = -1
+#: `$var(...)` that is 1 in a timer process.
+TIMER_VARIABLE = "nqTimer"
 _STORED: Mapping[Change, int] = {
     Change.STORED: OK,
     Change.HIDDEN: OK,
@@ -150,9 +154,17 @@ class Plugin:
             raise SystemExit(1) from None
         self._parts = wire(host, settings, self._handlers(), native=self._native)
 
-    def child_init(self, _rank: int) -> int:
-        """Do nothing in a new process: everything opens when it is first used."""
+    def child_init(self, rank: int) -> int:
+        """Tell a timer process that it is one; everything else opens when it is first used."""
+        if rank == _PROC_TIMER:
+            self._parts.host.set_variable(TIMER_VARIABLE, "1")
         return 0
+
+    @entry
+    def nsq_notify_unanswered(self, _msg: object) -> int:
+        """Count a NOTIFY that nobody answered; called by nsq.cfg."""
+        self._parts.host.count(Counter.NOTIFY_UNANSWERED)
+        return OK
 
     # Kamailio looks for these whether or not they are wanted; an absent one leaves an error behind (5.6, 5.7).
 

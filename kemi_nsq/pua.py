@@ -22,9 +22,8 @@ from kemi_nsq.store import PresentityStore, Saved
 
 #: From here on, asking the database who is watched costs less than the refreshes that it spares.
 _ASK_FOR_WATCHERS = 2
-#: A NOTIFY of more than this does not fit a UDP datagram (65,507 bytes), with its headers and what Kamailio adds to
-#: each body when it makes one document of them.
-UDP_LIMIT = 60_000
+#: A document above this does not fit a UDP datagram (65,507 bytes) with the headers of its NOTIFY.
+UDP_LIMIT = 64_000
 _COUNTERS = {
     Change.STORED: Counter.PUA_STORED,
     Change.UNCHANGED: Counter.PUA_UNCHANGED,

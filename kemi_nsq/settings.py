@@ -23,7 +23,7 @@ from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, States, 
 
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
-CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI"})
+CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI", "NSQ_OWN_NOTIFY_REPLY"})
 
 
 _ADDRESSES = "host:port, several separated by commas"

@@ -30,8 +30,8 @@ class Saved:
 
     Attributes:
         changes: what each row did, in the order in which they were given.
-        sizes: bytes of the bodies that the documents of some presentities now hold: of those whose dialogs became
-            fewer or more.
+        sizes: the bytes that the documents of some presentities now have, about: of those whose dialogs became fewer
+            or more.
     """
 
     changes: list[Change]
