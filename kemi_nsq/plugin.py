@@ -161,7 +161,7 @@ class Plugin:
         return 0
 
     @entry
-    def nsq_notify_unanswered(self, _msg: object) -> int:
+    def notify_unanswered(self, _msg: object) -> int:
         """Count a NOTIFY that nobody answered; called by nsq.cfg."""
         self._parts.host.count(Counter.NOTIFY_UNANSWERED)
         return OK
