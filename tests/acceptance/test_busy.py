@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kemi_nsq.pua import UDP_LIMIT
+from kemi_nsq.upkeep import SWEEP_INTERVAL_S
 from tests.acceptance.conftest import complaints
 from tests.support.chain import TOPIC, Chain, Person, event
 from tests.support.database import rows
@@ -114,6 +116,21 @@ def test_a_document_that_no_datagram_holds_is_said_and_counted(unlimited: Chain)
     assert "NSQ_PUA_MAX_DIALOGS" in line
     expected = ("too many for a NOTIFY over UDP", "Message too long", "udp_send|msg_send|retransmission|t_uac|send_pr")
     assert complaints(unlimited, expected) == []
+
+
+def test_what_a_crash_left_in_the_document_leaves_with_the_next_sweep(tmp_path: Path) -> None:
+    with Chain("native", tmp_path) as chain:
+        person = Person(chain=chain)
+        with chain.watcher() as watcher:
+            lamp = watcher.subscribe(person.uri, "dialog")
+            for state in ("confirmed", "terminated"):
+                person.call(state)
+            lamp.wait(lambda notify: states(notify) == {f"{person.user}-call": "terminated"}, what="the end")
+            chain.kamailio.process.kill()
+        assert shown(person) == 1, "Kamailio died before it was hidden"
+        chain.kamailio.start()
+        until(lambda: shown(person) == 0, what="the end to be hidden", timeout_s=2 * SWEEP_INTERVAL_S)
+        assert len(stored(person)) == 1
 
 
 def stored(person: Person) -> list[dict[str, str | int | bytes | None]]:
