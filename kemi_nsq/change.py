@@ -64,23 +64,6 @@ class Crowd(NamedTuple):
     size: int = 0
 
 
-@dataclass(slots=True)
-class Plan:
-    """What a round writes.
-
-    Attributes:
-        changes: what each row does.
-        rows: what is written for it, if it is not stale.
-        promotions: for how many waiting dialogs of a presentity there is room.
-        sizes: the bytes that each presentity's document will have, about.
-    """
-
-    changes: dict[RowKey, Change] = field(default_factory=dict)
-    rows: dict[RowKey, Row] = field(default_factory=dict)
-    promotions: dict[Who, int] = field(default_factory=dict)
-    sizes: dict[Who, int] = field(default_factory=dict)
-
-
 def judge(row: Row, there: There | None) -> Change:
     """Tell what a row does to the one that has its key, as if every document had room."""
     if there is None:
@@ -103,62 +86,66 @@ def wants_room(row: Row, there: There | None) -> bool:
     return there is None or there.expires < 0 or there.is_over != hidden.is_over(row)
 
 
-def plan(
-    rows: Mapping[RowKey, Row],
-    found: Mapping[RowKey, There],
-    changes: Mapping[RowKey, Change],
-    crowds: Mapping[Who, Crowd],
-    most: int,
-) -> Plan:
-    """Decide which rows are shown.
+@dataclass(slots=True)
+class Plan:
+    """What a round writes. First each row is judged by itself, then those that want room get a seat, or are hidden.
 
-    Args:
-        rows: what is to be stored.
+    Attributes:
+        rows: what is to be stored, then what is written for it unless it is stale.
         found: what the table has of these keys.
-        changes: what `judge` says of each.
-        crowds: the dialogs of the presentities of rows that want room.
-        most: NSQ_PUA_MAX_DIALOGS; 0 for no limit.
+        changes: what each row does.
+        wanting: the rows of each presentity that want room.
+        promotions: for how many waiting dialogs of a presentity there is room.
+        sizes: the bytes that each presentity's document will have, about.
     """
-    made = Plan(changes=dict(changes), rows=dict(rows))
-    for key, change in changes.items():
-        if change in (Change.HIDDEN, Change.UNCHANGED) and _is_hidden(found.get(key)) and hidden.is_over(rows[key]):
-            made.rows[key] = hidden.tombstone(rows[key])
-    wanting: dict[Who, list[RowKey]] = {}
-    for key, change in changes.items():
-        if change is Change.STORED and wants_room(rows[key], found.get(key)):
-            wanting.setdefault((key[0], key[1]), []).append(key)
-    for presentity, keys in wanting.items():
-        # MySQL and MariaDB take both cases for one presentity.
-        crowd = crowds.get((presentity[0].lower(), presentity[1].lower()), Crowd())
-        _seat(made, presentity, keys, found, crowd, most or math.inf)
-    return made
 
+    rows: dict[RowKey, Row]
+    found: Mapping[RowKey, There]
+    changes: dict[RowKey, Change] = field(default_factory=dict)
+    wanting: dict[Who, list[RowKey]] = field(default_factory=dict)
+    promotions: dict[Who, int] = field(default_factory=dict)
+    sizes: dict[Who, int] = field(default_factory=dict)
 
-def _seat(  # noqa: PLR0913, PLR0917  # the dialogs of one presentity, from what `plan` knows
-    made: Plan, presentity: Who, keys: Sequence[RowKey], found: Mapping[RowKey, There], crowd: Crowd, most: float
-) -> None:
-    """Give each dialog a seat in the document, live ones and those that are over apart, or hide it."""
-    taken, size = {False: crowd.shown - crowd.over, True: crowd.over}, crowd.size
-    # Those that are over first: they make room.
-    for key in sorted(keys, key=lambda key: not hidden.is_over(made.rows[key])):
-        row, there = made.rows[key], found.get(key)
-        is_over = hidden.is_over(row)
-        was_shown = there is not None and there.expires > 0
-        if there is not None and was_shown:
-            taken[there.is_over] -= 1
-        if taken[is_over] < most or (was_shown and not is_over):
-            taken[is_over] += 1
-            size += 0 if was_shown else len(row.body)
-        elif is_over:  # gone from the document, where it was shown: that is news as well
-            made.rows[key] = hidden.tombstone(row)
-            made.changes[key] = Change.STORED if was_shown else Change.HIDDEN
-        else:
-            made.rows[key] = hidden.waiting(row)
-            made.changes[key] = Change.HIDDEN
-    made.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
-    if crowd.waiting and taken[False] < most:
-        made.promotions[presentity] = int(min(most - taken[False], crowd.waiting))
+    def __post_init__(self) -> None:
+        """Judge each row by itself."""
+        for key, row in self.rows.items():
+            there = self.found.get(key)
+            change = self.changes[key] = judge(row, there)
+            if change is Change.STORED and wants_room(row, there):
+                self.wanting.setdefault((row.username, row.domain), []).append(key)
+            elif there is not None and there.expires < 0 and hidden.is_over(row):
+                self.rows[key] = hidden.tombstone(row)
 
+    def seat(self, crowds: Mapping[Who, Crowd], most: int) -> None:
+        """Give those that want room a seat, or hide them.
 
-def _is_hidden(there: There | None) -> bool:
-    return there is not None and there.expires < 0
+        Args:
+            crowds: the dialogs that the table has of each of these presentities, named in lower case: MySQL and MariaDB
+                take both cases for one.
+            most: NSQ_PUA_MAX_DIALOGS; 0 for no limit.
+        """
+        for presentity, keys in self.wanting.items():
+            user, domain = presentity
+            self._seat(presentity, keys, crowds.get((user.lower(), domain.lower()), Crowd()), most or math.inf)
+
+    def _seat(self, presentity: Who, keys: Sequence[RowKey], crowd: Crowd, most: float) -> None:
+        # Live dialogs and those that are over have seats of their own. Those that are over go first: they make room.
+        taken, size = {False: crowd.shown - crowd.over, True: crowd.over}, crowd.size
+        for key in sorted(keys, key=lambda key: not hidden.is_over(self.rows[key])):
+            row, there = self.rows[key], self.found.get(key)
+            is_over = hidden.is_over(row)
+            was_shown = there is not None and there.expires > 0
+            if there is not None and was_shown:
+                taken[there.is_over] -= 1
+            if taken[is_over] < most or (was_shown and not is_over):
+                taken[is_over] += 1
+                size += 0 if was_shown else len(row.body)
+            elif is_over:  # gone from the document, where it was shown: that is news as well
+                self.rows[key] = hidden.tombstone(row)
+                self.changes[key] = Change.STORED if was_shown else Change.HIDDEN
+            else:
+                self.rows[key] = hidden.waiting(row)
+                self.changes[key] = Change.HIDDEN
+        self.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
+        if crowd.waiting and taken[False] < most:
+            self.promotions[presentity] = int(min(most - taken[False], crowd.waiting))

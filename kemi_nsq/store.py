@@ -14,7 +14,7 @@ from operator import attrgetter, methodcaller
 import sqlalchemy as sa
 
 from kemi_nsq import hidden
-from kemi_nsq.change import Change, Plan, RowKey, There, Who, judge, plan, wants_room
+from kemi_nsq.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
@@ -108,7 +108,6 @@ class PresentityStore:
         """
         look = self._look_locked if locked else self._look
         leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED, Change.HIDDEN)
-        rows = {key: latest[key] for key in keys}
 
         def work(connection: sa.Connection) -> Plan:
             # MySQL and MariaDB compare without case and without blanks at the end, so a row may be that of `Alice`
@@ -117,14 +116,10 @@ class PresentityStore:
                 (user, domain, event, etag): There(*there)
                 for user, domain, event, etag, *there in look(connection, keys)
             }
-            changes = {key: judge(row, found.get(key)) for key, row in rows.items()}
-            wanting = {
-                (row.username, row.domain, row.event)
-                for key, row in rows.items()
-                if changes[key] is Change.STORED and wants_room(row, found.get(key))
-            }
-            crowded = self._look_for_crowds(connection, sorted(wanting)) if wanting else {}
-            planned = plan(rows, found, changes, crowded, self._max_dialogs)
+            planned = Plan({key: latest[key] for key in keys}, found)
+            if planned.wanting:
+                crowded = [(user, domain, hidden.PACKAGE) for user, domain in sorted(planned.wanting)]
+                planned.seat(self._look_for_crowds(connection, crowded), self._max_dialogs)
             self._write = self._write or upsert(self._table, connection.dialect)
             if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
                 connection.exec_driver_sql(self._write.sql, self._write.parameters(written))
