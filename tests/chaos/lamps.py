@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from tests.chaos.stage import Node
 from tests.chaos.traffic import BUSY, QUIET
 from tests.support.chain import DOMAIN
 from tests.support.notify import Notify
-from tests.support.subscription import SubscribeRefused, Subscription
+from tests.support.subscription import Subscription
 from tests.support.watcher import Watcher
 
 #: Who is watched, by package.
@@ -25,6 +25,8 @@ WATCHED = {
     "message-summary": (*BUSY, *QUIET[:3]),
 }
 _NOTIFY_S = 3.0
+#: Characters of a note.
+_LONGEST = 200
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,10 +89,11 @@ class Lamps:
         for lamp in self._lamps:
             self._take_errors(lamp)
             try:
-                lamp.subscription.refresh()
-            except SubscribeRefused as refused:
-                self._notes.append(f"at {lamp.node}: {refused.status} to a refresh of {lamp.user}, subscribed anew")
+                lamp.subscription.refresh(timeout_s=_NOTIFY_S)
+            except AssertionError as error:  # refused, or no answer
+                self._notes.append(f"at {lamp.node}: {lamp.user} subscribes anew: {error}"[:_LONGEST])
                 before[id(lamp)] = 0
+                self._take_errors(lamp)
                 lamp.subscription = lamp.watcher.subscribe(f"sip:{lamp.user}@{DOMAIN}", lamp.subscription.event)
         _wait(lambda: all(len(_of(lamp)) > before[id(lamp)] for lamp in self._lamps), _NOTIFY_S)
 
@@ -107,7 +110,7 @@ class Lamps:
 
     def _take_errors(self, lamp: Lamp) -> None:
         """Write down what Kamailio did against the rules of SIP, and go on: a phone does."""
-        self._notes += [f"at {lamp.node}: {error[:200]}" for error in lamp.watcher.errors]
+        self._notes += [f"at {lamp.node}: {error[:_LONGEST]}" for error in lamp.watcher.errors]
         lamp.watcher.errors.clear()
 
 
@@ -139,10 +142,8 @@ def _of(lamp: Lamp) -> tuple[Notify, ...]:
     return lamp.subscription.notifies
 
 
-def _wait(fact: object, seconds: float) -> bool:
-    """Wait for a fact for some time; unlike `until`, not to see it is no error."""
-    assert callable(fact)
+def _wait(fact: Callable[[], bool], seconds: float) -> None:
+    """Wait for a fact for some time; unlike with `until`, it is no error if it does not come true."""
     deadline, nobody_sets_this = time.monotonic() + seconds, threading.Event()
-    while not (seen := bool(fact())) and time.monotonic() < deadline:
+    while not fact() and time.monotonic() < deadline:
         nobody_sets_this.wait(0.05)
-    return seen

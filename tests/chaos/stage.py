@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
@@ -22,7 +22,7 @@ from tests.chaos.traffic import ORDER_FIELD, sequence_in
 from tests.support.chain import CONFIGURATIONS, TOPIC
 from tests.support.database import SCHEMAS, share_folder
 from tests.support.kamailio import Kamailio, quoted
-from tests.support.nsqd import Nsqd, Nsqlookupd, NsqdStats
+from tests.support.nsqd import Nsqd, NsqdStats, Nsqlookupd
 from tests.support.sqlservers import SqlServer, postgresql
 from tests.support.until import until
 
@@ -81,12 +81,13 @@ class Stage:
     nodes: Sequence[Node]
     dead: list[tuple[str, int, str]] = field(default_factory=list)
 
-    def backlog(self) -> dict[tuple[str, str], int]:
-        """Return how many events wait or are in flight, by nsqd and channel."""
+    def busy(self) -> dict[tuple[str, str], str]:
+        """Return in words what is left to do, by nsqd and channel: what waits, what is in flight, who is not there."""
         return {
-            (name, channel): count
+            (name, channel): left
             for name, nsqd in self.nsqds.items()
-            for channel, count in _waiting(nsqd.stats()).items()
+            for channel, left in _left(nsqd.stats()).items()
+            if left
         }
 
     def read_dead_letters(self) -> None:
@@ -120,13 +121,9 @@ def stage(folder: Path, defines: Mapping[str, str | int]) -> Iterator[Stage]:
         nodes = [_node(name, folder / name, made, defines) for name in NAMES]
         for node in nodes:
             stack.enter_context(node.kamailio)
-        until(lambda: all_consume(made, NAMES), timeout_s=20, what="the consumers")
-        yield Stage(lookupds=lookupds, nsqds=nsqds, server=server, nodes=nodes)
-
-
-def all_consume(stage: Stage, channels: Sequence[str]) -> bool:
-    """Whether every channel of every nsqd has a consumer."""
-    return all(nsqd.channel(TOPIC, channel).clients for nsqd in stage.nsqds.values() for channel in channels)
+        made = replace(made, nodes=nodes)
+        until(lambda: not made.busy(), timeout_s=20, what="the consumers")
+        yield made
 
 
 def _announce(nsqd: Nsqd) -> None:
@@ -166,9 +163,12 @@ def _query(database: str, sql: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def _waiting(stats: NsqdStats) -> dict[str, int]:
+def _left(stats: NsqdStats) -> dict[str, str]:
+    """Return in words what a channel has left to do, '' for nothing, by channel."""
     topic = next(each for each in stats["topics"] if each["topic_name"] == TOPIC)
-    return {
-        each["channel_name"]: topic["depth"] + each["depth"] + each["in_flight_count"] + each["deferred_count"]
-        for each in topic["channels"]
-    }
+    left = {}
+    for each in topic["channels"]:
+        waiting = topic["depth"] + each["depth"] + each["deferred_count"]
+        counts = {"waiting": waiting, "in flight": each["in_flight_count"], "no consumer": not each["client_count"]}
+        left[each["channel_name"]] = ", ".join(f"{name}: {int(count)}" for name, count in counts.items() if count)
+    return left
