@@ -25,7 +25,7 @@ from tests.chaos.stage import stage
 
 _SECONDS, _RATE = 600.0, 30.0
 #: Of the table, where the output is no terminal.
-_WIDTH = 130
+_WIDTH = 140
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tests.chaos.traffic import ENDED, Said, Thing
@@ -58,10 +57,6 @@ class Ledger:
     def of(self, user: str, package: str) -> list[Thing]:
         """Return the things of a presentity."""
         return [thing for thing in self.things if (thing.user, thing.package) == (user, package)]
-
-    def live_calls(self, among: Collection[Thing]) -> list[Thing]:
-        """Return those calls that may not have ended."""
-        return [thing for thing in among if thing.package == "dialog" and self.allowed(thing) != {ENDED}]
 
     def fresh(self, record: Record) -> bool:
         """Whether an event was said since the last `turn`."""

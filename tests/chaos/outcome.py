@@ -95,7 +95,7 @@ def failed(fault: str, error: str) -> Outcome:
 
 def show(outcomes: Sequence[Outcome], console: Console) -> None:
     """Print the table, and below it what is wrong."""
-    table = Table(_HEAD[0], *(Column(name, justify="right") for name in _HEAD[1:]))
+    table = Table(Column(_HEAD[0], no_wrap=True), *(Column(name, justify="right") for name in _HEAD[1:]))
     for outcome in outcomes:
         table.add_row(*outcome.cells, style=None if outcome.right else "red")
     console.print(table)
