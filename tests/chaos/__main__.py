@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -20,9 +22,10 @@ from rich.console import Console
 
 from tests.chaos.drill import Drill
 from tests.chaos.faults import FAULTS
-from tests.chaos.outcome import Outcome, failed, page_with, show, write_json
+from tests.chaos.outcome import Outcome, failed, page_with, read_json, show, write_json
 from tests.chaos.stage import stage
 
+_ROOT = Path(__file__).parents[2]
 _SECONDS, _RATE = 600.0, 30.0
 #: Of the table, where the output is no terminal.
 _WIDTH = 140
@@ -31,22 +34,36 @@ _WIDTH = 140
 def main(arguments: Sequence[str]) -> int:
     """Run the faults, print the table and return the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     outcomes: list[Outcome] = []
+    measured, interrupted = _measured(options), False
     try:
-        _run(options, outcomes)
+        if options.read:
+            outcomes, measured = read_json(options.read)
+        else:
+            _run(options, outcomes)
     except KeyboardInterrupt:
-        Console(stderr=True).print("ended")
-        options.interrupted = True
+        interrupted = True
     if outcomes:
         show(outcomes, Console(width=max(Console().width, _WIDTH)))
     if options.json:
-        write_json(outcomes, options.json)
-    if options.interrupted:
+        write_json(outcomes, measured, options.json)
+    if interrupted:
         return 128 + signal.SIGINT
     if options.write:
-        options.write.write_text(page_with(options.write.read_text(encoding="utf-8"), outcomes), encoding="utf-8")
+        page = options.write.read_text(encoding="utf-8")
+        options.write.write_text(page_with(page, outcomes, measured), encoding="utf-8")
     return 0 if all(outcome.right for outcome in outcomes) else 1
+
+
+def _measured(options: argparse.Namespace) -> str:
+    """Say on which code this is measured: the last commit that changed what Kamailio loads."""
+    command = ["git", "log", "-1", "--date=short", "--format=%h of %ad", "--", "kemi_nsq", "kamailio"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    code = f"commit {done.stdout.strip()}" if done.stdout else f"version {version('kemi-nsq')}"
+    set_to = "".join(f", {name}={value}" for name, value in options.define)
+    return f"Measured on {code}: {options.rate:g} events a second, seed {options.seed}{set_to}."
 
 
 def _run(options: argparse.Namespace, outcomes: list[Outcome]) -> None:
@@ -77,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file, too")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="renew the table of a page")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file instead of running anything")
     parser.add_argument("--folder", type=Path, help="where logs and data go, and stay")
-    parser.set_defaults(interrupted=False)
     return parser
 
 
@@ -101,7 +118,7 @@ def _nothing(_text: str) -> None:
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # SIGTERM ends the servers too
+    raise KeyboardInterrupt  # ends the servers
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -104,13 +104,27 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
             console.print(f"{outcome.fault}: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def write_json(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write all that is known to a file."""
+def write_json(outcomes: Sequence[Outcome], measured: str, path: Path) -> None:
+    """Write all that is known to a file.
+
+    Args:
+        outcomes: what came of each fault.
+        measured: on what, in words.
+        path: the file.
+    """
     made = [asdict(outcome) | {"stored": outcome.stored, "right": outcome.right} for outcome in outcomes]
-    path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"measured": measured, "outcomes": made}, indent=2) + "\n", encoding="utf-8")
 
 
-def page_with(page: str, outcomes: Sequence[Outcome]) -> str:
+def read_json(path: Path) -> tuple[list[Outcome], str]:
+    """Return the outcomes that a file holds, and on what they were measured."""
+    read = json.loads(path.read_text(encoding="utf-8"))
+    names = {field.name for field in fields(Outcome)}
+    made = ({name: value for name, value in each.items() if name in names} for each in read["outcomes"])
+    return [Outcome(**each | {"notes": tuple(each["notes"])}) for each in made], read["measured"]
+
+
+def page_with(page: str, outcomes: Sequence[Outcome], measured: str) -> str:
     """Return the page with this table in place of the old one.
 
     Raises:
@@ -122,7 +136,7 @@ def page_with(page: str, outcomes: Sequence[Outcome]) -> str:
         raise ValueError(f"the page has no {_BEGIN} followed by {_END}")
     lines = [_HEAD, ("---", *("---:" for _ in _HEAD[1:])), *((f"`{each.fault}`", *each.cells[1:]) for each in outcomes)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}"
+    return f"{before}{_BEGIN}\n\n{measured}\n\n{table}\n\n{_END}{after}"
 
 
 def _seconds(value: float | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.checks import Row, judge_table, lamp_error, read_row
 from tests.chaos.ledger import Ledger, Record
-from tests.chaos.outcome import Outcome, failed, page_with
+from tests.chaos.outcome import Outcome, failed, page_with, read_json, write_json
 from tests.chaos.traffic import ENDED, NOTES, Said, Thing, Traffic, sequence_in
 from tests.support.notify import CONTENT_TYPES, Notify
 
@@ -217,11 +217,15 @@ class TestOutcome:
         assert not failed("none", "AssertionError: no answer").right
         assert not SOUND.with_times(gap_s=1, recovery_s=None, rested=False, notes=()).right
 
-    def test_it_renews_the_table_of_the_page(self, tmp_path: Path) -> None:
+    def test_it_renews_the_table_of_the_page(self) -> None:
         page = "above\n<!-- outcomes -->\nold\n<!-- end of outcomes -->\nbelow\n"
-        written = page_with(page, [SOUND.with_times(gap_s=0.25, recovery_s=12.34, rested=True, notes=())])
+        written = page_with(page, [SOUND.with_times(gap_s=0.25, recovery_s=12.34, rested=True, notes=())], "Measured.")
         assert "| `none` | 9 | 9 | 0 | 0 | 0 | 0 of 4 | 0 | 0.2 s | 12.3 s |" in written
         assert "old" not in written
-        assert page_with(written, [SOUND]).count("`none`") == 1
+        assert page_with(written, [SOUND], "Again.").count("`none`") == 1
         with pytest.raises(ValueError, match="the page has no"):
-            page_with("", [SOUND])
+            page_with("", [SOUND], "")
+
+    def test_it_is_read_as_it_was_written(self, tmp_path: Path) -> None:
+        write_json([SOUND], "Measured.", tmp_path / "chaos.json")
+        assert read_json(tmp_path / "chaos.json") == ([SOUND], "Measured.")
