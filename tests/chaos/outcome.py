@@ -14,7 +14,8 @@ from rich.table import Column, Table
 _BEGIN, _END = "<!-- outcomes -->", "<!-- end of outcomes -->"
 #: Characters of an error; one of Kamailio holds its whole log.
 _LONGEST = 600
-_HEAD = (
+#: The columns of the table.
+HEAD = (
     "fault",
     "events accepted",
     "stored",
@@ -95,7 +96,7 @@ def failed(fault: str, error: str) -> Outcome:
 
 def show(outcomes: Sequence[Outcome], console: Console) -> None:
     """Print the table, and below it what is wrong."""
-    table = Table(Column(_HEAD[0], no_wrap=True), *(Column(name, justify="right") for name in _HEAD[1:]))
+    table = Table(Column(HEAD[0], no_wrap=True), *(Column(name, justify="right") for name in HEAD[1:]))
     for outcome in outcomes:
         table.add_row(*outcome.cells, style=None if outcome.right else "red")
     console.print(table)
@@ -134,7 +135,7 @@ def page_with(page: str, outcomes: Sequence[Outcome], measured: str) -> str:
     _, found_end, after = rest.partition(_END)
     if not (found_begin and found_end):
         raise ValueError(f"the page has no {_BEGIN} followed by {_END}")
-    lines = [_HEAD, ("---", *("---:" for _ in _HEAD[1:])), *((f"`{each.fault}`", *each.cells[1:]) for each in outcomes)]
+    lines = [HEAD, ("---", *("---:" for _ in HEAD[1:])), *((f"`{each.fault}`", *each.cells[1:]) for each in outcomes)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{before}{_BEGIN}\n\n{measured}\n\n{table}\n\n{_END}{after}"
 

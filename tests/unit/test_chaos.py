@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.checks import Row, judge_table, lamp_error, read_row
+from tests.chaos.faults import FAULTS
 from tests.chaos.ledger import Ledger, Record
-from tests.chaos.outcome import Outcome, failed, page_with, read_json, write_json
+from tests.chaos.outcome import HEAD, Outcome, failed, page_with, read_json, write_json
 from tests.chaos.traffic import ENDED, NOTES, Said, Thing, Traffic, sequence_in
+from tests.support.markdown import ROOT, table
 from tests.support.notify import CONTENT_TYPES, Notify
 
+PAGE = ROOT / "docs/reliability.md"
 NOW = 1000.0
 CALL = Thing(user="alice", package="dialog", name="call-1")
 PRESENCE = Thing(user="alice", package="presence")
@@ -229,3 +232,12 @@ class TestOutcome:
     def test_it_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         write_json([SOUND], "Measured.", tmp_path / "chaos.json")
         assert read_json(tmp_path / "chaos.json") == ([SOUND], "Measured.")
+
+
+class TestPage:
+    def test_it_names_every_fault_and_every_column(self) -> None:
+        assert [name for name, _ in table(PAGE, "fault")] == list(FAULTS)
+        assert [name for name, _ in table(PAGE, "column")] == list(HEAD[1:])
+
+    def test_it_has_a_place_for_the_table(self) -> None:
+        assert "| `none` |" in page_with(PAGE.read_text(encoding="utf-8"), [SOUND], "Measured.")
