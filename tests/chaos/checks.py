@@ -99,26 +99,26 @@ def lamp_error(ledger: Ledger, user: str, package: str, notify: Notify | None) -
     """Return in words what is wrong with a lamp after its last NOTIFY, '' if it is right."""
     things = ledger.of(user, package)
     if package == "dialog":
-        return _calls_error(ledger, things, notify)
+        return _calls_error(ledger, user, things, notify)
     if not things:
         return ""
     allowed = ledger.allowed(things[0])
     shown = _shown(notify)
-    return "" if shown in allowed else f"{user} {package}: shows {shown or 'nothing'}, not {_words(allowed)}"
+    return "" if shown in allowed else f"{things[0]}: shows {shown or 'nothing'}, not {_words(allowed)}"
 
 
-def _calls_error(ledger: Ledger, things: Sequence[Thing], notify: Notify | None) -> str:
+def _calls_error(ledger: Ledger, user: str, things: Sequence[Thing], notify: Notify | None) -> str:
     dialogs = notify.dialog_info.dialogs if notify is not None and notify.body else ()
     shown = {dialog.call_id: dialog.state for dialog in dialogs if dialog.state != ENDED and dialog.call_id}
     wrong = [
-        f"{thing.user} {thing.name}: shows {shown.get(thing.name, 'nothing')}, not {_words(ledger.allowed(thing))}"
+        f"{thing}: shows {shown.get(thing.name, 'nothing')}, not {_words(ledger.allowed(thing))}"
         for thing in things
         if shown.get(thing.name, ENDED) not in ledger.allowed(thing)
     ]
     known = {thing.name for thing in things}
-    wrong += [f"{name}: shows {state}, but has ended" for name, state in shown.items() if name not in known]
+    wrong += [f"{user} {name}: shows {state}, but has ended" for name, state in shown.items() if name not in known]
     if notify is None:
-        wrong.append("no NOTIFY came")
+        wrong.append(f"{user}: no NOTIFY came")
     return "; ".join(wrong)
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from tests.chaos.checks import Stored, judge_table
 from tests.chaos.faults import FAULTS
 from tests.chaos.lamps import Lamps, lamps
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, Record
 from tests.chaos.load import Load, Mouth
 from tests.chaos.outcome import Outcome
 from tests.chaos.stage import NAMES, Stage
@@ -107,8 +107,8 @@ class Drill:
         lost = {record.said.sequence: record for table in tables.values() for record in table.lost}
         dead = {record.said.sequence for table in tables.values() for record in table.dead} - set(lost)
         notes = [f"row at {name}: {each}" for name, table in tables.items() for each in table.wrong.values()]
-        notes += [f"lost, was taken by {record.nsqd}: {record.said}" for record in lost.values()]
-        notes = [*notes[:_LINES], *dark[:_LINES], *(f"after SUBSCRIBE {each}" for each in still_dark[:_LINES])]
+        notes = [*notes[:_LINES], *(_lost(record) for record in list(lost.values())[:_LINES]), *dark[:_LINES]]
+        notes += [f"after SUBSCRIBE {each}" for each in still_dark if each not in dark][:_LINES]
         outcome = Outcome(
             fault=fault,
             accepted=ledger.accepted,
@@ -163,6 +163,11 @@ class _Backlog:
         if not self._not_yet and self.empty_after_s is None:
             self.empty_after_s = time.monotonic() - self._began
         return not self.left
+
+
+def _lost(record: Record) -> str:
+    said = record.said
+    return f"lost: {said.thing} {said.state}, event {said.sequence}, which {record.nsqd} took"
 
 
 def _longest_gap(moments: Sequence[float], until: float) -> float:

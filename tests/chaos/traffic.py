@@ -45,6 +45,10 @@ class Thing:
     package: str
     name: str = ""
 
+    def __str__(self) -> str:
+        """Name it in messages."""
+        return f"{self.user} {self.name or self.package}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
