@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 
@@ -25,6 +26,8 @@ from tests.support.kamailio import Kamailio, quoted
 from tests.support.nsqd import Nsqd, NsqdStats, Nsqlookupd
 from tests.support.sqlservers import SqlServer, postgresql
 from tests.support.until import until
+
+Server = TypeVar("Server", Nsqlookupd, Nsqd, Kamailio)
 
 NAMES = ("a", "b")
 DEAD_TOPIC = "dead"
@@ -109,10 +112,10 @@ def stage(folder: Path, defines: Mapping[str, str | int]) -> Iterator[Stage]:
     """
     with ExitStack() as stack:
         server = stack.enter_context(postgresql())
-        lookupds = [stack.enter_context(Nsqlookupd(folder / f"nsqlookupd{number}")) for number in (1, 2)]
+        lookupds = [_start(stack, Nsqlookupd(folder / f"nsqlookupd{number}")) for number in (1, 2)]
         known = [each.tcp_address for each in lookupds]
         nsqds = {
-            name: stack.enter_context(Nsqd(folder / name, lookupd_tcp_address=known, **_DURABLE))
+            name: _start(stack, Nsqd(folder / name, lookupd_tcp_address=known, **_DURABLE))
             for name in ("nsqd1", "nsqd2", "nsqd3")
         }
         for nsqd in nsqds.values():
@@ -120,10 +123,17 @@ def stage(folder: Path, defines: Mapping[str, str | int]) -> Iterator[Stage]:
         made = Stage(lookupds=lookupds, nsqds=nsqds, server=server, nodes=[])
         nodes = [_node(name, folder / name, made, defines) for name in NAMES]
         for node in nodes:
-            stack.enter_context(node.kamailio)
+            _start(stack, node.kamailio)
         made = replace(made, nodes=nodes)
         until(lambda: not made.busy(), timeout_s=20, what="the consumers")
         yield made
+
+
+def _start(stack: ExitStack, server: Server) -> Server:
+    """Start a server that ends with the stack, also if Ctrl-C comes while it starts."""
+    stack.push(server)
+    server.__enter__()
+    return server
 
 
 def _announce(nsqd: Nsqd) -> None:
