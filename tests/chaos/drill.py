@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise, product
 
 from tests.chaos.checks import Stored, judge_table
 from tests.chaos.faults import FAULTS
@@ -26,6 +26,9 @@ _QUIET_S = 2.5
 _LOOK_S = 0.1
 #: Lines of what is wrong that are kept of each kind.
 _LINES = 8
+
+#: Name of a nsqd, and a channel.
+Where = tuple[str, str]
 
 
 class Drill:
@@ -51,7 +54,7 @@ class Drill:
         self._ledger.turn()
         with lamps(self._stage.nodes) as phones:
             began = time.monotonic()
-            backlog = _Backlog(self._stage)
+            backlog = Backlog(self._stage.busy, list(product(self._stage.nsqds, NAMES)))
             with self._load():
                 self._strike(fault, backlog)
                 self._wait(_AFTER, backlog)
@@ -59,7 +62,7 @@ class Drill:
             self._say(f"{fault}: the load has ended, waiting for rest")
             rested = self._rest(phones, backlog)
             outcome = self._check(fault, phones)
-            gap_s = max(_longest_gap([began, *phones.told(name)], ended) for name in NAMES)
+            gap_s = max(longest_gap(began, phones.told(name), ended) for name in NAMES)
         recovery_s = None if fault == "none" else backlog.empty_after_s
         notes = [*outcome.notes, *([] if rested else [f"not at rest after {_REST_S:g} s: {backlog.left}"])]
         return outcome.with_times(gap_s=gap_s, recovery_s=recovery_s, rested=rested, notes=notes)
@@ -67,7 +70,7 @@ class Drill:
     def _load(self) -> Load:
         return Load(self._traffic, self._ledger, self._mouths, self._rate)
 
-    def _strike(self, fault: str, backlog: _Backlog) -> None:
+    def _strike(self, fault: str, backlog: Backlog) -> None:
         self._say(f"{fault}: load")
         self._wait(_BEFORE)
         self._say(f"{fault}: the fault begins")
@@ -76,14 +79,14 @@ class Drill:
             self._say(f"{fault}: the fault ends")
             backlog.begin()
 
-    def _wait(self, share: float, backlog: _Backlog | None = None) -> None:
+    def _wait(self, share: float, backlog: Backlog | None = None) -> None:
         deadline, nobody_sets_this = time.monotonic() + share * self._seconds, threading.Event()
         while (left := deadline - time.monotonic()) > 0:
             if backlog is not None:
                 backlog.look()
             nobody_sets_this.wait(min(left, _LOOK_S))
 
-    def _rest(self, phones: Lamps, backlog: _Backlog) -> bool:
+    def _rest(self, phones: Lamps, backlog: Backlog) -> bool:
         """Wait until nothing waits in nsqd and nothing changes; return whether that came true."""
         began = changed = time.monotonic()
         seen: object = None
@@ -137,28 +140,36 @@ class Drill:
             self._load().say([again])
 
 
-class _Backlog:
+class Backlog:
     """What waits in nsqd, and when all that waited at the end of a fault had been handled.
 
     Load goes on meanwhile, so each channel of each nsqd counts as having come that far when it was empty once, with its
     consumer there.
+
+    Args:
+        busy: returns in words what is left to do, by nsqd and channel; nothing for those that have nothing to do.
+        everywhere: each nsqd with each channel.
+
+    Attributes:
+        left: what was left to do at the last look.
+        empty_after_s: the time from the end of the fault until then.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, busy: Callable[[], Mapping[Where, str]], everywhere: Collection[Where]) -> None:
+        self._busy, self._everywhere = busy, everywhere
         self._began = 0.0
-        self._not_yet: set[tuple[str, str]] = set()
-        self.left: dict[tuple[str, str], str] = {}
+        self._not_yet = set(everywhere)
+        self.left: Mapping[Where, str] = {}
         self.empty_after_s: float | None = None
 
     def begin(self) -> None:
         """The fault ends now."""
         self._began = time.monotonic()
-        self._not_yet = {(nsqd, channel) for nsqd in self._stage.nsqds for channel in NAMES}
+        self._not_yet = set(self._everywhere)
 
     def look(self) -> bool:
         """Look at all nsqd, which must be up, and return whether nothing waits in any."""
-        self.left = self._stage.busy()
+        self.left = self._busy()
         self._not_yet &= self.left.keys()
         if not self._not_yet and self.empty_after_s is None:
             self.empty_after_s = time.monotonic() - self._began
@@ -170,6 +181,9 @@ def _lost(record: Record) -> str:
     return f"lost: {said.thing} {said.state}, event {said.sequence}, which {record.nsqd} took"
 
 
-def _longest_gap(moments: Sequence[float], until: float) -> float:
-    """Return the longest time between two moments of which the first lies before `until`."""
-    return max((later - one for one, later in pairwise(moments) if one < until), default=0.0)
+def longest_gap(began: float, moments: Sequence[float], ended: float) -> float:
+    """Return the longest time without any of the moments that began between two others; it may end after them."""
+    points = [began, *moments]
+    if points[-1] < ended:
+        points.append(ended)
+    return max((later - one for one, later in pairwise(points) if one < ended), default=0.0)

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.checks import Row, judge_table, lamp_error, read_row
+from tests.chaos.drill import Backlog, longest_gap
 from tests.chaos.faults import FAULTS
 from tests.chaos.ledger import Ledger, Record
+from tests.chaos.load import Mouth
 from tests.chaos.outcome import HEAD, Outcome, failed, page_with, read_json, write_json
 from tests.chaos.traffic import ENDED, NOTES, Said, Thing, Traffic, sequence_in
 from tests.support.markdown import ROOT, table
 from tests.support.notify import CONTENT_TYPES, Notify
+from tests.support.nsqd import Nsqd
+from tests.support.ports import LOOPBACK, free_tcp_port
 
 PAGE = ROOT / "docs/reliability.md"
 NOW = 1000.0
@@ -43,6 +49,13 @@ def ledger(thing: Thing, *states: str, uncertain: tuple[int, ...] = (), at: floa
         said = Said(thing=thing, state=state, sequence=number)
         made.add(Record(said=said, accepted=number not in uncertain, nsqd="nsqd1", at=at))
     return made
+
+
+def nsqd_at(port: int) -> Nsqd:
+    """Return an nsqd that was never started, with the port of something else."""
+    nsqd = Nsqd(Path())
+    nsqd.http_port = port
+    return nsqd
 
 
 def row(thing: Thing, state: str, *, visible: bool = True) -> Row:
@@ -172,6 +185,61 @@ class TestLamp:
         last = notify(thing.package, body)
         assert not lamp_error(ledger(thing, "0/0", shown), "alice", thing.package, last)
         assert lamp_error(ledger(thing, shown, "0/0"), "alice", thing.package, last)
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("moments", "gap"),
+        [([], 10), ([1, 2], 8), ([4, 5, 10], 5), ([9, 30], 21), ([1, 9.5, 10.5, 60], 8.5), ([0, 5, 10, 60], 5)],
+    )
+    def test_a_gap_begins_while_load_runs_and_may_end_later(self, moments: list[float], gap: float) -> None:
+        assert longest_gap(0, moments, 10) == gap
+
+    def test_what_waited_is_handled_when_each_channel_was_empty_once(self) -> None:
+        left: dict[tuple[str, str], str] = {("nsqd1", "a"): "waiting: 1", ("nsqd1", "b"): "no consumer: 1"}
+        backlog = Backlog(lambda: dict(left), list(left))
+        backlog.begin()
+        assert not backlog.look()
+        del left["nsqd1", "a"]
+        assert not backlog.look()
+        assert backlog.empty_after_s is None
+        left = {("nsqd1", "a"): "waiting: 2"}
+        assert not backlog.look()
+        assert backlog.empty_after_s is not None
+        assert backlog.left == left
+
+
+class TestMouth:
+    """What counts as accepted."""
+
+    def test_a_nsqd_that_cannot_be_reached_has_not_got_it(self) -> None:
+        mouth = Mouth("nsqd1", nsqd_at(free_tcp_port()))
+        assert mouth.usable
+        assert mouth.publish(b"{}") is None
+        assert not mouth.usable
+
+    @pytest.mark.parametrize(
+        ("answer", "accepted"),
+        [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", True),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nO", False),
+            (b"HTTP/1.1 500 Error\r\nContent-Length: 2\r\n\r\nOK", False),
+            (b"", False),
+        ],
+    )
+    def test_only_an_ok_counts(self, answer: bytes, accepted: bool) -> None:
+        with socket.create_server((LOOPBACK, 0)) as server, ThreadPoolExecutor() as pool:
+            mouth = Mouth("nsqd1", nsqd_at(server.getsockname()[1]))
+            said = pool.submit(mouth.publish, b"{}")
+            peer, _ = server.accept()
+            with peer:
+                received = b""
+                while not received.endswith(b"{}"):
+                    received += peer.recv(4096)
+                peer.sendall(answer)
+            assert said.result(timeout=5) is accepted
+            assert mouth.usable is accepted
+            mouth.close()
 
 
 class TestTraffic:
