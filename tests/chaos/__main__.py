@@ -13,10 +13,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
+from threading import Event
 
 from rich.console import Console
 
@@ -30,12 +31,15 @@ _SECONDS, _RATE = 600.0, 30.0
 #: Of the table, where the output is no terminal.
 _WIDTH = 140
 
+#: Set by Ctrl-C and SIGTERM.
+_ending = Event()
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the faults, print the table and return the exit code."""
     options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, lambda _signal, _frame: _ending.set())
     outcomes: list[Outcome] = []
     measured, interrupted = _measured(options), False
     try:
@@ -68,13 +72,13 @@ def _measured(options: argparse.Namespace) -> str:
 
 def _run(options: argparse.Namespace, outcomes: list[Outcome]) -> None:
     progress = Console(stderr=True)
-    say = progress.print if progress.is_terminal else _nothing
+    say = partial(progress.print, markup=False, highlight=False) if progress.is_terminal else _nothing
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="kemi-nsq-chaos-")))
         say("starting the servers")
-        servers = stack.enter_context(stage(folder, dict(options.define)))
+        servers = stack.enter_context(stage(folder, dict(options.define), _pause))
         seconds = options.seconds / len(options.faults)
-        drill = Drill(servers, seed=options.seed, rate=options.rate, seconds=seconds, say=say)
+        drill = Drill(servers, seed=options.seed, rate=options.rate, seconds=seconds, say=say, pause=_pause)
         for fault in options.faults:
             try:
                 outcomes.append(drill.run(fault))
@@ -117,8 +121,10 @@ def _nothing(_text: str) -> None:
     """Progress is for a terminal."""
 
 
-def _end(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # ends the servers
+def _pause(seconds: float = 0) -> None:
+    """Wait. Only here Ctrl-C ends anything: anywhere else a server might just be starting, and nobody would end it."""
+    if _ending.wait(seconds):
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise, product
@@ -40,12 +39,20 @@ class Drill:
         rate: events a second.
         seconds: how long one fault takes, about.
         say: gets what happens, in words.
+        pause: waits for so many seconds, and raises KeyboardInterrupt after Ctrl-C.
     """
 
-    def __init__(
-        self, stage: Stage, *, seed: int, rate: float, seconds: float, say: Callable[[str], None] = print
+    def __init__(  # noqa: PLR0913  # what to do, and two ways to whoever looks on
+        self,
+        stage: Stage,
+        *,
+        seed: int,
+        rate: float,
+        seconds: float,
+        say: Callable[[str], None],
+        pause: Callable[[float], None],
     ) -> None:
-        self._stage, self._rate, self._seconds, self._say = stage, rate, seconds, say
+        self._stage, self._rate, self._seconds, self._say, self._pause = stage, rate, seconds, say, pause
         self._traffic, self._ledger = Traffic(seed), Ledger()
         self._mouths = [Mouth(name, nsqd) for name, nsqd in stage.nsqds.items()]
 
@@ -80,11 +87,11 @@ class Drill:
             backlog.begin()
 
     def _wait(self, share: float, backlog: Backlog | None = None) -> None:
-        deadline, nobody_sets_this = time.monotonic() + share * self._seconds, threading.Event()
+        deadline = time.monotonic() + share * self._seconds
         while (left := deadline - time.monotonic()) > 0:
             if backlog is not None:
                 backlog.look()
-            nobody_sets_this.wait(min(left, _LOOK_S))
+            self._pause(min(left, _LOOK_S))
 
     def _rest(self, phones: Lamps, backlog: Backlog) -> bool:
         """Wait until nothing waits in nsqd and nothing changes; return whether that came true."""
@@ -97,7 +104,7 @@ class Drill:
                 changed, seen = time.monotonic(), found
             if time.monotonic() - changed > _QUIET_S:
                 return True
-            threading.Event().wait(_LOOK_S)
+            self._pause(_LOOK_S)
         return False
 
     def _check(self, fault: str, phones: Lamps) -> Outcome:

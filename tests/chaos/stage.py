@@ -8,11 +8,10 @@ one PostgreSQL. So each event is handled by both, and each tells its own watcher
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import psycopg
 
@@ -26,8 +25,6 @@ from tests.support.kamailio import Kamailio, quoted
 from tests.support.nsqd import Nsqd, NsqdStats, Nsqlookupd
 from tests.support.sqlservers import SqlServer, postgresql
 from tests.support.until import until
-
-Server = TypeVar("Server", Nsqlookupd, Nsqd, Kamailio)
 
 NAMES = ("a", "b")
 DEAD_TOPIC = "dead"
@@ -103,37 +100,33 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, defines: Mapping[str, str | int]) -> Iterator[Stage]:
+def stage(folder: Path, defines: Mapping[str, str | int], between: Callable[[], None]) -> Iterator[Stage]:
     """Run all servers until both Kamailio consume from every nsqd.
 
     Args:
         folder: where logs and data go.
         defines: more values for `#!define`.
+        between: called between two starts; what it raises ends all that was started.
     """
     with ExitStack() as stack:
         server = stack.enter_context(postgresql())
-        lookupds = [_start(stack, Nsqlookupd(folder / f"nsqlookupd{number}")) for number in (1, 2)]
+        lookupds = [stack.enter_context(Nsqlookupd(folder / f"nsqlookupd{number}")) for number in (1, 2)]
         known = [each.tcp_address for each in lookupds]
         nsqds = {
-            name: _start(stack, Nsqd(folder / name, lookupd_tcp_address=known, **_DURABLE))
+            name: stack.enter_context(Nsqd(folder / name, lookupd_tcp_address=known, **_DURABLE))
             for name in ("nsqd1", "nsqd2", "nsqd3")
         }
+        between()
         for nsqd in nsqds.values():
             _announce(nsqd)
         made = Stage(lookupds=lookupds, nsqds=nsqds, server=server, nodes=[])
         nodes = [_node(name, folder / name, made, defines) for name in NAMES]
         for node in nodes:
-            _start(stack, node.kamailio)
+            stack.enter_context(node.kamailio)
+            between()
         made = replace(made, nodes=nodes)
         until(lambda: not made.busy(), timeout_s=20, what="the consumers")
         yield made
-
-
-def _start(stack: ExitStack, server: Server) -> Server:
-    """Start a server that ends with the stack, also if Ctrl-C comes while it starts."""
-    stack.push(server)
-    server.__enter__()
-    return server
 
 
 def _announce(nsqd: Nsqd) -> None:
