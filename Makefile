@@ -13,7 +13,7 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types unit check integration acceptance test bench demo docs lock clean
+.PHONY: help setup venv format style lint types unit check integration acceptance test bench chaos demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ test: setup check integration acceptance ## all of the above
 
 bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: setup ## kill and freeze each server under load, 10 minutes; ARGS="--seconds 60 --faults nsqd-kill,..."
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo
