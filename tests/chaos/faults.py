@@ -7,11 +7,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 from tests.chaos.stage import Stage
 from tests.support.kamailio import Kamailio
 from tests.support.nsqd import NsqServer
+from tests.support.process import is_stopped
 from tests.support.until import until
 
 #: How long Kamailio may take to end when its consumer process was killed.
@@ -67,16 +67,7 @@ def _consumer_killed(kamailio: Kamailio) -> Iterator[None]:
 
 @contextmanager
 def _consumer_frozen(kamailio: Kamailio) -> Iterator[None]:
-    with _stopped([_consumer(kamailio)]):
-        yield
-
-
-@contextmanager
-def _database_frozen(stage: Stage) -> Iterator[None]:
-    """PostgreSQL's processes have a session each, so that stopping the main one alone leaves the others at work."""
-    [(some_child,)] = stage.server.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-    main = _parents()[int(str(some_child))]
-    with _stopped([main, *(pid for pid, parent in _parents().items() if parent == main)]):
+    with _stopped(_consumer(kamailio)):
         yield
 
 
@@ -92,7 +83,7 @@ FAULTS: Mapping[str, Callable[[Stage], AbstractContextManager[None]]] = {
     "kamailio-kill": lambda stage: _kamailio_killed(stage.nodes[0].kamailio),
     "kamailio-freeze": lambda stage: _kamailio_frozen(stage.nodes[1].kamailio),
     "postgresql-kill": lambda stage: stage.server.outage(),
-    "postgresql-freeze": _database_frozen,
+    "postgresql-freeze": lambda stage: stage.server.silence(),
 }
 
 
@@ -106,29 +97,10 @@ def _consumer(kamailio: Kamailio) -> int:
 
 
 @contextmanager
-def _stopped(pids: list[int]) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(_state(pid) == "T" for pid in pids), what="the processes to stop")
+def _stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid), what="the process to stop")
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def _state(pid: int) -> str:
-    return _stat(Path(f"/proc/{pid}/stat"))[0]
-
-
-def _parents() -> dict[int, int]:
-    """Return the parent of each process."""
-    return {int(path.parent.name): int(_stat(path)[1]) for path in Path("/proc").glob("[0-9]*/stat") if _stat(path)}
-
-
-def _stat(path: Path) -> list[str]:
-    """Return state, parent and so on (proc(5)); nothing of a process that has ended."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+        os.kill(pid, signal.SIGCONT)

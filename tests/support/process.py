@@ -39,7 +39,7 @@ def find_program(name: str, *, path: str | None = None) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process and it has not ended; one that nobody has reaped yet has ended."""
-    return _session(pid) is not None
+    return _running(pid) is not None
 
 
 class ChildProcess:
@@ -130,9 +130,12 @@ class ChildProcess:
 
     def freeze(self) -> None:
         """Stop the process and its children where they are (SIGSTOP): peers see a server that is silent, not gone."""
-        self._signal_all(signal.SIGSTOP)
-        # The signal may reach a busy thread a little later.
-        until(lambda: is_stopped(self.pid), what=f"{self.name} to stop")
+
+        def stopped() -> bool:
+            self._signal_all(signal.SIGSTOP)  # again, for one that was born meanwhile
+            return all(map(is_stopped, self.members()))
+
+        until(stopped, what=f"{self.name} to stop")
 
     def thaw(self) -> None:
         """Let them run on (SIGCONT)."""
@@ -160,10 +163,19 @@ class ChildProcess:
         self.kill()
 
     def members(self) -> list[int]:
-        """List the running processes of its session: itself and its children (proc(5), `stat`, fields 3 and 6)."""
+        """List the running processes of its session, and their children (proc(5), `stat`, fields 3, 4 and 6).
+
+        A backend of PostgreSQL has a session of its own.
+        """
         if self._all_ended:
             return []  # the session's id is free again and may be somebody else's
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == self.pid]
+        running = {pid: each for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if (each := _running(pid))}
+        members: list[int] = []
+        found = [pid for pid, (_, session) in running.items() if session == self.pid]
+        while found:
+            members += found
+            found = [pid for pid, (parent, _) in running.items() if parent in members and pid not in members]
+        return members
 
     def _ends_within(self, seconds: float) -> bool:
         try:
@@ -191,11 +203,11 @@ def is_stopped(pid: int) -> bool:
     return all(state == "T" for state in states)
 
 
-def _session(pid: int) -> int | None:
-    """Return the session id of a running process, None when it has ended."""
+def _running(pid: int) -> tuple[int, int] | None:
+    """Return the parent and the session id of a running process, None when it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, _parent, _group, session = stat.rpartition(")")[2].split()[:4]  # the name before may hold blanks
-    return None if state in "ZX" else int(session)
+    state, parent, _group, session = stat.rpartition(")")[2].split()[:4]  # the name before may hold blanks
+    return None if state in "ZX" else (int(parent), int(session))
