@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from kemi_nsq import document, presence, presentity
 from kemi_nsq.counters import Counter
@@ -95,7 +95,7 @@ class PresencePublisher:
         if self._store is None:
             return []
         try:
-            with self.locked() if self._store.one_writer else nullcontext():
+            with self._writing(self._store):
                 changes = self._store.save_all(rows)
         except (RowRefused, StoreError) as error:
             self._tell(error.stored, [Change.STORED] * len(error.stored))
@@ -109,6 +109,20 @@ class PresencePublisher:
         if self._settings.pua_refresh:
             told = zip(rows, changes, strict=True)
             self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
+
+    def probe(self) -> None:
+        """Find out whether the database takes writes again.
+
+        Raises:
+            StoreError: it does not.
+        """
+        # Where it does not like the row of the probe, it works, and what it takes only a message can tell.
+        if self._store is not None:
+            with suppress(RowRefused), self._writing(self._store):
+                self._store.probe()
+
+    def _writing(self, store: PresentityStore) -> AbstractContextManager[None]:
+        return self.locked() if store.one_writer else nullcontext()
 
     def hold_back(self) -> None:
         """Hold NOTIFYs back for NSQ_NOTIFY_INTERVAL from now on, in a process that calls `refresh_due` in time."""

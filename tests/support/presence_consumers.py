@@ -26,6 +26,8 @@ from kemi_nsq.store import Change, PresentityStore
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
 from kemi_nsq.upkeep import Upkeep
+from kemi_nsq.verdict import Verdicts
+from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.stores import Database
 
@@ -154,13 +156,17 @@ class PresenceConsumer:
             upkeep=Upkeep(chosen, host, store, pua),
             probe=Probe(chosen, publisher, None),
         )
+        self._gate = TestedGate(host)
         self.handling = EventHandling(
             settings=chosen,
             host=host,
             router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, host)], current),
             current=current,
             pua=pua,
-            dead_letters=DeadLetters(chosen, publisher),
+            gate=self._gate,
+            verdicts=Verdicts(chosen, host, self._gate, DeadLetters(chosen, publisher)),
+            page=self._gate.page,
+            died={},
         )
 
     def publish(self, _event: Event) -> None:
@@ -169,7 +175,11 @@ class PresenceConsumer:
             self.functions.publish(None)
 
     def handle(self, deliveries: Sequence[Delivery]) -> Answered:
-        """Handle messages that wait together; those that a crash leaves without an answer come again."""
+        """Handle messages that wait together; those that a crash leaves without an answer come again.
+
+        Time has passed since the last ones, so that an outage is over.
+        """
+        self._gate.pass_time(100)
         answered = Answered()
         try:
             self.handling.handle(deliveries, answered)
