@@ -483,7 +483,6 @@ def test_what_waits_of_a_topic_that_met_an_outage_is_given_back_unhandled(path: 
     assert sorted(desk.answers.given) == [answer(number, REQ) for number in range(4)]
     assert desk.host.counters == {
         Counter.RECEIVED: 1,
-        Counter.PUA_DATABASE_ERROR: 1,
         Counter.GIVEN_BACK: 4,
         Counter.OUTAGES: 1,
     }
