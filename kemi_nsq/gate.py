@@ -126,12 +126,14 @@ class Gate:
         self._apply()
 
     def _probe(self, outage: Outage) -> None:
+        began, cause = self._clock(), ""
         try:
             self._probes[outage.kind]()
         except NsqError as error:
-            self._say(Level.ERROR, outage.probed(str(error) or type(error).__name__, self._clock()))
-        else:
-            self._say(Level.WARNING, outage.probed("", self._clock()))
+            cause = str(error) or type(error).__name__
+        now = self._clock()
+        line = outage.probed(cause, now, took_s=now - began)
+        self._say(Level.ERROR if cause else Level.WARNING, line)
 
     def _say(self, level: Level, line: str) -> None:
         if line:

@@ -133,7 +133,7 @@ class EventHandling:
         return one
 
     def _decode_and_run(self, delivery: Delivery) -> Handled:
-        deaths = self._died.get(delivery.message_id, 0)
+        deaths = self._died.get(delivery.message_id, 0) if self._died else 0
         if deaths >= DEATHS:
             reason = f"Kamailio died {deaths} times while it was handled"
             return Handled(delivery=delivery, refused=reason, counter=Counter.GAVE_UP)
@@ -146,43 +146,41 @@ class EventHandling:
         )
         collected = self._current.collected
         rows_before = len(collected or ())
-        doubtful = self._gate.doubtful(Kind.DATABASE)
         outcome = self._router.run(names, event)
         if outcome is Outcome.MISSING:
             self._note_unrouted(names[0], event)
-        return Handled(
+        one = Handled(
             delivery=delivery,
-            again=self._judged(delivery, outcome),
-            doubtful=doubtful,
             rows=tuple((collected or ())[rows_before:]),
             refused=self._current.invalid,
             counter=Counter.PUA_INVALID,
             route=names[0],
         )
+        self._judge(one, outcome)
+        return one
 
-    def _judged(self, delivery: Delivery, outcome: Outcome) -> Fault | None:
-        """Tell whose fault it is that a message must come again, if it must, and tell the gate."""
-        topic = delivery.subscription
+    def _judge(self, one: Handled, outcome: Outcome) -> None:
+        """Note whose fault it is that a message must come again, if it must, and tell the gate."""
+        topic = one.delivery.subscription
         if self._current.store_error:
+            one.again, one.doubtful = Fault.WORLD, self._gate.doubtful(Kind.DATABASE)
             self._gate.failed(Kind.DATABASE, [topic], self._current.store_error)
-            return Fault.WORLD
-        if outcome is Outcome.REQUEUE:
-            self._gate.route_failed(topic, delivery.message_id)
-            return Fault.OWN
-        if outcome is Outcome.DONE:
+        elif outcome is Outcome.REQUEUE:
+            one.again = Fault.OWN
+            self._gate.route_failed(topic, one.delivery.message_id)
+        elif outcome is Outcome.DONE:
             self._gate.route_succeeded(topic)
-        return None
 
     def _commit(self, wrote: Sequence[Handled]) -> None:
         """Write what the routes collected; if that fails, every message that has a part in it comes again."""
         if not wrote:
             return
         self._page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
-        doubtful = self._gate.doubtful(Kind.DATABASE)
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
         except StoreError as error:
-            if doubtful and len(wrote) > 1:  # a probe has just succeeded: is it something that only one of them meets?
+            # Where a probe has just succeeded it may be something that only one of them meets.
+            if len(wrote) > 1 and self._gate.doubtful(Kind.DATABASE):
                 self._commit_apart(wrote)
             else:
                 self._database_failed(wrote, error)

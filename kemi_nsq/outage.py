@@ -15,7 +15,9 @@ from kemi_nsq.names import Subscription
 #: The first probe comes so long after the failure; then twice as long after each that fails, up to the limit.
 PROBE_FIRST_S = 0.1
 #: What waits is consumed within 5 seconds of the end, so the probe that notices it must come in time.
-PROBE_MAX_S = 2.0
+PROBE_MAX_S = 1.0
+#: A probe that waited long held up what needs no probe: then the next one comes as long after it, up to this.
+PROBE_REST_S = 3.0
 #: A failure so soon after a probe that succeeded belongs to the same outage: a full disk may still take a small row.
 RELAPSE_S = 10.0
 SAY_AGAIN_S = 60.0
@@ -94,11 +96,11 @@ class Outage:
             return f"{self.kind.value}: nothing is taken from {_listed(joined)} either"
         return ""
 
-    def probed(self, cause: str, now: float) -> str:
+    def probed(self, cause: str, now: float, *, took_s: float = 0.0) -> str:
         """Take note of a probe: why it failed, or '' for a success, after which the topics go on."""
         if cause:
             self.cause = cause
-            self._probe_later(now)
+            self._probe_later(now, took_s)
             return self.tick(now)
         went_on, self.held, self.probe_due = self.held, (), None
         self._settled_at = now + RELAPSE_S
@@ -124,8 +126,8 @@ class Outage:
         ends = self.probe_due if self.probe_due is not None else self._settled_at
         return min(ends, self._say_at) if self.shown else ends
 
-    def _probe_later(self, now: float) -> None:
-        self.probe_due = now + self._delay_s
+    def _probe_later(self, now: float, took_s: float = 0.0) -> None:
+        self.probe_due = now + max(self._delay_s, min(took_s, PROBE_REST_S))
         self._delay_s = min(2 * self._delay_s, PROBE_MAX_S)
 
     def _who_waits(self) -> str:

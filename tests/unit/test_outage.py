@@ -86,6 +86,16 @@ def test_probes_come_soon_then_later_and_never_too_late() -> None:
     assert max(gaps) == pytest.approx(outage.PROBE_MAX_S)
 
 
+def test_a_probe_that_waited_long_is_followed_by_a_rest() -> None:
+    """It held up the main loop, and with it the topics that need no database."""
+    for took_s, rest_s in ((0.0, 0.2), (0.1, 0.2), (1.0, 1.0), (2.0, 2.0), (30.0, outage.PROBE_REST_S)):
+        policy = Outage(Kind.DATABASE)
+        policy.failed("gone", [A], 0)
+        policy.probed("gone", took_s, took_s=took_s)
+        assert policy.probe_due is not None
+        assert policy.probe_due - took_s == pytest.approx(rest_s)
+
+
 def test_another_topic_that_meets_it_is_named_once() -> None:
     desk = Desk()
     desk.fail()
