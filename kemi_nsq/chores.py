@@ -7,7 +7,9 @@ import time
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RowRefused, StoreError, TransientError
+from kemi_nsq.gate import Gate
 from kemi_nsq.host import Host, Level
+from kemi_nsq.outage import Kind
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.quiet import Quiet
@@ -25,13 +27,15 @@ class Chores:
         pua: has NOTIFYs that were held back.
         upkeep: ends what expires; None where there is no presentity table.
         probe: asks producers for their state.
+        gate: probes what fails; while the database does, nothing here tries it.
     """
 
-    def __init__(self, host: Host, pua: PresencePublisher, upkeep: Upkeep | None, probe: Probe) -> None:
+    def __init__(self, host: Host, pua: PresencePublisher, upkeep: Upkeep | None, probe: Probe, gate: Gate) -> None:
         self._host = host
         self._pua = pua
         self._upkeep = upkeep
         self._probe = probe
+        self._gate = gate
         self._quiet = Quiet(host)
         self._sweep_due = time.monotonic()
         self._probe_due: float | None = None
@@ -42,16 +46,20 @@ class Chores:
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""
-        dues = (self._pua.next_due(), self._sweep_due if self._upkeep else None, self._probe_due)
+        dues = [self._gate.next_due(), self._probe_due]
+        if not self._gate.lasts(Kind.DATABASE):
+            dues += [self._pua.next_due(), self._sweep_due if self._upkeep else None]
         return min((due for due in dues if due is not None), default=None)
 
     def tick(self) -> None:
         """Do what is due."""
+        self._gate.tick()
         now = time.monotonic()
-        self._tick_presence()
-        if self._upkeep is not None and now >= self._sweep_due:
-            self._sweep_due = now + SWEEP_INTERVAL_S
-            self._sweep(self._upkeep)
+        if not self._gate.lasts(Kind.DATABASE):
+            self._tick_presence()
+            if self._upkeep is not None and now >= self._sweep_due:
+                self._sweep_due = now + SWEEP_INTERVAL_S
+                self._sweep(self._upkeep)
         if self._probe_due is not None and now >= self._probe_due:
             self._ask_everybody(now)
 
@@ -62,9 +70,9 @@ class Chores:
     def _tick_presence(self) -> None:
         try:
             self._pua.tick()
-        except StoreError as error:
+        except StoreError as error:  # calls that are over are shown until a sweep after it
             self._host.count(Counter.PUA_DATABASE_ERROR)
-            self._quiet.log(Level.ERROR, "hide", f"calls that are over are shown longer: the database failed: {error}")
+            self._gate.failed(Kind.DATABASE, (), str(error))
 
     def _ask_everybody(self, now: float) -> None:
         self._probe_due = None
@@ -78,6 +86,9 @@ class Chores:
     def _sweep(self, upkeep: Upkeep) -> None:
         try:
             upkeep.sweep()
-        except (RowRefused, StoreError) as error:
+        except StoreError as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
-            self._quiet.log(Level.ERROR, "sweep", f"expiry waits: the database failed: {error}")
+            self._gate.failed(Kind.DATABASE, (), str(error))
+        except RowRefused as error:
+            self._host.count(Counter.PUA_DATABASE_ERROR)
+            self._quiet.log(Level.ERROR, "sweep", f"expiry waits: {error}")

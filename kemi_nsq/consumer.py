@@ -23,6 +23,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import reconnect_delay_s
+from kemi_nsq.gate import Gate
 from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.iothread import HEARTBEAT_S, IoThread
@@ -50,16 +51,25 @@ class Consumer:
         host: the SIP server.
         handling: handles the messages.
         chores: what is to be done besides.
+        gate: holds topics in an outage.
         outbox: what `nsq_publish` could not publish, to be sent from here; or None.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, handling: EventHandling, chores: Chores, *, outbox: Outbox | None = None
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        handling: EventHandling,
+        chores: Chores,
+        gate: Gate,
+        *,
+        outbox: Outbox | None = None,
     ) -> None:
         self._settings = settings
         self._host = host
         self._handling = handling
         self._chores = chores
+        self._gate = gate
         self._outbox = outbox
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._stopping = threading.Event()
@@ -105,6 +115,7 @@ class Consumer:
             desk=desk,
             on_closed=self._on_closed,
         )
+        self._gate.attach(self._io)
         self._connector = Connector(
             self._settings,
             (*self._settings.subscriptions, desk.subscription),

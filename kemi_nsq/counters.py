@@ -22,8 +22,11 @@ class Counter(enum.StrEnum):
     INVALID = "invalid", "messages dropped because their body is no JSON object of an allowed size"
     UNROUTED = "unrouted", "events for which there is no event route"
     ROUTE_FAILED = "route_failed", "Python handlers that raised"
-    REQUEUED = "requeued", "messages given back to nsqd to come again"
-    GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries"
+    REQUEUED = "requeued", "messages that come again because their route asked for it, or failed"
+    GIVEN_BACK = "given_back", "messages given back to nsqd by no fault of theirs: an outage, or a topic that backs off"
+    OUTAGES = "outages", "outages begun: the database fails, or no nsqd takes dead letters"
+    BACKOFFS = "backoffs", "times that a topic began to back off because its route failed for every event"
+    GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries, or because Kamailio died of them"
     DEAD_LETTERS = "dead_letters", "messages published to NSQ_DEAD_LETTER_TOPIC"
     PUA_STORED = "pua_stored", "presence states stored that changed a document"
     PUA_UNCHANGED = (

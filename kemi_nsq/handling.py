@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The way of a message: decode, find the route, run it, commit what it wrote, answer nsqd.
+"""The way of a message: decode, find the route, run it, commit what it wrote; `verdict` then answers nsqd.
 
 Messages that wait together are handled together: their routes run one after the other, what they publish as presence is
 written in one transaction, and then all are answered. One that waits alone is handled at once, by the same way.
@@ -8,62 +8,29 @@ written in one transaction, and then all are answered. One that waits alone is h
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
 from kemi_nsq import event as events
 from kemi_nsq.counters import Counter
-from kemi_nsq.deadletters import DeadLetters
-from kemi_nsq.errors import NsqdRefused, PayloadError, RowRefused, StoreError, TransientError
-from kemi_nsq.flow import remember, requeue_delay_ms
+from kemi_nsq.errors import PayloadError, RowRefused, StoreError
+from kemi_nsq.flow import remember
+from kemi_nsq.gate import Gate
 from kemi_nsq.host import Host, Level
-from kemi_nsq.presentity import Row
+from kemi_nsq.outage import Kind
+from kemi_nsq.page import Fact, Page
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.routes import Current, Outcome, Router
 from kemi_nsq.settings import Settings
 from kemi_nsq.traffic import Delivery
+from kemi_nsq.verdict import Answers, Fault, Handled, Verdicts
 
+#: A message during whose handling Kamailio has died so often is not handled again.
+DEATHS = 3
+#: When the database seemed to work again, so many commits that fail in a row say that it does not.
+_FAILED_COMMITS = 2
 _REMEMBERED_NAMES = 1000
 _LONGEST_NAME = 200
-
-
-class Answers(Protocol):
-    """Who sends FIN and REQ."""
-
-    def finish(self, delivery: Delivery) -> None:
-        """Prepare FIN."""
-
-    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
-        """Prepare REQ."""
-
-    def flush(self) -> None:
-        """Let them leave now."""
-
-    def settle(self) -> None:
-        """Let them leave now, and wait until they have."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Handled:
-    """One message after its route.
-
-    Attributes:
-        delivery: the message.
-        again: it shall come again.
-        rows: what its route has in the batch.
-        refused: why it is of no use, or ''.
-        counter: counts the refusal.
-        route: the most specific route name of it, or '' if it could not be decoded.
-    """
-
-    delivery: Delivery
-    again: bool = False
-    rows: tuple[Row, ...] = ()
-    refused: str = ""
-    counter: Counter = Counter.INVALID
-    route: str = ""
 
 
 class EventHandling:
@@ -75,31 +42,54 @@ class EventHandling:
         router: finds and runs the event route.
         current: tells functions called in a route which event that is, and collects what they write.
         pua: commits it.
-        dead_letters: takes what cannot be used.
+        gate: tells which topics take nothing now, and learns what fails.
+        verdicts: answers each message.
+        page: shows which messages are being handled, in case that this process dies of one.
+        died: how often Kamailio has died while it handled a message, by the message's id.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
         self,
-        *,
         settings: Settings,
         host: Host,
         router: Router,
         current: Current,
         pua: PresencePublisher,
-        dead_letters: DeadLetters,
+        *,
+        gate: Gate,
+        verdicts: Verdicts,
+        page: Page,
+        died: Mapping[str, int],
     ) -> None:
         self._settings = settings
         self._host = host
         self._router = router
         self._current = current
         self._pua = pua
-        self._dead_letters = dead_letters
+        self._gate = gate
+        self._verdicts = verdicts
+        self._page = page
+        self._died = died
         self._quiet = Quiet(host)
         self._unrouted: OrderedDict[str, None] = OrderedDict()
 
     def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
         """Handle messages that waited together, and answer all of them."""
-        if self._settings.ack == "received":
+        for together in self._apart(deliveries):
+            self._handle(together, answers)
+
+    def _apart(self, deliveries: Sequence[Delivery]) -> Iterable[Sequence[Delivery]]:
+        """Let each message that Kamailio may have died of be handled by itself, so that it takes no other along."""
+        suspects = [each for each in deliveries if each.message_id in self._died] if self._died else []
+        if not suspects:
+            return [deliveries]
+        others = [each for each in deliveries if each.message_id not in self._died]
+        return [*([others] if others else []), *([each] for each in suspects)]
+
+    def _handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
+        finished = self._settings.ack == "received"
+        if finished:
+            deliveries = [each for each in deliveries if not self._held(each, answers)]
             for delivery in deliveries:
                 answers.finish(delivery)
             answers.settle()
@@ -107,38 +97,50 @@ class EventHandling:
         collect = len(deliveries) > 1 and self._settings.pua_refresh
         self._current.collected = [] if collect else None
         try:
-            handled = [self._run(delivery) for delivery in deliveries]
-            self._commit(handled)
+            # What has been finished cannot be given back, though its topic be held since.
+            handled = [self._run(each) for each in deliveries if finished or not self._held(each, answers)]
+            self._commit([one for one in handled if one.rows])
         finally:
             self._current.collected = None
+            self._page.show(Fact.HANDLING, "")
         for one in handled:
-            self._answer(one, answers)
+            self._verdicts.answer(one, answers)
         answers.flush()
 
-    def _run(self, delivery: Delivery) -> _Handled:
+    def _held(self, delivery: Delivery, answers: Answers) -> bool:
+        """Give a message back whose topic takes nothing now; return whether that was so."""
+        held = self._gate.holds(delivery.subscription)
+        if held:
+            self._verdicts.give_back(delivery, answers)
+        return held
+
+    def _run(self, delivery: Delivery) -> Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
         self._host.count(Counter.RECEIVED)
+        self._page.show(Fact.HANDLING, delivery.message_id)
         try:
             return self._decode_and_run(delivery)
         except Exception as error:
-            return self._failed(_Handled(delivery=delivery), error)
+            return self._failed(Handled(delivery=delivery), error)
 
-    def _failed(self, one: _Handled, error: Exception) -> _Handled:
+    def _failed(self, one: Handled, error: Exception) -> Handled:
         """Let a message come again that a bug of ours has met."""
-        text = f"message {_id(one.delivery)}: {type(error).__name__}: {error}; it comes again; please report this"
-        self._quiet.log(Level.CRITICAL, Counter.BUG, text)
+        text = f"message {one.delivery.message_id}: {type(error).__name__}: {error}; please report this"
+        self._quiet.log(Level.CRITICAL, Counter.BUG, text, error=error)
         self._host.count(Counter.BUG)
-        one.again = True
+        one.again = Fault.OWN
+        self._gate.route_failed(one.delivery.subscription, one.delivery.message_id)
         return one
 
-    def _decode_and_run(self, delivery: Delivery) -> _Handled:
-        attempts = delivery.message.attempts
-        if attempts > self._settings.max_attempts:  # earlier ones ended without an answer
-            return _Handled(delivery=delivery, refused=f"this is delivery {attempts} of it", counter=Counter.GAVE_UP)
+    def _decode_and_run(self, delivery: Delivery) -> Handled:
+        deaths = self._died.get(delivery.message_id, 0) if self._died else 0
+        if deaths >= DEATHS:
+            reason = f"Kamailio died {deaths} times while it was handled"
+            return Handled(delivery=delivery, refused=reason, counter=Counter.GAVE_UP)
         try:
             event = _decode(delivery, self._settings.max_event_size)
         except PayloadError as error:
-            return _Handled(delivery=delivery, refused=str(error))
+            return Handled(delivery=delivery, refused=str(error))
         names = events.route_names(
             event.fields, self._settings.consumer_event_key, self._settings.consumer_event_subkey
         )
@@ -147,28 +149,41 @@ class EventHandling:
         outcome = self._router.run(names, event)
         if outcome is Outcome.MISSING:
             self._note_unrouted(names[0], event)
-        return _Handled(
+        one = Handled(
             delivery=delivery,
-            again=outcome is Outcome.REQUEUE,
             rows=tuple((collected or ())[rows_before:]),
             refused=self._current.invalid,
             counter=Counter.PUA_INVALID,
             route=names[0],
         )
+        self._judge(one, outcome)
+        return one
 
-    def _commit(self, handled: Sequence[_Handled]) -> None:
+    def _judge(self, one: Handled, outcome: Outcome) -> None:
+        """Note whose fault it is that a message must come again, if it must, and tell the gate."""
+        topic = one.delivery.subscription
+        if self._current.store_error:
+            one.again, one.doubtful = Fault.WORLD, self._gate.doubtful(Kind.DATABASE)
+            self._gate.failed(Kind.DATABASE, [topic], self._current.store_error)
+        elif outcome is Outcome.REQUEUE:
+            one.again = Fault.OWN
+            self._gate.route_failed(topic, one.delivery.message_id)
+        elif outcome is Outcome.DONE:
+            self._gate.route_succeeded(topic)
+
+    def _commit(self, wrote: Sequence[Handled]) -> None:
         """Write what the routes collected; if that fails, every message that has a part in it comes again."""
-        wrote = [one for one in handled if one.rows]
         if not wrote:
             return
+        self._page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
         except StoreError as error:
-            self._host.count(Counter.PUA_DATABASE_ERROR)
-            text = f"the database failed, {len(wrote)} messages come again: {error}"
-            self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
-            for one in wrote:
-                one.again = True
+            # Where a probe has just succeeded it may be something that only one of them meets.
+            if len(wrote) > 1 and self._gate.doubtful(Kind.DATABASE):
+                self._commit_apart(wrote)
+            else:
+                self._database_failed(wrote, error)
         except Exception as error:
             if len(wrote) > 1:  # one of them spoils it for all: each by itself
                 for one in wrote:
@@ -178,53 +193,50 @@ class EventHandling:
             else:
                 self._failed(wrote[0], error)
 
-    def _drop_row(self, one: _Handled, error: RowRefused) -> None:
+    def _commit_apart(self, wrote: Sequence[Handled]) -> None:
+        """Write what each message has by itself. If the database takes none of it, it is an outage all the same."""
+        failed: list[Handled] = []
+        last: StoreError | None = None
+        for tried, one in enumerate(wrote):
+            if tried == len(failed) == _FAILED_COMMITS:
+                failed.extend(wrote[tried:])
+                break
+            try:
+                self._pua.commit(one.rows)
+            except StoreError as error:
+                failed.append(one)
+                last = error
+            except RowRefused as error:
+                self._drop_row(one, error)
+        if last is not None and len(failed) == len(wrote):
+            self._database_failed(failed, last)
+        elif last is not None:
+            self._database_refuses(failed, last)
+
+    def _database_failed(self, wrote: Sequence[Handled], error: StoreError) -> None:
+        """Take note of an outage: nothing of some messages was written, by no fault of theirs."""
+        self._host.count(Counter.PUA_DATABASE_ERROR)
+        for one in wrote:
+            one.again, one.doubtful = Fault.WORLD, self._gate.doubtful(Kind.DATABASE)
+        self._gate.failed(Kind.DATABASE, [one.delivery.subscription for one in wrote], str(error))
+        if self._settings.ack == "received":
+            text = f"the states of {len(wrote)} messages are lost, because they were finished before (NSQ_ACK)"
+            self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
+
+    def _database_refuses(self, wrote: Sequence[Handled], error: StoreError) -> None:
+        """Let messages come again that the database did not take while it took others."""
+        self._host.count(Counter.PUA_DATABASE_ERROR)
+        text = (
+            f"the database took other messages, but not {len(wrote)}, such as {wrote[0].delivery.message_id}: {error}"
+        )
+        self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
+        for one in wrote:
+            one.again, one.doubtful = Fault.WORLD, True
+
+    def _drop_row(self, one: Handled, error: RowRefused) -> None:
         one.refused = str(error)
         self._host.count(Counter.PUA_INVALID)
-        self._quiet.log(Level.ERROR, Counter.PUA_INVALID, f"message {_id(one.delivery)} dropped: {error}")
-
-    def _answer(self, one: _Handled, answers: Answers) -> None:
-        if one.again:
-            self._again(one, answers)
-        elif one.refused:
-            self._refuse(one, answers)
-        else:
-            answers.finish(one.delivery)
-
-    def _again(self, one: _Handled, answers: Answers) -> None:
-        attempts = one.delivery.message.attempts
-        if self._settings.ack == "received":
-            return
-        if attempts >= self._settings.max_attempts:
-            one.refused = f"its route asked for it again after {attempts} deliveries"
-            one.counter = Counter.GAVE_UP
-            self._refuse(one, answers)
-            return
-        self._host.count(Counter.REQUEUED)
-        answers.requeue(one.delivery, requeue_delay_ms(attempts))
-
-    def _refuse(self, one: _Handled, answers: Answers) -> None:
-        """Drop a message for good: one line that says which and why, a counter, the dead-letter topic, FIN."""
-        delivery = one.delivery
-        # A function of the route has reported what it found invalid.
-        if one.counter is not Counter.PUA_INVALID:
-            self._quiet.log(
-                Level.ERROR, one.counter, f"{delivery.subscription} message {_id(delivery)} dropped: {one.refused}"
-            )
-            self._host.count(one.counter)
-        try:
-            if self._dead_letters.send(delivery, reason=one.refused, route=one.route):
-                self._host.count(Counter.DEAD_LETTERS)
-        except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
-            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error}")
-        except TransientError as error:
-            if self._settings.ack == "received":  # nsqd has forgotten it
-                self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: {error}")
-                return
-            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter, the message comes again: {error}")
-            answers.requeue(delivery, requeue_delay_ms(delivery.message.attempts))
-            return
-        answers.finish(delivery)
+        self._quiet.log(Level.ERROR, Counter.PUA_INVALID, f"message {one.delivery.message_id} dropped: {error}")
 
     def _note_unrouted(self, name: str, event: events.Event) -> None:
         self._host.count(Counter.UNROUTED)
@@ -236,17 +248,13 @@ class EventHandling:
         self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
 
 
-def _id(delivery: Delivery) -> str:
-    return delivery.message.message_id.decode("ascii", "replace")
-
-
 def _decode(delivery: Delivery, max_size: int) -> events.Event:
     message = delivery.message
     payload, fields = events.decode(message.body, max_size=max_size)
     return events.Event(
         topic=delivery.subscription.topic,
         channel=delivery.subscription.channel,
-        message_id=_id(delivery),
+        message_id=delivery.message_id,
         timestamp_ns=message.timestamp_ns,
         attempts=message.attempts,
         payload=payload,

@@ -27,8 +27,8 @@ TOMBSTONE_BODY = f'<dialog-info xmlns="{DIALOG_INFO}" version="0" state="full" e
 
 #: What is left of it when the `expires` of the row as it is shown is taken away is that of a waiting row.
 WAITING_OFFSET = 10**9
-#: The `expires` of waiting rows; those of tombstones are below.
-WAITING = WAITING_OFFSET - MAX_INT32, -2
+#: The `expires` of waiting rows, whose states all end after 2023; those of tombstones are below.
+WAITING = WAITING_OFFSET - MAX_INT32, WAITING_OFFSET - 1_700_000_000
 
 
 def is_over(row: Row) -> bool:

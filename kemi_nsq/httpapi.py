@@ -29,6 +29,18 @@ def publish(address: Address, topic: str, body: bytes, *, timeout_s: float, dela
         raise NsqdRefused(_error_code(response), "", fatal=False)
 
 
+def ping(address: Address, *, timeout_s: float) -> None:
+    """Ask nsqd's `/ping` whether it is well.
+
+    Raises:
+        ConnectionLost: nsqd cannot be reached in time.
+        NsqdRefused: it is not well.
+    """
+    response = _call("GET", f"{address}/ping", timeout_s)
+    if response.status_code != requests.codes.ok:
+        raise NsqdRefused(f"HTTP {response.status_code}", response.text[:80], fatal=False)
+
+
 def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[Address], list[str]]:
     """Ask every nsqlookupd which nsqd there are (`/nodes`).
 

@@ -24,7 +24,7 @@ from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import ready_share
 from kemi_nsq.host import Level
-from kemi_nsq.link import Link
+from kemi_nsq.link import Link, refusal
 from kemi_nsq.names import Subscription
 from kemi_nsq.replies import ReplyDesk
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
@@ -75,6 +75,7 @@ class IoThread(threading.Thread):
         self._stopping = False
         self._answered_at = self._turned_at = 0.0
         self._stuck = False
+        self._limits: dict[Subscription, int] = {}
 
     # Called by other threads
 
@@ -93,6 +94,15 @@ class IoThread(threading.Thread):
     def requeue(self, delivery: Delivery, delay_ms: int) -> None:
         """Send REQ for a delivery, at the next `flush`."""
         self._inbox.append(partial(self._answer, delivery, delay_ms))
+
+    def pause(self, subscription: Subscription) -> None:
+        """Take nothing more of a subscription: RDY 0 leaves before any answer that is given after this."""
+        self.resume(subscription, 0)
+
+    def resume(self, subscription: Subscription, limit: int | None = None) -> None:
+        """Take messages of a subscription again: as many as usual, or at most `limit`, but one from each nsqd."""
+        self._inbox.append(partial(self._limit, subscription, limit))
+        self._waker.wake()
 
     def flush(self) -> None:
         """Let the answers go: those of a batch leave in one write, and cost the threads one turn."""
@@ -247,7 +257,7 @@ class IoThread(threading.Thread):
                 text = f"consuming {link.target.subscription} at {link.target.address}"
                 items.append(Report(level=Level.INFO, text=text, counter=Counter.CONNECTED))
             case nsq.Refused(code=code, text=text, fatal=fatal):
-                items.append(_refusal(link.target, event))
+                items.append(refusal(link.target, event))
                 if fatal:
                     raise ConnectionLost(f"nsqd refused: {code} {text}")
             case _:  # a heartbeat is answered by the connection; nothing waits for an OK here
@@ -255,13 +265,16 @@ class IoThread(threading.Thread):
 
     def _share_ready(self, subscription: Subscription) -> None:
         links = [link for link in self._links.values() if link.subscribed and link.target.subscription == subscription]
-        wanted = _REPLIES_IN_FLIGHT if subscription == self._desk.subscription else self._max_in_flight
-        stuck = self._stuck and subscription != self._desk.subscription
+        if subscription == self._desk.subscription:
+            wanted = _REPLIES_IN_FLIGHT
+        else:
+            wanted = 0 if self._stuck else self._limits.get(subscription, self._max_in_flight)
         for link in links:
-            share = 0 if stuck else ready_share(wanted, len(links), link.max_rdy)
-            if share != link.ready:
-                link.ready = share
-                link.connection.ready(share)
+            link.share(ready_share(wanted, len(links), link.max_rdy) if wanted else 0)
+
+    def _limit(self, subscription: Subscription, limit: int | None) -> None:
+        self._limits[subscription] = self._max_in_flight if limit is None else limit
+        self._share_ready(subscription)
 
     def _answer(self, delivery: Delivery, delay_ms: int | None) -> None:
         self._answered_at = time.monotonic()
@@ -284,9 +297,3 @@ class IoThread(threading.Thread):
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
             if self._selector.get_key(link.socket).events != wanted:
                 self._selector.modify(link.socket, wanted, self._reader(link))
-
-
-def _refusal(target: Target, event: nsq.Refused) -> Report:
-    # E_FIN_FAILED and its like mean that nsqd timed the message out: it comes again, and the handlers bear that.
-    text = f"nsqd {target.address} refused a command for {target.subscription}: {event.code} {event.text}"
-    return Report(level=Level.WARNING, text=text, counter=Counter.REFUSED)

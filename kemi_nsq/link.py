@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from kemi_nsq import connection as nsq
 from kemi_nsq import transport
+from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.flow import remember
-from kemi_nsq.traffic import Target
+from kemi_nsq.host import Level
+from kemi_nsq.traffic import Report, Target
 
 #: What is in flight at the end comes again after this long.
 GIVE_BACK_MS = 100
@@ -83,7 +85,20 @@ class Link:
         with contextlib.suppress(ConnectionLost):
             transport.send(self.socket, self.unsent + self.connection.data_to_send())
 
+    def share(self, count: int) -> None:
+        """Let nsqd have up to `count` messages in flight here, if it was told another number last."""
+        if count != self.ready:
+            self.ready = count
+            self.connection.ready(count)
+
     def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
         if now > due + self.touch_every_s:
             remember(self.late, message_id, None, most=_LATE_KEPT)
+
+
+def refusal(target: Target, event: nsq.Refused) -> Report:
+    """Report that nsqd refused a command."""
+    # E_FIN_FAILED and its like mean that nsqd timed the message out: it comes again, and the handlers bear that.
+    text = f"nsqd {target.address} refused a command for {target.subscription}: {event.code} {event.text}"
+    return Report(level=Level.WARNING, text=text, counter=Counter.REFUSED)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import ParamSpec, TypeVar
 
 from kemi_nsq import settings as table
@@ -26,10 +26,13 @@ from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import NsqError, SettingsError, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.functions import Functions, Published
+from kemi_nsq.gate import Gate
 from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
+from kemi_nsq.outage import Kind
 from kemi_nsq.outbox import Outbox
+from kemi_nsq.page import Page
 from kemi_nsq.presence_functions import PresenceFunctions
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
@@ -40,6 +43,7 @@ from kemi_nsq.settings import Settings
 from kemi_nsq.store import PresentityStore
 from kemi_nsq.transport import host_name
 from kemi_nsq.upkeep import Upkeep
+from kemi_nsq.verdict import Verdicts
 
 #: Return codes of all functions, of `nsq_publish` (KEPT) and of `nsq_pua_publish` (the last two).
 OK, FAILED, KEPT, NOTHING_TO_DO, DATABASE_ERROR = 1, -1, 2, 2, -2
@@ -70,6 +74,7 @@ class Parts:
     presence: PresenceFunctions
     consumer: Consumer
     quiet: Quiet
+    page: Page
 
 
 #: A call that Python does not inline, so that what it returns is checked.
@@ -94,7 +99,14 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return begin
 
 
-def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool) -> Parts:
+def wire(
+    host: Host,
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    *,
+    native: bool,
+    died: Mapping[str, int] = MappingProxyType({}),
+) -> Parts:
     """Build everything. Opens nothing: this runs before Kamailio forks.
 
     Args:
@@ -102,32 +114,34 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         settings: what the operator wants.
         handlers: Python event handlers by route name.
         native: whether kamailio.cfg may have `event_route` blocks.
+        died: how often Kamailio has died while it handled a message, by the message's id.
     """
-    current = Current()
-    sources: list[RouteSource] = [PythonRoutes(handlers, host)]
-    if native:
-        sources.append(NativeRoutes(host))
-    publisher = Publisher(settings)
-    store = _store(settings)
+    current, page, publisher, store = Current(), Page(), Publisher(settings), _store(settings)
     pua = PresencePublisher(settings, host, store)
     upkeep = Upkeep(settings, host, store, pua) if store else None
     probe = Probe(settings, publisher, store)
-    handling = EventHandling(
-        settings=settings,
-        host=host,
-        router=Router(sources, current),
-        current=current,
-        pua=pua,
-        dead_letters=DeadLetters(settings, publisher),
-    )
+    probes = {Kind.DATABASE: pua.probe, Kind.DEAD_LETTERS: publisher.probe}
+    gate = Gate(host, page, probes, backoff_max_s=settings.backoff_max)
+    verdicts = Verdicts(settings, host, gate, DeadLetters(settings, publisher))
+    router = _router(host, handlers, current, native=native)
+    handling = EventHandling(settings, host, router, current, pua, gate=gate, verdicts=verdicts, page=page, died=died)
+    chores = Chores(host, pua, upkeep, probe, gate)
     return Parts(
         host=host,
         current=current,
         functions=Functions(settings, host, publisher, _outbox(settings)),
         presence=PresenceFunctions(settings=settings, host=host, current=current, pua=pua, upkeep=upkeep, probe=probe),
-        consumer=Consumer(settings, host, handling, Chores(host, pua, upkeep, probe), outbox=_outbox(settings)),
+        consumer=Consumer(settings, host, handling, chores, gate, outbox=_outbox(settings)),
         quiet=Quiet(host),
+        page=page,
     )
+
+
+def _router(host: Host, handlers: Mapping[str, Handler], current: Current, *, native: bool) -> Router:
+    sources: list[RouteSource] = [PythonRoutes(handlers, host)]
+    if native:
+        sources.append(NativeRoutes(host))
+    return Router(sources, current)
 
 
 class Plugin:
@@ -195,13 +209,16 @@ class Plugin:
             self._report(name, failed, error)
         except Exception as error:  # a bug of ours must not reach Kamailio
             self._parts.host.count(Counter.BUG)
-            self._parts.host.log(Level.CRITICAL, f"{name}: {type(error).__name__}: {error}; please report this")
+            text = f"{name}: {type(error).__name__}: {error}; please report this"
+            self._parts.quiet.log(Level.CRITICAL, Counter.BUG, text, error=error)
         return FAILED
 
     def _report(self, name: str, failed: Counter, error: NsqError) -> None:
-        event = self._parts.current.event
-        where = f" (message {event.message_id} of {event.topic})" if event else ""
         self._parts.host.count(failed)
+        event = self._parts.current.event
+        if event and failed is Counter.PUA_DATABASE_ERROR:
+            return  # that is an outage, which is told of once for all its events
+        where = f" (message {event.message_id} of {event.topic})" if event else ""
         self._parts.quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
 
     def _pua_publish(self, payload: str | None) -> int:

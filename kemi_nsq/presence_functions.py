@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError, RowRefused
+from kemi_nsq.errors import PayloadError, RowRefused, StoreError
 from kemi_nsq.event import Event, JsonObject, field_text, json_object
 from kemi_nsq.host import Host
 from kemi_nsq.presence import sender_of
@@ -80,8 +80,8 @@ class PresenceFunctions:
         except PayloadError as error:
             self._current.invalid = str(error)
             raise
-        except Exception:  # the database, or a bug of ours
-            self._current.store_failed = True
+        except Exception as error:
+            self._store_failed(error)
             raise
 
     def reset(self, scope: str | None) -> int:
@@ -107,8 +107,8 @@ class PresenceFunctions:
             return self._upkeep.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
         except PayloadError:
             raise
-        except Exception:  # the database, or a bug of ours
-            self._current.store_failed = True
+        except Exception as error:
+            self._store_failed(error)
             raise
 
     def probe(self, presentity: str, event: str) -> bool:
@@ -136,6 +136,12 @@ class PresenceFunctions:
             for row in collected:
                 with suppress(RowRefused):
                     self._pua.commit([row])
+
+    def _store_failed(self, error: Exception) -> None:
+        """Let the current event come again; whether that is its own fault, a bug of ours, or the database's."""
+        self._current.store_failed = True
+        if isinstance(error, StoreError):
+            self._current.store_error = str(error)
 
     def _now_position(self) -> int:
         """Return a position after all that was published; 0 where producers count in their own way."""

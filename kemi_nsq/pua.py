@@ -141,6 +141,17 @@ class PresencePublisher:
                 )
                 self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
 
+    def probe(self) -> None:
+        """Find out whether the database takes writes again.
+
+        Raises:
+            StoreError: it does not.
+        """
+        # Where it does not like the row of the probe, it works, and what it takes only a message can tell.
+        if self._store is not None:
+            with suppress(RowRefused), self._writing():
+                self._store.probe()
+
     def begin_ticking(self) -> None:
         """Say that this process calls `tick` in time: NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on."""
         self._pacer = Pacer(self._settings.notify_interval)

@@ -47,6 +47,9 @@ class Way(Protocol):
     def publish(self, message: Outgoing, deadline: float) -> None:
         """Publish and wait for nsqd's OK, until `time.monotonic()` is `deadline`."""
 
+    def probe(self, deadline: float) -> None:
+        """Find out, by a new connection, whether nsqd answers."""
+
 
 class TcpWay:
     """Publishes over a TCP connection that is kept open."""
@@ -70,6 +73,15 @@ class TcpWay:
             with contextlib.suppress(ConnectionLost):
                 return self._publish_or_close(message, deadline)
         self._publish_or_close(message, deadline)
+
+    def probe(self, deadline: float) -> None:
+        """Connect anew, and keep that connection; raises as `publish`."""
+        self._close()
+        try:
+            self._open(deadline)
+        except BaseException:
+            self._close()
+            raise
 
     def _publish_or_close(self, message: Outgoing, deadline: float) -> None:
         try:
@@ -132,6 +144,10 @@ class HttpWay:
         timeout_s = max(deadline - time.monotonic(), 0.001)
         httpapi.publish(self._address, message.topic, message.body, timeout_s=timeout_s, delay_ms=message.delay_ms)
 
+    def probe(self, deadline: float) -> None:
+        """Ask for `/ping`; raises as `httpapi.ping`."""
+        httpapi.ping(self._address, timeout_s=max(deadline - time.monotonic(), 0.001))
+
 
 @dataclass(slots=True, kw_only=True)
 class _Nsqd:
@@ -182,7 +198,7 @@ class Publisher:
                 now = self._clock()
                 nsqd.failures += 1
                 nsqd.closed_until = now + breaker_delay_s(nsqd.failures)
-                reasons.append(f"{nsqd.address} {error}" if isinstance(error, DeadlineExceeded) else str(error))
+                reasons.append(_reason(nsqd, error))
             else:
                 nsqd.failures = 0
                 return
@@ -192,6 +208,30 @@ class Publisher:
             if nsqd not in candidates
         ]
         raise ConnectionLost("; ".join(reasons + waiting))
+
+    def probe(self) -> None:
+        """Find out whether a nsqd answers, those that are left alone included; the one that does no longer is.
+
+        Raises:
+            ConnectionLost: none answers; the text says why, for each.
+        """
+        now = self._clock()
+        deadline = now + self._timeout_s
+        reasons = []
+        for position, nsqd in enumerate(self._nsqds):
+            try:
+                nsqd.way.probe(now + (deadline - now) / (len(self._nsqds) - position))
+            except TransientError as error:
+                now = self._clock()
+                reasons.append(_reason(nsqd, error))
+            else:
+                nsqd.failures, nsqd.closed_until = 0, 0.0
+                return
+        raise ConnectionLost("; ".join(reasons))
+
+
+def _reason(nsqd: _Nsqd, error: TransientError) -> str:
+    return f"{nsqd.address} {error}" if isinstance(error, DeadlineExceeded) else str(error)
 
 
 def _nsqds(settings: Settings) -> Sequence[_Nsqd]:

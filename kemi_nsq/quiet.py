@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from kemi_nsq.host import Host, Level
 #: Lines of one kind in one window; further ones are left out, and the next window says how many.
 BURST = 20
 WINDOW_S = 10.0
+#: Of these, so many may have a traceback behind them.
+TRACES = 3
 
 
 @dataclass(slots=True)
@@ -35,8 +38,15 @@ class Quiet:
         self._clock = clock
         self._windows: dict[str, _Window] = {}
 
-    def log(self, level: Level, kind: str, text: str) -> None:
-        """Write a line, unless many of this kind were written lately. Kinds are names in our code, never data."""
+    def log(self, level: Level, kind: str, text: str, *, error: BaseException | None = None) -> None:
+        """Write a line, unless many of this kind were written lately. Kinds are names in our code, never data.
+
+        Args:
+            level: of the line.
+            kind: what it is about.
+            text: the line.
+            error: a bug of ours, whose traceback follows, a line each.
+        """
         now = self._clock()
         window = self._windows.setdefault(kind, _Window(now))
         left_out = 0
@@ -46,3 +56,6 @@ class Quiet:
         window.lines += 1
         if window.lines <= BURST:
             self._host.log(level, f"{text} ({left_out} more like it before)" if left_out else text)
+        if error is not None and window.lines <= TRACES:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._host.log(Level.ERROR, line)

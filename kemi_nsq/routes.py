@@ -56,12 +56,14 @@ class Current:
     Attributes:
         event: None outside event routes.
         store_failed: a presence write of this event failed, by the database or a bug of ours; it must come again.
+        store_error: how the database failed, which is not the event's fault; or ''.
         invalid: why a function found this event of no use, or ''.
         collected: rows that are written together after the routes of several events; None if each is written at once.
     """
 
     event: Event | None = None
     store_failed: bool = False
+    store_error: str = ""
     invalid: str = ""
     collected: list[Row] | None = None
 
@@ -120,9 +122,7 @@ class PythonRoutes:
             result = handler(event)
         except (Exception, SystemExit) as error:  # the operator's code: the next event must be handled all the same
             where = traceback.extract_tb(error.__traceback__)[-1]
-            text = (
-                f"{name} raised {error!r} at {where.filename}:{where.lineno} for message {event.message_id}; requeued"
-            )
+            text = f"{name} raised {error!r} at {where.filename}:{where.lineno} for message {event.message_id}"
             self._host.log(Level.ERROR, text)
             self._host.log(Level.DEBUG, traceback.format_exc())
             self._host.count(Counter.ROUTE_FAILED)
@@ -164,7 +164,8 @@ class Router:
 
     def run(self, names: Sequence[str], event: Event) -> Outcome:
         """Run the first route that exists under one of `names`, or return MISSING."""
-        self._current.event, self._current.store_failed, self._current.invalid = event, False, ""
+        self._current.event, self._current.store_failed = event, False
+        self._current.invalid = self._current.store_error = ""
         try:
             outcome = self._first(names, event)
             return Outcome.REQUEUE if self._current.store_failed else outcome

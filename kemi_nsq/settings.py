@@ -76,6 +76,9 @@ class Settings(BaseSettings):
         ge=1,
         le=65535,
     )
+    backoff_max: int = _setting(
+        60, "Most seconds that a topic rests whose route fails for every event; 0: never.", "0 to 3600", ge=0, le=3600
+    )
     msg_timeout: int = _setting(
         10,
         "Seconds after which nsqd delivers again what has no answer, as after a crash; a long route is prolonged "

@@ -7,6 +7,7 @@ statistics of the table. There the keys come as one JSON text, which is joined: 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -24,6 +25,9 @@ from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_
 KEY = ("username", "domain", "event", "etag")
 # `ruid` last: MySQL assigns from left to right, and the condition reads it.
 CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
+
+#: More than a page of any of the databases (16 KB); no more than the column takes.
+_PROBE_SIZE = 32 * 1024
 
 #: Takes a connection and keys, and returns the rows that have one of them, each as its columns.
 Lookup: TypeAlias = Callable[[sa.Connection, Sequence[tuple[str, ...]]], Iterable[Sequence[Any]]]
@@ -143,6 +147,17 @@ _EXPANSIONS: Mapping[str, Callable[[sa.BindParameter[str], Sequence[sa.Column[An
     "sqlite": _sqlite,
     "postgresql": _postgresql,
 }
+
+
+def probe_row() -> dict[str, object]:
+    """Make a row that nobody sees: `expires` is negative, and by the length of its `ruid` it is none of ours.
+
+    Its body is larger than a page and cannot be compressed, so that a full disk has no room for it.
+    """
+    name = f"kemi-nsq-probe-{secrets.token_hex(8)}"
+    key = {"username": "kemi-nsq-probe", "domain": "invalid", "event": "dialog", "etag": name}
+    changed = {"expires": -2, "received_time": 0, "body": secrets.token_bytes(_PROBE_SIZE), "sender": "", "priority": 0}
+    return {**key, **changed, "ruid": name}
 
 
 class Write(NamedTuple):

@@ -19,7 +19,7 @@ from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import RUID_LENGTH, Row
-from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, promotion, upsert
+from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, probe_row, promotion, upsert
 
 _PAGE = 500
 
@@ -180,6 +180,23 @@ class PresentityStore:
             return told
 
         return self._database.run(work, writes=True)
+
+    def probe(self) -> None:
+        """Do a write that leaves no trace, over a new connection: a read would succeed on a full or read-only database.
+
+        Raises:
+            RowRefused: the database does not take the row of the probe.
+            StoreError: it takes no writes.
+        """
+        self._database.close()  # an old session may stay read-only when new ones are not
+        row = probe_row()
+        delete = sa.delete(self._table).where(self._table.c.ruid == row["ruid"])
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.insert(self._table).values(row))
+            connection.execute(delete)
+
+        self._database.run(work, writes=True)
 
     def find(self, below_id: int = sys.maxsize, **columns: str) -> list[tuple[int, Row]]:
         """Return some of our rows that are not over, by descending id, with the ids.

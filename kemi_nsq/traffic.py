@@ -27,6 +27,11 @@ class Delivery(NamedTuple):
     subscription: Subscription
     message: Message
 
+    @property
+    def message_id(self) -> str:
+        """The id of the message, as text."""
+        return self.message.message_id.decode("ascii", "replace")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:

@@ -165,7 +165,7 @@ def test_an_event_waits_for_the_database(
         shown(chain, Person(chain=chain))  # the consumer has its connection
         with outage(chain.database):
             person.call("confirmed")
-            until(lambda: chain.counter("requeued") >= 1, timeout_s=15, what="a requeue")
+            until(lambda: chain.counter("given_back") >= 1, timeout_s=15, what="the event to be given back")
             assert chain.kamailio.options().status == 200
         until(lambda: states(chain, person) == ["confirmed"], timeout_s=15, what="the row")
         chain.drain()

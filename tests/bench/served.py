@@ -27,7 +27,17 @@ _SHORT = 30
 #: A NOTIFY occupies some 15 KB for the 5 s that tm keeps its transaction, and thousands leave in a second.
 _SHARED_MEMORY_MB = 512
 #: Counters that must stay where they are in a run that has a figure.
-_TROUBLE = ("requeued", "gave_up", "unrouted", "invalid", "pua_invalid", "pua_database_error", "refresh_failed", "bug")
+_TROUBLE = (
+    "requeued",
+    "given_back",
+    "gave_up",
+    "unrouted",
+    "invalid",
+    "pua_invalid",
+    "pua_database_error",
+    "refresh_failed",
+    "bug",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ def thief(nsqd: Nsqd) -> Iterator[list[bytes]]:
 def test_requeues_and_timeouts_end_in_the_state_of_the_history(
     nsqd: Nsqd, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, order: str, count: int
 ) -> None:
-    monkeypatch.setattr("kemi_nsq.handling.requeue_delay_ms", lambda attempts: 10)
+    monkeypatch.setattr("kemi_nsq.verdict.requeue_delay_ms", lambda attempts: 10)
     sqlite_database.clear()
     history, views = calls(), Views(sqlite_database)
     numbered = order == "numbered by the producer"

@@ -243,16 +243,16 @@ def test_a_message_that_is_as_large_as_nsqd_allows() -> None:
 
 
 def test_attempts_are_counted_without_a_sign() -> None:
-    # 40000 does not fit 16 bits with a sign; as -25536 it would never be given up.
+    # 40000 does not fit 16 bits with a sign; as -25536 it would never be given up when its route fails.
     worn_out = frames.message(numbered(1), message_id=ID, attempts=40_000)
     script: list[Step] = [*HANDSHAKE, Send(worn_out), Expect(b"FIN " + ID), Hold()]
     with (
         ScriptedNsqd(script) as nsqd,
-        Consuming(nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+        Consuming(None, lambda _: -1, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
     ):
         until(lambda: consuming.host.counters[Counter.GAVE_UP] == 1, what="giving up")
         until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
-    assert consuming.events == []
+    assert [event.attempts for event in consuming.events] == [40_000]
 
 
 def test_what_is_in_flight_at_the_end_is_given_back() -> None:

@@ -30,6 +30,7 @@ class Consuming:
     Attributes:
         host: the fake SIP server.
         events: what the route was called with, in order.
+        parts: what the consumer is made of.
     """
 
     _running: ClassVar[int] = 0
@@ -43,10 +44,10 @@ class Consuming:
         self.events: list[Event] = []
         self._handler = handler
         # A test says by nsqd's own --msg-timeout how long it waits.
-        parts = wire(
+        self.parts = wire(
             self.host, settings(**{"msg_timeout": "0", **values}), {"nsq:consumer-event": self._handle}, native=False
         )
-        self._consumer = parts.consumer
+        self._consumer = self.parts.consumer
         self._thread = threading.Thread(target=self._consumer.run_forever, name="consumer under test")
 
     def __enter__(self) -> Self:

@@ -26,6 +26,8 @@ from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
 from kemi_nsq.upkeep import Upkeep
+from kemi_nsq.verdict import Verdicts
+from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.stores import Database
 
@@ -174,13 +176,17 @@ class PresenceConsumer:
             upkeep=self.upkeep,
             probe=Probe(self._settings, publisher, None),
         )
+        self._gate = TestedGate(self.host)
         self.handling = EventHandling(
             settings=self._settings,
             host=self.host,
             router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, self.host)], current),
             current=current,
             pua=self.pua,
-            dead_letters=DeadLetters(self._settings, publisher),
+            gate=self._gate,
+            verdicts=Verdicts(self._settings, self.host, self._gate, DeadLetters(self._settings, publisher)),
+            page=self._gate.page,
+            died={},
         )
 
     def publish(self, _event: Event) -> None:
@@ -189,7 +195,11 @@ class PresenceConsumer:
             self.functions.publish(None)
 
     def handle(self, deliveries: Sequence[Delivery]) -> Answered:
-        """Handle messages that wait together; those that a crash leaves without an answer come again."""
+        """Handle messages that wait together; those that a crash leaves without an answer come again.
+
+        Time has passed since the last ones, so that an outage is over.
+        """
+        self._gate.pass_time(100)
         answered = Answered()
         try:
             self.handling.handle(deliveries, answered)

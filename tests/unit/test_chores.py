@@ -17,6 +17,7 @@ from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.testing import FakeHost
+from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -37,7 +38,7 @@ class FakePublisher(Publisher):
 
 def chores(publisher: Publisher, host: FakeHost) -> Chores:
     wanted = settings(probe_topic="probes")
-    return Chores(host, PresencePublisher(wanted, host, None), None, Probe(wanted, publisher, None))
+    return Chores(host, PresencePublisher(wanted, host, None), None, Probe(wanted, publisher, None), TestedGate(host))
 
 
 def tick_until(tested: Chores, fact: Callable[[], bool]) -> None:

@@ -6,29 +6,35 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kemi_nsq.connection import Message
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
-from kemi_nsq.errors import ConnectionLost, NsqdRefused
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, StoreError
 from kemi_nsq.event import Event
 from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
-from kemi_nsq.presentity import Order
+from kemi_nsq.outage import Kind
+from kemi_nsq.page import Fact, Page
+from kemi_nsq.presentity import Order, Row
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.routes import Current, Handler, NativeRoutes, PythonRoutes, Router
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
+from kemi_nsq.verdict import Verdicts
+from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
@@ -62,24 +68,39 @@ class FakePublisher(Publisher):
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__(settings())
         self.published: list[Outgoing] = []
-        self._error = error
+        self.error = error
 
     def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         self.published.append(message)
+
+
+class ShownPage(Page):
+    """Remembers what was shown to be handled, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled: list[str] = []
+
+    def show(self, fact: Fact, text: str) -> None:
+        super().show(fact, text)
+        if fact is Fact.HANDLING:
+            self.handled.append(text)
 
 
 class Desk:
     """An `EventHandling` with fakes around it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is one thing that a test may want to be different
         self,
         *,
         handlers: Mapping[str, Handler] | None = None,
         native: Mapping[str, Callable[[FakeHost, str], None]] | None = None,
         publisher: FakePublisher | None = None,
         store: PresentityStore | None = None,
+        died: Mapping[str, int] | None = None,
+        backoff_max_s: float = 0,
         **values: str,
     ) -> None:
         self.host = FakeHost(event_routes=native)
@@ -88,20 +109,32 @@ class Desk:
         self.current = Current()
         chosen = settings(**values)
         self.pua = PresencePublisher(chosen, self.host, store)
+        self.page = ShownPage()
+        self.gate = TestedGate(self.host, backoff_max_s=backoff_max_s, page=self.page)
         self.handling = EventHandling(
             settings=chosen,
             host=self.host,
             router=Router([PythonRoutes(handlers or {}, self.host), NativeRoutes(self.host)], self.current),
             current=self.current,
             pua=self.pua,
-            dead_letters=DeadLetters(chosen, self.publisher),
+            gate=self.gate,
+            verdicts=Verdicts(chosen, self.host, self.gate, DeadLetters(chosen, self.publisher)),
+            page=self.page,
+            died=died or {},
         )
 
-    def handle(self, *bodies: bytes, attempts: int = 1) -> list[tuple[str, str, int]]:
-        """Handle messages that come together; return what was answered to each, numbered from 0."""
-        deliveries = [delivery(body, number=number, attempts=attempts) for number, body in enumerate(bodies)]
+    def handle(self, *bodies: bytes, attempts: int = 1, first: int = 0) -> list[tuple[str, str, int]]:
+        """Handle messages that come together; return what was answered to all so far, numbered from `first`."""
+        deliveries = [delivery(body, number=number, attempts=attempts) for number, body in enumerate(bodies, first)]
         self.handling.handle(deliveries, self.answers)
         return self.answers.given
+
+    def answer_to(self, body: bytes, *, number: int = 0, attempts: int = 1) -> tuple[str, int]:
+        """Handle one message alone; return what was answered, and the delay."""
+        before = len(self.answers.given)
+        self.handling.handle([delivery(body, number=number, attempts=attempts)], self.answers)
+        ((_, kind, delay_ms),) = self.answers.given[before:]
+        return kind, delay_ms
 
     @property
     def lines(self) -> list[str]:
@@ -229,7 +262,7 @@ def test_with_ack_received_nothing_comes_again() -> None:
     assert desk.host.counters == {Counter.RECEIVED: 1, Counter.ROUTE_FAILED: 1}
 
 
-@pytest.mark.parametrize(("attempts", "kind"), [(2, REQ), (3, FIN), (4, FIN)])
+@pytest.mark.parametrize(("attempts", "kind"), [(2, REQ), (3, FIN), (4, FIN), (65535, FIN)])
 def test_a_message_is_given_up_after_its_last_attempt(attempts: int, kind: str) -> None:
     desk = Desk(handlers={NAME: lambda _: -1}, max_attempts="3")
     assert desk.handle(EVENT, attempts=attempts)[0][1] == kind
@@ -239,10 +272,13 @@ def test_a_message_is_given_up_after_its_last_attempt(attempts: int, kind: str) 
     )
 
 
-def test_a_message_that_ended_the_process_each_time_is_not_tried_for_ever() -> None:
-    desk = Desk(handlers={NAME: lambda _: pytest.fail("it ran")}, max_attempts="3")
-    assert desk.handle(EVENT, attempts=4) == [answer(0, FIN)]
-    assert desk.host.counters == {Counter.RECEIVED: 1, Counter.GAVE_UP: 1}
+def test_nsqd_s_count_alone_never_costs_a_message_anything() -> None:
+    """Deliveries end without an answer for many reasons: a lost connection, a restart, another consumer's outage."""
+    seen: list[Event] = []
+    desk = Desk(handlers={NAME: seen.append}, max_attempts="3")
+    assert desk.answer_to(EVENT, attempts=65535) == (FIN, 0)
+    assert len(seen) == 1
+    assert Counter.GAVE_UP not in desk.host.counters
 
 
 def test_a_bug_of_ours_requeues_its_message_and_no_other() -> None:
@@ -253,8 +289,11 @@ def test_a_bug_of_ours_requeues_its_message_and_no_other() -> None:
     desk.handle(EVENT, b'{"Event-Category": "bad"}', EVENT)
     assert desk.answers.given == [answer(0, FIN), answer(1, REQ, 500), answer(2, FIN)]
     assert desk.host.counters[Counter.BUG] == 1
-    (line,) = desk.lines
+    line, *trace = desk.lines
     assert line.startswith("message 0000000000000001: IndexError: ")
+    assert trace[0] == "Traceback (most recent call last):"
+    assert any("in broken" in each for each in trace)
+    assert trace[-1] == "IndexError: not of the operator's code"
 
 
 def test_an_exit_in_a_handler_requeues_its_message_and_no_other() -> None:
@@ -304,14 +343,16 @@ def test_a_message_that_was_given_up_becomes_a_dead_letter_with_its_route() -> N
 
 def test_a_dead_letter_that_nsqd_does_not_take_now_keeps_the_message() -> None:
     desk = Desk(dead_letter_topic="dead", publisher=FakePublisher(ConnectionLost("nobody there")))
-    assert desk.handle(b"hello") == [answer(0, REQ, 500)]
-    assert desk.host.counters[Counter.DEAD_LETTERS] == 0
+    assert desk.handle(b"hello") == [answer(0, REQ)]
+    assert desk.host.counters == {Counter.RECEIVED: 1, Counter.GIVEN_BACK: 1, Counter.OUTAGES: 1}
+    (line,) = desk.lines
+    assert line.startswith("no nsqd takes dead letters: nobody there; nothing is taken from events:kamailio until ")
 
 
 def test_a_dead_letter_that_nsqd_does_not_take_now_is_lost_once_the_message_is_finished() -> None:
     desk = Desk(ack="received", dead_letter_topic="dead", publisher=FakePublisher(ConnectionLost("nobody there")))
     assert {kind for _, kind, _ in desk.handle(b"hello")} == {FIN}
-    assert desk.lines[-1] == "no dead letter: nobody there"
+    assert "no dead letter: nobody there" in desk.lines
 
 
 def test_a_dead_letter_that_nsqd_refuses_for_good_does_not_keep_the_message() -> None:
@@ -334,9 +375,9 @@ def path(tmp_path: Path) -> Path:
     return create_presentity_table(tmp_path / "kamailio.db")
 
 
-def presence_desk(path: Path) -> Desk:
+def presence_desk(path: Path, *, store: PresentityStore | None = None, **options: Any) -> Desk:
     """Return a desk whose native route publishes `data` as presence, as `nsq_pua_publish` does."""
-    desk = Desk(store=PresentityStore(f"sqlite+pysqlite:///{path}", "presentity"))
+    desk = Desk(store=store or PresentityStore(f"sqlite+pysqlite:///{path}", "presentity"), **options)
 
     def publish(_host: FakeHost, payload: str) -> None:
         event = desk.current.event
@@ -344,7 +385,10 @@ def presence_desk(path: Path) -> Desk:
         row = desk.pua.row(event.fields, Order(position=int(event.message_id), message_id="0" * 16), sent_at=None)
         assert row is not None
         if desk.current.collected is None:
-            desk.pua.commit([row])
+            try:
+                desk.pua.commit([row])
+            except StoreError as error:
+                desk.current.store_failed, desk.current.store_error = True, str(error)
         else:
             desk.current.collected.append(row)
 
@@ -386,7 +430,7 @@ def test_a_database_that_fails_requeues_those_that_wrote_and_no_others(path: Pat
     desk = presence_desk(path)
     desk.host.event_routes["nsq:consumer-event"] = lambda *_: None
     desk.handle(call("alice", "early"), b"{}", b"hello", call("carol", "early"))
-    assert desk.answers.given == [answer(0, REQ, 500), answer(1, FIN), answer(2, FIN), answer(3, REQ, 500)]
+    assert desk.answers.given == [answer(0, REQ), answer(1, FIN), answer(2, FIN), answer(3, REQ)]
     assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
     assert desk.host.refreshed == []
     assert desk.current.collected is None
@@ -404,3 +448,232 @@ def test_nothing_is_left_collected_when_handling_ends_by_an_exception(path: Path
     with pytest.raises(Interrupted):
         desk.handle(call("alice", "early"), b"{}")
     assert (desk.current.collected, desk.answers.given, stored(path)) == (None, [], [])
+
+
+# Outages, which are no message's fault
+
+
+def drop_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE presentity")
+
+
+def test_a_message_given_back_in_an_outage_is_never_given_up(path: Path) -> None:
+    desk = presence_desk(path, max_attempts="2", dead_letter_topic="dead")
+    drop_table(path)
+    desk.gate.failing[Kind.DATABASE] = "gone"
+    for attempts in range(1, 40):
+        assert desk.answer_to(call("alice", "early"), attempts=attempts) == (REQ, 0)
+        desk.gate.pass_time(60)
+    assert desk.publisher.published == []
+    assert Counter.GAVE_UP not in desk.host.counters
+    desk.gate.failing.clear()
+    desk.gate.pass_time(60)
+    create_presentity_table(path)
+    assert desk.answer_to(call("alice", "early"), attempts=40) == (FIN, 0)
+    assert len(stored(path)) == 1
+
+
+def test_what_waits_of_a_topic_that_met_an_outage_is_given_back_unhandled(path: Path) -> None:
+    desk = presence_desk(path, pua_refresh="0")
+    drop_table(path)
+    desk.gate.failing[Kind.DATABASE] = "gone"
+    desk.handle(call("alice", "early"), call("carol", "early"), b"hello")
+    desk.handle(call("dave", "early"), first=3)
+    assert sorted(desk.answers.given) == [answer(number, REQ) for number in range(4)]
+    assert desk.host.counters == {
+        Counter.RECEIVED: 1,
+        Counter.GIVEN_BACK: 4,
+        Counter.OUTAGES: 1,
+    }
+    assert [line.partition(";")[0] for line in desk.lines] == ["the database fails: no such table: presentity"]
+
+
+def test_other_topics_go_on_in_an_outage(path: Path) -> None:
+    desk = presence_desk(path)
+    desk.gate.failed(Kind.DATABASE, [Subscription("another", "channel")], "gone")
+    assert desk.handle(b"{}") == [answer(0, FIN)]
+
+
+def test_with_ack_received_what_waits_is_not_finished_before_it_is_given_back(path: Path) -> None:
+    desk = presence_desk(path, ack="received")
+    desk.gate.failed(Kind.DATABASE, [Subscription("events", "kamailio")], "gone")
+    assert desk.handle(call("alice", "early")) == [answer(0, REQ)]
+
+
+def test_with_ack_received_no_line_promises_that_a_message_comes_again(path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("not of the operator's code")
+
+    handlers = {"nsq:consumer-event-raises": failing}
+    desk = presence_desk(path, handlers=handlers, ack="received", dead_letter_topic="dead")
+    desk.host.event_routes["nsq:consumer-event-bug"] = broken
+    drop_table(path)
+    desk.publisher.error = ConnectionLost("nobody there")
+    bad = (b'{"Event-Category": "raises"}', b'{"Event-Category": "bug"}')
+    desk.handle(*bad, call("alice", "early"), call("alice", "confirmed"))
+    desk.gate.pass_time(60)
+    desk.handle(b"hello")
+    assert {kind for _, kind, _ in desk.answers.given} == {FIN}
+    assert [line for line in desk.lines if re.search("comes? again|requeue|trying", line)] == []
+    for said in ("the operator's mistake", "IndexError", "the states of 2 messages are lost", "no dead letter"):
+        assert any(said in line for line in desk.lines)
+
+
+def test_own_failures_are_what_is_left_when_outages_are_taken_off(path: Path) -> None:
+    desk = presence_desk(path, max_attempts="3", dead_letter_topic="dead")
+    topic = Subscription("events", "kamailio")
+    for attempts in range(1, 8):
+        desk.gate.failed(Kind.DATABASE, [topic], "gone")
+        assert desk.answer_to(EVENT, attempts=attempts) == (REQ, 0)
+    desk.gate.pass_time(60)
+    desk.host.event_routes[NAME] = lambda host, _: host.set_variable("nqAck", "requeue")
+    assert desk.answer_to(EVENT, attempts=8) == (REQ, 500)
+    assert desk.answer_to(EVENT, attempts=9) == (REQ, 1000)
+    assert desk.answer_to(EVENT, attempts=10) == (FIN, 0)
+    letter = json.loads(desk.publisher.published[0].body)
+    assert letter["Reason"] == "its route asked for it again after 3 deliveries; 7 more do not count"
+
+
+def test_the_messages_that_were_given_back_are_remembered_within_bounds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kemi_nsq.verdict._REMEMBERED", 3)
+    desk = presence_desk(path)
+    desk.gate.failed(Kind.DATABASE, [Subscription("events", "kamailio")], "gone")
+    desk.handle(*[EVENT] * 5)
+    assert len(desk.handling._verdicts._given_back) == 3
+    desk.gate.pass_time(60)
+    desk.handle(*[b"{}"] * 5)
+    assert len(desk.handling._verdicts._given_back) == 0
+
+
+def test_a_dead_letter_waits_for_nsqd_and_is_told_of_once(path: Path) -> None:
+    desk = Desk(dead_letter_topic="dead", publisher=FakePublisher(ConnectionLost("nobody there")))
+    desk.gate.failing[Kind.DEAD_LETTERS] = "nobody there"
+    for attempts in range(1, 30):
+        assert desk.answer_to(b"hello", attempts=attempts) == (REQ, 0)
+        desk.gate.pass_time(1)
+    desk.gate.failing.clear()
+    desk.gate.pass_time(5)
+    desk.publisher.error = None
+    assert desk.answer_to(b"hello", attempts=30) == (FIN, 0)
+    assert desk.host.counters[Counter.INVALID] == 1
+    assert [line.partition(" dropped")[0] for line in desk.lines[-1:]] == ["events:kamailio message 0000000000000000"]
+
+
+class Picky(PresentityStore):
+    """A store that works, except for the rows of some users."""
+
+    def __init__(self, path: Path, *users: str) -> None:
+        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
+        self.users = set(users)
+        self.calls = 0
+
+    def save_all(self, given: Sequence[Row]) -> Saved:
+        self.calls += 1
+        if any(row.username in self.users for row in given):
+            raise StoreError("a lock was not given in time")
+        return super().save_all(given)
+
+
+def test_one_that_the_database_does_not_take_holds_the_others_up_only_once(path: Path) -> None:
+    """A row that somebody else has locked, say: the probe succeeds, and yet this message fails."""
+    desk = presence_desk(path, store=Picky(path, "alice"))
+    batch = [call(user, "early") for user in ("alice", "bob", "carol")]
+    desk.handle(*batch)
+    assert {kind for _, kind, _ in desk.answers.given} == {REQ}
+    desk.gate.pass_time(1)
+    desk.answers.given.clear()
+    desk.handle(*batch, attempts=2)
+    assert desk.answers.given == [answer(0, REQ, 1000), answer(1, FIN), answer(2, FIN)]
+    assert not desk.gate.holds(Subscription("events", "kamailio"))
+    assert "but not 1, such as 0000000000000000: a lock was not given in time" in desk.lines[-1]
+
+
+def test_a_database_that_only_seemed_to_work_is_not_asked_for_each_message(path: Path) -> None:
+    store = Picky(path, "alice")
+    desk = presence_desk(path, store=store)
+    desk.handle(*[call("alice", "early")] * 50)
+    desk.gate.pass_time(1)
+    desk.handle(*[call("alice", "early")] * 50, attempts=2)
+    assert store.calls == 1 + 1 + 2
+    assert desk.gate.holds(Subscription("events", "kamailio"))
+
+
+# Routes that fail for every event
+
+
+def test_what_waits_behind_a_route_that_fails_for_all_is_given_back_and_does_not_count() -> None:
+    desk = Desk(handlers={NAME: lambda _: -1}, backoff_max_s=60, max_attempts="2")
+    desk.handle(*[EVENT] * 8)
+    assert desk.answers.given == [answer(number, REQ, 0 if number >= 5 else 500) for number in (5, 6, 7, 0, 1, 2, 3, 4)]
+    assert desk.host.counters[Counter.GIVEN_BACK] == 3
+    desk.gate.pass_time(1)
+    desk.answers.given.clear()
+    desk.handle(EVENT, first=5, attempts=2)
+    desk.handle(EVENT, first=6, attempts=2)
+    assert desk.answers.given == [answer(5, REQ, 500), answer(6, REQ)], "one on trial, the other waits"
+
+
+def test_a_success_ends_the_backoff() -> None:
+    outcome = [-1]
+    desk = Desk(handlers={NAME: lambda _: outcome[0]}, backoff_max_s=60)
+    desk.handle(*[EVENT] * 5)
+    outcome[0] = 1
+    desk.gate.pass_time(1)
+    desk.answers.given.clear()
+    desk.handle(*[EVENT] * 5, attempts=2)
+    assert {kind for _, kind, _ in desk.answers.given} == {FIN}
+
+
+# A process that died
+
+
+def test_the_message_that_is_handled_is_shown_and_those_that_are_committed(path: Path) -> None:
+    desk = presence_desk(path)
+    desk.handle(call("alice", "early"), b"{}", call("carol", "early"))
+    ids = [f"{number:016}" for number in range(3)]
+    assert desk.page.handled == [*ids, f"{ids[0]} {ids[2]}", ""]
+
+
+def test_nothing_is_shown_to_be_handled_after_an_exception() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    desk = Desk(native={NAME: interrupt})
+    with pytest.raises(Interrupted):
+        desk.handle(EVENT)
+    assert desk.page.shown(Fact.HANDLING) == ""
+
+
+def test_a_message_that_kamailio_may_have_died_of_is_handled_by_itself(path: Path) -> None:
+    ids = [f"{number:016}" for number in range(3)]
+    desk = presence_desk(path, died={ids[1]: 2})
+    desk.handle(call("alice", "early"), call("bob", "early"), call("carol", "early"))
+    assert desk.answers.given == [answer(0, FIN), answer(2, FIN), answer(1, FIN)]
+    assert desk.page.handled == [ids[0], ids[2], f"{ids[0]} {ids[2]}", "", ids[1], ""]
+
+
+def test_a_message_that_kamailio_died_of_three_times_is_not_handled_any_more() -> None:
+    desk = Desk(
+        handlers={NAME: lambda _: pytest.fail("it ran")}, died={"0000000000000000": 3}, dead_letter_topic="dead"
+    )
+    assert desk.handle(EVENT, attempts=4) == [answer(0, FIN)]
+    assert desk.host.counters == {Counter.RECEIVED: 1, Counter.GAVE_UP: 1, Counter.DEAD_LETTERS: 1}
+    letter = json.loads(desk.publisher.published[0].body)
+    assert letter["Reason"] == "Kamailio died 3 times while it was handled"
+
+
+def test_a_bug_that_meets_each_event_is_told_with_a_few_tracebacks() -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("not of the operator's code")
+
+    desk = Desk(native={NAME: broken})
+    for _ in range(100):
+        desk.handle(EVENT)
+    assert sum(line.startswith("Traceback") for line in desk.lines) == 3
+    assert sum(line.startswith("message ") for line in desk.lines) == 20

@@ -19,6 +19,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import StoreError
 from kemi_nsq.event import JsonObject, JsonValue
 from kemi_nsq.hiding import AFTER_S, Hiding
+from kemi_nsq.outage import Kind
 from kemi_nsq.presentity import GRACE_S, Order
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import UDP_LIMIT, PresencePublisher
@@ -27,6 +28,7 @@ from kemi_nsq.store import PresentityStore
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.upkeep import LINGER_S, Upkeep
 from tests.support.database import rows
+from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
@@ -50,7 +52,8 @@ class Process:
         chosen = settings(**values)
         self.pua = PresencePublisher(chosen, self.host, store)
         self.upkeep = Upkeep(chosen, self.host, store, self.pua)
-        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None))
+        self.gate = TestedGate(self.host)
+        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
         if ticks:
             self.pua.begin_ticking()
 
@@ -197,7 +200,7 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
         patched.setattr(process.store, "hide", fail)
         process.monotonic += 1
         process.chores.tick()
-    assert any("are shown longer" in text for text in texts(process.host))
+    assert process.gate.lasts(Kind.DATABASE), "an outage, which is said and probed"
     process.now += LINGER_S
     process.upkeep.sweep()
     assert expiries(path)[0] < 0

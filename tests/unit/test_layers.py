@@ -19,6 +19,7 @@ PACKAGE = "kemi_nsq"
 #: Modules that know bytes, text and numbers only; time and ids come to them as arguments.
 CORE = frozenset(
     {
+        "backoff",
         "connection",
         "document",
         "errors",
@@ -27,6 +28,7 @@ CORE = frozenset(
         "flow",
         "jsonpath",
         "names",
+        "outage",
         "presence",
         "presentity",
         "publication",

@@ -187,12 +187,17 @@ def test_a_database_error_is_minus_two_and_the_event_comes_again(make: Make, hos
     assert publish() == -2
     assert plugin._parts.current.store_failed
     assert host.counters == {Counter.PUA_DATABASE_ERROR: 1}
-    assert host.lines == [
-        (
-            Level.ERROR,
-            "nsq_pua_publish: no such table: presentity (message 0123456789abcdef of t)",
-        )
-    ]
+    assert plugin._parts.current.store_error == "no such table: presentity"
+    assert host.lines == [], "the line about the outage tells it, once for all events"
+
+
+@both
+def test_a_database_error_outside_an_event_is_one_line(make: Make, host: FakeHost, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE presentity")
+    _, publish = make(host)
+    assert publish(payload()) == -2
+    assert host.lines == [(Level.ERROR, "nsq_pua_publish: no such table: presentity")]
 
 
 @both
@@ -249,15 +254,19 @@ NATIVE_CALLS = {
 
 
 @pytest.mark.parametrize(("name", "arguments"), NATIVE_CALLS.items())
-def test_a_bug_is_one_line_and_a_negative_code(host: FakeHost, name: str, arguments: tuple[str, ...]) -> None:
+def test_a_bug_is_one_line_with_its_traceback_and_a_negative_code(
+    host: FakeHost, name: str, arguments: tuple[str, ...]
+) -> None:
     plugin = NativeNsq(host)
     plugin._parts = dataclasses.replace(plugin._parts, functions=Broken(), presence=Broken())  # type: ignore[arg-type]
     assert getattr(plugin, name)(MESSAGE, *arguments) == -1
     assert host.counters == {Counter.BUG: 1}
-    ((level, line),) = host.lines
+    (level, line), *trace = host.lines
     assert level is Level.CRITICAL
     assert line.startswith(f"{name}: RuntimeError: a bug in ")
     assert line.endswith("; please report this")
+    assert trace[0] == (Level.ERROR, "Traceback (most recent call last):")
+    assert any("in _call" in text for _, text in trace)
 
 
 NATIVE_NAMES = [name for name in dir(NativeNsq) if name.startswith("nsq_") and name != "nsq_consumer"]

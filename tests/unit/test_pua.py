@@ -18,7 +18,6 @@ from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, RowRefused, StoreError
 from kemi_nsq.event import Event
-from kemi_nsq.handling import Answers
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
 from kemi_nsq.plugin import wire
@@ -26,6 +25,7 @@ from kemi_nsq.presentity import GRACE_S, Row
 from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
+from kemi_nsq.verdict import Answers
 from tests.support.presence_consumers import Answered, PresenceConsumer, again
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
@@ -158,7 +158,7 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
         def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
             handled.append(len(deliveries))
 
-    consumer = Consumer(settings(batch=batch), FakeHost(), Handling(), None)  # type: ignore[arg-type]
+    consumer = Consumer(settings(batch=batch), FakeHost(), Handling(), None, None)  # type: ignore[arg-type]
     consumer._io = None  # type: ignore[assignment]  # nobody is answered here
     consumer._take([message(number) for number in range(5)])
     assert handled == sizes
@@ -225,16 +225,22 @@ def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_:
         assert [int(each.message.message_id, 16) for each in answered.requeued] == again_
         assert set(rows(store)) == set()
         assert store.calls == 1
-        assert "the database failed, 2 messages come again: locked" in texts(consumer.host)
+        lost = "the states of 2 messages are lost, because they were finished before (NSQ_ACK)"
+        assert (lost in texts(consumer.host)) == (ack == "received")
+        assert texts(consumer.host)[-1 - (ack == "received")].startswith("the database fails: locked; nothing is taken")
 
 
-def test_a_database_that_fails_for_ever_ends_in_giving_up(path: Path) -> None:
+def test_a_database_that_fails_for_ever_costs_no_message_anything(path: Path) -> None:
     with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
         consumer = Recorded(FakeHost(), store, max_attempts="2")
-        batch = [message(0, user="a"), message(1, user="a")]
-        answered = consumer.handle(batch)
-        assert consumer.handle(answered.requeued).requeued == []
-        assert consumer.host.counters[Counter.GAVE_UP] == 2
+        waiting = [message(0, user="a"), message(1, user="a")]
+        for _ in range(20):
+            waiting = consumer.handle(waiting).requeued
+        assert len(waiting) == 2
+        assert consumer.host.counters[Counter.GAVE_UP] == 0
+        store._users = frozenset()
+        assert consumer.handle(waiting).requeued == []
+        assert len(rows(store)) == 1
 
 
 def test_what_was_delivered_before_is_told_of_again(consumer: Recorded) -> None:

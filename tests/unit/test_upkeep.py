@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from kemi_nsq import outage
 from kemi_nsq import pua as pua_module
 from kemi_nsq import upkeep as module
 from kemi_nsq.change import Change
@@ -25,6 +26,7 @@ from kemi_nsq.publisher import Publisher
 from kemi_nsq.store import PresentityStore
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.upkeep import Upkeep
+from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
@@ -43,7 +45,8 @@ class Desk:
         chosen = settings(pua_tombstone=str(TOMBSTONE_S), **values)
         self.pua = PresencePublisher(chosen, self.host, store)
         self.upkeep = Upkeep(chosen, self.host, store, self.pua)
-        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None))
+        self.gate = TestedGate(self.host)
+        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
 
     def row(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Row:
         fields: dict[str, JsonValue] = {"Event-Package": "presence", "From": user, "State": "busy", "Expires": 60}
@@ -296,8 +299,9 @@ def test_the_next_sweep_makes_up_for_one_that_failed(desk: Desk, monkeypatch: py
 
     monkeypatch.setattr(desk.store, "expiring", fail_once)
     desk.chores.tick()
-    assert [text for _, text in desk.host.lines] == ["expiry waits: the database failed: the database is locked"]
+    assert [text for _, text in desk.host.lines] == ["the database fails: the database is locked; no topic waits"]
     assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
+    desk.gate.pass_time(outage.RELAPSE_S + 1)
     due = desk.chores.next_due()
     assert due is not None
     assert time.monotonic() < due <= time.monotonic() + module.SWEEP_INTERVAL_S

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tells that an outage is over: a write that leaves no trace, and a handshake with nsqd."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from kemi_nsq.errors import ConnectionLost, StoreError
+from kemi_nsq.publisher import Outgoing, Publisher
+from kemi_nsq.store import PresentityStore
+from tests.support.nsqd import Nsqd
+from tests.support.settings import settings
+from tests.support.stores import NOW, Database, emptied, made
+
+#: A publisher keeps its connections as long as its process lives, so it has no `close`.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["tcp", "http"])
+
+
+# The database
+
+
+def test_a_probe_leaves_no_trace(database: Database, store: PresentityStore) -> None:
+    store.save(made(1))
+    before = database.rows()
+    for _ in range(3):
+        store.probe()
+    assert database.rows() == before
+    assert store.forget(NOW - 1) == 0
+
+
+def test_two_processes_may_probe_at_once(server_database: Database) -> None:
+    """The row of each has a name of its own, so neither waits for the other."""
+    with closing(server_database.store()) as store, server_database.engine.connect() as other:
+        other.execution_options(isolation_level="READ COMMITTED")
+        columns = "username, domain, event, etag, expires, received_time, body, sender, ruid"
+        with other.begin():
+            values = "'kemi-nsq-probe', 'invalid', 'dialog', 'kemi-nsq-probe-1', -2, 0, 'x', '', 'kemi-nsq-probe-1'"
+            other.exec_driver_sql(f"INSERT INTO presentity ({columns}) VALUES ({values})")
+            began = time.monotonic()
+            store.probe()
+            assert time.monotonic() - began < 2
+            other.rollback()
+
+
+@contextmanager
+def read_only(database: Database) -> Iterator[None]:
+    """Let new sessions of PostgreSQL read only."""
+    database.execute("ALTER DATABASE kamailio SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        database.execute("SET default_transaction_read_only = off")
+        database.execute("ALTER DATABASE kamailio RESET default_transaction_read_only")
+
+
+def test_a_read_only_database_is_noticed_and_so_is_its_end(request: pytest.FixtureRequest) -> None:
+    """A session that began while it was read-only stays so; the probe makes a new one."""
+    database = emptied(request, "postgresql")
+    with closing(database.store()) as store:
+        with read_only(database):
+            for _ in range(2):
+                with pytest.raises(StoreError, match="read-only transaction"):
+                    store.probe()
+            with store._database._connected() as connection:  # a read would say that all is well
+                assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+        store.probe()
+        store.save(made(1))
+
+
+def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("impatient")
+    database = emptied(request, "sqlite")
+    with closing(database.store()) as store, database.engine.connect() as other:
+        other.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            store.probe()
+        other.exec_driver_sql("ROLLBACK")
+        store.probe()
+
+
+# nsqd
+
+
+def publisher(nsqd: Nsqd, transport: str) -> Publisher:
+    addresses = {"nsqd_tcp_address": nsqd.tcp_address, "nsqd_address": nsqd.http_address}
+    return Publisher(settings(publish_transport=transport, publish_timeout="0.5", **addresses))
+
+
+@TRANSPORTS
+def test_a_probe_tells_whether_nsqd_is_there_and_has_it_tried_again_at_once(tmp_path: Path, transport: str) -> None:
+    message = Outgoing(topic="t", body=b"{}")
+    with Nsqd(tmp_path) as nsqd:
+        tested = publisher(nsqd, transport)
+        tested.probe()
+        tested.publish(message)
+        nsqd.stop()
+        for _ in range(8):  # so that nsqd is left alone for seconds
+            with pytest.raises(ConnectionLost):
+                tested.publish(message)
+            with pytest.raises(ConnectionLost, match="refused"):
+                tested.probe()
+        nsqd.start()
+        tested.probe()
+        tested.publish(message)
+        assert nsqd.topic("t")["depth"] == 2
+
+
+@TRANSPORTS
+def test_a_frozen_nsqd_takes_no_longer_than_a_publish_may(tmp_path: Path, transport: str) -> None:
+    with Nsqd(tmp_path) as nsqd:
+        tested = publisher(nsqd, transport)
+        tested.publish(Outgoing(topic="t", body=b"{}"))
+        nsqd.freeze()
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost):
+            tested.probe()
+        assert time.monotonic() - began < 2
+        nsqd.thaw()
+        tested.probe()
