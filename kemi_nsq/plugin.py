@@ -254,7 +254,8 @@ class Plugin:
 def _store(settings: Settings) -> PresentityStore | None:
     if not settings.db_url:
         return None
-    return PresentityStore(settings.db_url, settings.presentity_table, settings.pua_watchers_table)
+    table, watchers_table = settings.presentity_table, settings.pua_watchers_table
+    return PresentityStore(settings.db_url, table, watchers_table, timeout_s=settings.db_timeout)
 
 
 def _outbox(settings: Settings) -> Outbox | None:

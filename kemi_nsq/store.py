@@ -40,10 +40,11 @@ class PresentityStore:
         url: SQLAlchemy URL of Kamailio's database.
         table: name of the presentity table.
         watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
+        timeout_s: seconds that each transaction may take.
     """
 
-    def __init__(self, url: str, table: str, watchers_table: str = "") -> None:
-        self._database = Database(url)
+    def __init__(self, url: str, table: str, watchers_table: str = "", *, timeout_s: float = 5.0) -> None:
+        self._database = Database(url, timeout_s)
         self._table = _presentity_table(table)
         backend, columns = self._database.backend, self._table.c
         wanted = columns.ruid, columns.body, columns.expires
