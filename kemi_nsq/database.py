@@ -6,8 +6,10 @@ It is opened late because nothing that Kamailio's children would share may be op
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -83,6 +85,18 @@ class Database:
                     raise StoreError(_cause(error)) from error
         self._used_at = time.monotonic()
         return result
+
+    def prepare_file(self) -> None:
+        """Put an SQLite file into WAL mode, and close it again: before the fork.
+
+        Kamailio's own setting for it (db_sqlite, `db_set_journal_mode`) works in each process as it connects. They do
+        so all at once and do not wait for each other, and Kamailio 5.6 ends if one of them fails.
+        """
+        if self.backend != "sqlite" or not os.path.exists(self._url.database or ""):
+            return
+        with suppress(StoreError):  # who needs the file will meet the same, and says so
+            self.run(lambda _connection: None)
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -89,7 +89,7 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool) -> Parts:
-    """Build everything. Opens nothing: this runs before Kamailio forks.
+    """Build everything. Leaves nothing open: this runs before Kamailio forks.
 
     Args:
         host: the SIP server.
@@ -255,7 +255,9 @@ def _store(settings: Settings) -> PresentityStore | None:
     if not settings.db_url:
         return None
     table, watchers_table = settings.presentity_table, settings.pua_watchers_table
-    return PresentityStore(settings.db_url, table, watchers_table, timeout_s=settings.db_timeout)
+    store = PresentityStore(settings.db_url, table, watchers_table, timeout_s=settings.db_timeout)
+    store.prepare_file()
+    return store
 
 
 def _outbox(settings: Settings) -> Outbox | None:

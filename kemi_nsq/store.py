@@ -60,6 +60,10 @@ class PresentityStore:
         """Whether the database has one writer at a time, for which Kamailio's driver does not wait."""
         return self._database.backend == "sqlite"
 
+    def prepare_file(self) -> None:
+        """Put an SQLite file into WAL mode, so that its readers and its writer do not wait for each other."""
+        self._database.prepare_file()
+
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""
         return self.save_all([row])[0]

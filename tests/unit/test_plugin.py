@@ -327,6 +327,14 @@ def test_settings_come_from_the_environment_too(environment: pytest.MonkeyPatch,
     assert KemiNsq(FakeHost()).nsq_pua_publish(payload()) == 1
 
 
+def test_starting_puts_an_sqlite_file_into_wal_mode_and_leaves_it_closed(path: Path) -> None:
+    """Bytes 18 and 19 of a file's header say so: 2 (sqlite.org/fileformat2.html)."""
+    assert path.read_bytes()[18:20] == b"\1\1"
+    native(FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}"}))
+    assert path.read_bytes()[18:20] == b"\2\2"
+    assert list(path.parent.iterdir()) == [path], "who closes an SQLite file last takes its journal away"
+
+
 def test_starting_opens_nothing(tmp_path: Path) -> None:
     defines = {"NSQ_DB_URL": f"sqlite:///{tmp_path}/none.db", "NSQ_OUTBOX": f"{tmp_path}/outbox.db"}
     NativeNsq(FakeHost(defines=defines))
