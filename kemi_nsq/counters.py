@@ -42,6 +42,7 @@ class Counter(enum.StrEnum):
     )
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
+    LOCK_FAILED = "lock_failed", "times that the lock NSQ_PUA_LOCK was refused, so that work went on without it"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
     PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
     PUBLISH_FAILED = "publish_failed", "calls of nsq_publish, nsq_publish_deferred or nsq_pua_probe that failed"

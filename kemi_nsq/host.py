@@ -51,8 +51,8 @@ class Host(Protocol):
     def continue_transaction(self, suspended: Suspended) -> bool:
         """Run the route of a suspended transaction; return whether the transaction was still there."""
 
-    def lock(self, name: str) -> None:
-        """Wait for the lock of this name, which all processes of the server share, and take it."""
+    def lock(self, name: str) -> bool:
+        """Wait for the lock of this name, which all processes of the server share; return whether it was given."""
 
     def unlock(self, name: str) -> None:
         """Give the lock back."""

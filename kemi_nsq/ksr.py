@@ -21,6 +21,8 @@ from kemi_nsq.settings import PREFIX
 COUNTER_TABLE = "nsq"
 _LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
+#: app_python3_mod.c, INTERNAL_VERSION
+_KEMI_OF_6 = 1003
 
 
 class KamailioHost:
@@ -87,18 +89,31 @@ class KamailioHost:
         self.run_event_route("nsq:continue", "")
         return self.variable("nqContinued") == "yes"
 
-    def lock(self, name: str) -> None:
-        """Take a lock of the module cfgutils, as `lock("name")` does in a route."""
-        KSR.cfgutils.lock(name)
+    def lock(self, name: str) -> bool:
+        """Take a lock of the module cfgutils, as `lock("name")` does in a route.
+
+        KEMI answers 1, or -1 where there is no set of locks, or False where the keys are not those that it wants.
+        """
+        return bool(KSR.cfgutils.lock(name, *_more_keys()) == 1)
 
     def unlock(self, name: str) -> None:
         """Give back a lock of the module cfgutils."""
-        KSR.cfgutils.unlock(name)
+        KSR.cfgutils.unlock(name, *_more_keys())
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
         presence = getattr(KSR, "presence", None)
         return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+
+
+def _more_keys() -> tuple[str, ...]:
+    """Return what `lock` and `unlock` of this Kamailio want besides a lock's name.
+
+    6.0.0 and 6.0.1 export both twice, and Python finds those with two keys, of which the second may be empty. From
+    6.0.2 on these have names of their own; the number of KEMI's version is the same in all of 6.x.
+    """
+    two_keys = KSR.__version__ == _KEMI_OF_6 and not hasattr(KSR.cfgutils, "lock_key2")
+    return ("",) if two_keys else ()
 
 
 def _answered(method: str, *params: str) -> bool:

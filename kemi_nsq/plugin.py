@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import ModuleType
@@ -151,6 +152,14 @@ class Plugin:
     def child_init(self, _rank: int) -> int:
         """Do nothing in a new process: everything opens when it is first used."""
         return 0
+
+    def presence_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock NSQ_PUA_LOCK: `with self.presence_lock(): KSR.presence.handle_subscribe()`.
+
+        Releases of Kamailio want different arguments for its locks; this knows which. A lock that is refused is an
+        error line and the counter `lock_failed`, and what stands in the block is done without it.
+        """
+        return self._parts.presence.locked()
 
     # Kamailio looks for these whether or not they are wanted; an absent one leaves an error behind (5.6, 5.7).
 

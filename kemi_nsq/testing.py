@@ -29,6 +29,7 @@ class FakeHost:
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
         locked: names of the locks that are held.
+        has_locks: whether a lock is given to who asks.
         routes: names of the native routes that a transaction can go on in.
         transaction: index and label of the SIP transaction that can be suspended, or None.
         continued: what was continued, with the variables as they were then.
@@ -46,6 +47,7 @@ class FakeHost:
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
         self.locked: set[str] = set()
+        self.has_locks = True
         self.routes: set[str] = set()
         self.transaction: tuple[int, int] | None = None
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
@@ -97,11 +99,13 @@ class FakeHost:
         self.continued.append((suspended, dict(self.variables)))
         return self.transaction == (suspended.index, suspended.label)
 
-    def lock(self, name: str) -> None:
-        """Take a lock; Kamailio would wait for ever for one that this process has already."""
+    def lock(self, name: str) -> bool:
+        """Take a lock if there are any; Kamailio would wait for ever for one that this process has already."""
         if name in self.locked:
             raise RuntimeError(f"deadlock: {name} is locked already")
-        self.locked.add(name)
+        if self.has_locks:
+            self.locked.add(name)
+        return self.has_locks
 
     def unlock(self, name: str) -> None:
         """Give a lock back."""

@@ -224,6 +224,30 @@ def test_the_lock_is_free_afterwards_whatever_happens(make: Make, path: Path) ->
     assert host.locked == set()
 
 
+@both
+def test_a_lock_that_is_refused_is_told_and_not_given_back(make: Make, path: Path) -> None:
+    host = FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}", "NSQ_PUA_LOCK": "presence"})
+    host.has_locks = False
+    plugin, publish = make(host)
+    with plugin.presence_lock():
+        pass
+    assert host.counters[Counter.LOCK_FAILED] == 1
+    assert [(level, text[:37]) for level, text in host.lines] == [
+        (Level.ERROR, "the lock 'presence' was refused, so S")
+    ]
+    assert publish(payload()) == 1
+    assert host.counters[Counter.LOCK_FAILED] == 3, "once for the row, once for the NOTIFY"
+
+
+@both
+def test_a_script_can_hold_the_lock(make: Make, path: Path) -> None:
+    host = FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}", "NSQ_PUA_LOCK": "presence"})
+    plugin, _ = make(host)
+    with plugin.presence_lock():
+        assert host.locked == {"presence"}
+    assert host.locked == set()
+
+
 # Whatever goes wrong
 
 
