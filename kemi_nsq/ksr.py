@@ -7,6 +7,7 @@ Kamailio keeps every name that it has seen (core/pvapi.c, pv_cache_get).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import KSR  # exists inside Kamailio only
@@ -19,6 +20,8 @@ from kemi_nsq.settings import PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
 COUNTER_TABLE = "nsq"
+#: The method of `kemi.KemiNsq` in which each suspended transaction goes on.
+PYTHON_HOP = "ksr_nsq_continued"
 _LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
 #: app_python3_mod.c, INTERNAL_VERSION
@@ -67,9 +70,16 @@ class KamailioHost:
         """Look a route up by the module cfgutils; t_continue leaves the caller of one that is not there waiting."""
         return bool(KSR.cfgutils.check_route_exists(name) >= 0)
 
-    def suspend_transaction(self, route: str) -> Suspended | None:
-        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`)."""
+    def suspend_transaction(self, route: str, within_s: float) -> Suspended | None:
+        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`).
+
+        Its lifetime is the one timer of tm that bounds the time until then and is not what a route sets for its own
+        t_relay (t_set_fr).
+        """
+        within_ms = math.ceil(within_s * 1000)
+        KSR.tm.t_set_max_lifetime(within_ms, within_ms)
         if KSR.tmx.t_suspend() < 0:
+            KSR.tm.t_reset_max_lifetime()
             return None
         return Suspended(index=KSR.pv.get("$T(id_index)"), label=KSR.pv.get("$T(id_label)"), route=route)
 
@@ -80,14 +90,22 @@ class KamailioHost:
         """
         # tm's label has 32 bits without a sign; KEMI and pseudo-variables take them with one.
         index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
-        if not self._native:
-            return bool(KSR.tmx.t_continue(index, label, suspended.route) >= 0)
-        KSR.pv.seti("$var(nqIndex)", index)
-        KSR.pv.seti("$var(nqLabel)", label)
         self.set_variable("nqRoute", suspended.route)
         self.set_variable("nqContinued", "")
-        self.run_event_route("nsq:continue", "")
+        if self._native:
+            KSR.pv.seti("$var(nqIndex)", index)
+            KSR.pv.seti("$var(nqLabel)", label)
+            self.run_event_route("nsq:continue", "")
+        else:
+            KSR.tmx.t_continue(index, label, PYTHON_HOP)
+        # t_continue succeeds also where tm's timer came first, and then runs nothing.
         return self.variable("nqContinued") == "yes"
+
+    def resumed_route(self) -> str:
+        """Undo what `suspend_transaction` set, as `route[NSQ_CONTINUED]` of nsq.cfg does for native routes."""
+        self.set_variable("nqContinued", "yes")
+        KSR.tm.t_reset_max_lifetime()
+        return self.variable("nqRoute")
 
     def lock(self, name: str) -> bool:
         """Take a lock of the module cfgutils, as `lock("name")` does in a route.
