@@ -6,6 +6,7 @@ It is opened late because nothing that Kamailio's children would share may be op
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +171,7 @@ def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:
         return {"timeout": timeout_s}
     if backend == "postgresql":
         # The encoding is ours, whatever the database's: in SQL_ASCII the driver would return bytes for text.
-        return {"connect_timeout": max(2, int(timeout_s / 2)), "client_encoding": "utf8"}
+        return {"connect_timeout": max(2, math.ceil(timeout_s / 2)), "client_encoding": "utf8"}
     return {"connect_timeout": timeout_s / 2, "charset": "utf8mb4"}
 
 
