@@ -43,9 +43,8 @@ class Kamailio(KemiNsq):
         if KSR.tm.t_newtran() < 0:
             KSR.sl.sl_reply_error()
             return
-        KSR.cfgutils.lock("presence")
-        KSR.presence.handle_subscribe()
-        KSR.cfgutils.unlock("presence")
+        with self.presence_lock():
+            KSR.presence.handle_subscribe()
         self.nsq_pua_probe(KSR.pv.get("$ru"), KSR.hdr.get("Event"))
         KSR.tm.t_release()
 

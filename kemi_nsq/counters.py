@@ -49,6 +49,7 @@ class Counter(enum.StrEnum):
     )
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
+    LOCK_FAILED = "lock_failed", "times that the lock NSQ_PUA_LOCK was refused, so that work went on without it"
     REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
     NOTIFY_UNANSWERED = "notify_unanswered", "NOTIFYs that a watcher did not answer, or that could not be sent"
     DOCUMENT_TOO_LARGE = (

@@ -6,42 +6,23 @@ It is opened late because nothing that Kamailio's children would share may be op
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
+from kemi_nsq.drivers import CONNECTORS, Deadline
 from kemi_nsq.errors import RowRefused, StoreError
 
-#: How long a write waits for another process's write, and a connect for a server. Kamailio's main loop waits as well.
-BUSY_TIMEOUT_S = 5
 _TRIES = 5
-#: For this long a server may say nothing at all; PostgreSQL's host, that is, for a process that hangs is not noticed.
-_SILENCE_S = 30
-_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
 _RESTED_S = 1.0
-_CONNECT_ARGUMENTS: Mapping[str, dict[str, object]] = {
-    "sqlite": {"timeout": BUSY_TIMEOUT_S},
-    "postgresql": {
-        "connect_timeout": BUSY_TIMEOUT_S,
-        "tcp_user_timeout": _SILENCE_S * 1000,  # of data that the host does not acknowledge; the others, while we wait
-        **_KEEPALIVES,
-        "client_encoding": "utf8",  # whatever the database's: in SQL_ASCII the driver would return bytes for text
-    },
-    "mysql": {"connect_timeout": BUSY_TIMEOUT_S, "read_timeout": _SILENCE_S, "charset": "utf8mb4"},
-}
-#: What each new connection is told.
-_FIRST_STATEMENTS: dict[str, str] = {
-    # Readers and the writer do not wait for each other; in the journal mode DELETE Kamailio meets "database is locked".
-    "sqlite": "PRAGMA journal_mode=WAL",
-    # A plan that was kept since the table was small would read all of it.
-    "postgresql": f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'; SET plan_cache_mode = force_custom_plan",
-    # The locks of rows, and those of whole tables (LOCK TABLES, ALTER).
-    "mysql": f"SET SESSION innodb_lock_wait_timeout = {BUSY_TIMEOUT_S}, lock_wait_timeout = {BUSY_TIMEOUT_S}",
-}
 # MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
 _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
     "sqlite": {},
@@ -60,13 +41,15 @@ class Database:
 
     Args:
         url: SQLAlchemy URL.
+        timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
 
     Attributes:
         backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float) -> None:
         self._url = sa.make_url(url)
+        self._deadline = Deadline(timeout_s)
         self.backend = self._url.get_backend_name()
         self._engine: sa.Engine | None = None
         self._connection: sa.Connection | None = None
@@ -85,9 +68,10 @@ class Database:
 
         Raises:
             RowRefused: the database does not take a value.
-            StoreError: it was busy for too long or cannot be reached.
+            StoreError: it was busy for too long, gave no answer in time or cannot be reached.
         """
         self._writes = writes
+        self._deadline.start()
         for tries_left in reversed(range(_TRIES)):
             try:
                 connection = self._connected()
@@ -98,13 +82,26 @@ class Database:
                 self._rest()
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
-                if not (tries_left and _is_deadlock(error)):
+                if not (tries_left and _is_deadlock(error)) or self._deadline.over:
                     raise StoreError(_cause(error)) from error
         self._used_at = time.monotonic()
         return result
 
+    def prepare_file(self) -> None:
+        """Put an SQLite file into WAL mode, and close it again: before the fork.
+
+        Kamailio's own setting for it (db_sqlite, `db_set_journal_mode`) works in each process as it connects. They do
+        so all at once and do not wait for each other, and Kamailio 5.6 ends if one of them fails.
+        """
+        if self.backend != "sqlite" or not os.path.exists(self._url.database or ""):
+            return
+        with suppress(StoreError):  # who needs the file will meet the same, and says so
+            self.run(lambda _connection: None)
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
+        self._deadline.start()
         self._rest()
         if self._engine is not None:
             self._engine.dispose()
@@ -112,10 +109,13 @@ class Database:
 
     def _connected(self) -> sa.Connection:
         if time.monotonic() - self._used_at > _RESTED_S:
+            self._deadline.spare_half()
             self._rest()
         if self._connection is None:
+            self._deadline.spare_half()
             self._engine = self._engine or self._make_engine()
             self._connection = self._engine.connect()
+            self._deadline.spend()
         return self._connection
 
     def _rest(self) -> None:
@@ -127,7 +127,7 @@ class Database:
     def _make_engine(self) -> sa.Engine:
         engine = sa.create_engine(
             self._url,
-            connect_args=_CONNECT_ARGUMENTS[self.backend],
+            connect_args=_connect_arguments(self.backend, self._deadline.timeout_s),
             paramstyle=_MARKS[self.backend],
             pool_pre_ping=True,
             **_ENGINE_ARGUMENTS[self.backend],
@@ -135,19 +135,58 @@ class Database:
         sa.event.listen(engine, "connect", self._prepare)
         if self.backend == "sqlite":
             sa.event.listen(engine, "begin", self._begin_sqlite)
+        else:
+            connect = CONNECTORS[self.backend](self._deadline)
+            sa.event.listen(engine, "do_connect", partial(self._connect, connect))
         return engine
+
+    def _connect(
+        self,
+        connect: Callable[..., sa.engine.interfaces.DBAPIConnection],
+        _dialect: sa.Dialect,
+        _record: object,
+        arguments: Sequence[object],
+        named: Mapping[str, object],
+    ) -> sa.engine.interfaces.DBAPIConnection:
+        # What came before was the trial of an old connection, which may have been cut off without a word.
+        self._deadline.spend()
+        return connect(*arguments, **named)
 
     def _prepare(self, connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
         if self.backend == "sqlite":
             # The driver would begin at the first write, too late for what was read before; `_begin_sqlite` does it.
             connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(_FIRST_STATEMENTS[self.backend])
+        cursor.execute(_first_statement(self.backend, self._deadline.timeout_s))
         cursor.close()
         connection.commit()
 
     def _begin_sqlite(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+
+
+def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:
+    """Return what the driver is told. A name may have two addresses: no try of one takes all the time."""
+    if backend == "sqlite":
+        return {"timeout": timeout_s}
+    if backend == "postgresql":
+        # The encoding is ours, whatever the database's: in SQL_ASCII the driver would return bytes for text.
+        return {"connect_timeout": max(2, math.ceil(timeout_s / 2)), "client_encoding": "utf8"}
+    return {"connect_timeout": timeout_s / 2, "charset": "utf8mb4"}
+
+
+def _first_statement(backend: str, timeout_s: float) -> str:
+    """Return what each new connection is told. Waits end a little before our own deadline, so that they say why."""
+    if backend == "sqlite":
+        # Readers and the writer do not wait for each other; in journal mode DELETE Kamailio meets "database is locked".
+        return "PRAGMA journal_mode=WAL"
+    if backend == "postgresql":
+        # A plan that was kept since the table was small would read all of it.
+        limits = f"SET lock_timeout = {timeout_s * 800:.0f}; SET statement_timeout = {timeout_s * 900:.0f}"
+        return f"{limits}; SET plan_cache_mode = force_custom_plan"
+    # The locks of rows, and those of whole tables (LOCK TABLES, ALTER), in whole seconds.
+    seconds = max(1, int(timeout_s * 0.8))
+    return f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
 
 
 def _is_deadlock(error: sa.exc.SQLAlchemyError) -> bool:

@@ -28,6 +28,8 @@ from kemi_nsq.settings import Settings
 TIMEOUT_VARIABLE = "nsq_query_timeout"
 #: As of NSQ_QUERY_TIMEOUT.
 _SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
+#: So much later than the query itself its transaction ends, if no consumer has resumed it.
+_RESUME_S = 1.0
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
 _LONGEST_DELAY_MS = 3_600_000
 
@@ -117,7 +119,7 @@ class Functions:
             if not exists(route):
                 raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
             query = self._asker.prepare(_topic(topic), payload, timeout_s)
-            suspended = self._host.suspend_transaction(route)
+            suspended = self._host.suspend_transaction(route, timeout_s + _RESUME_S)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")
         except NsqError as error:

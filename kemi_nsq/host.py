@@ -45,14 +45,20 @@ class Host(Protocol):
     def has_route(self, name: str) -> bool:
         """Return whether the native configuration has a `route[name]`."""
 
-    def suspend_transaction(self, route: str) -> Suspended | None:
-        """Suspend the SIP transaction that is being handled, to go on in `route`; None if that cannot be."""
+    def suspend_transaction(self, route: str, within_s: float) -> Suspended | None:
+        """Suspend the SIP transaction that is being handled, to go on in `route`; None if that cannot be.
+
+        The server itself ends it after `within_s`, if it has not gone on by then.
+        """
 
     def continue_transaction(self, suspended: Suspended) -> bool:
         """Run the route of a suspended transaction; return whether the transaction was still there."""
 
-    def lock(self, name: str) -> None:
-        """Wait for the lock of this name, which all processes of the server share, and take it."""
+    def resumed_route(self) -> str:
+        """Give a transaction that goes on its usual time again; return the name of its route. For Python routes."""
+
+    def lock(self, name: str) -> bool:
+        """Wait for the lock of this name, which all processes of the server share; return whether it was given."""
 
     def unlock(self, name: str) -> None:
         """Give the lock back."""

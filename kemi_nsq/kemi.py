@@ -90,6 +90,10 @@ class KemiNsq(Plugin):
         """
         return self._query_async(topic, payload, route, lambda name: callable(getattr(self, name, None)))
 
+    def ksr_nsq_continued(self, *arguments: object) -> object:
+        """Go on with a suspended transaction in the method that nsq_query_async named."""
+        return getattr(self, self._parts.host.resumed_route())(*arguments)
+
     def nsq_json(self, path: str, payload: str) -> str | None:
         """Return the value at a path of JSON text, or None if it is missing or null, or the text is no JSON.
 

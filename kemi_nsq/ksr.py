@@ -7,6 +7,7 @@ Kamailio keeps every name that it has seen (core/pvapi.c, pv_cache_get).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import KSR  # exists inside Kamailio only
@@ -19,8 +20,12 @@ from kemi_nsq.settings import PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
 COUNTER_TABLE = "nsq"
+#: The method of `kemi.KemiNsq` in which each suspended transaction goes on.
+PYTHON_HOP = "ksr_nsq_continued"
 _LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
+#: app_python3_mod.c, INTERNAL_VERSION
+_KEMI_OF_6 = 1003
 
 
 class KamailioHost:
@@ -65,9 +70,16 @@ class KamailioHost:
         """Look a route up by the module cfgutils; t_continue leaves the caller of one that is not there waiting."""
         return bool(KSR.cfgutils.check_route_exists(name) >= 0)
 
-    def suspend_transaction(self, route: str) -> Suspended | None:
-        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`)."""
+    def suspend_transaction(self, route: str, within_s: float) -> Suspended | None:
+        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`).
+
+        Its lifetime is the one timer of tm that bounds the time until then and is not what a route sets for its own
+        t_relay (t_set_fr).
+        """
+        within_ms = math.ceil(within_s * 1000)
+        KSR.tm.t_set_max_lifetime(within_ms, within_ms)
         if KSR.tmx.t_suspend() < 0:
+            KSR.tm.t_reset_max_lifetime()
             return None
         return Suspended(index=KSR.pv.get("$T(id_index)"), label=KSR.pv.get("$T(id_label)"), route=route)
 
@@ -78,27 +90,48 @@ class KamailioHost:
         """
         # tm's label has 32 bits without a sign; KEMI and pseudo-variables take them with one.
         index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
-        if not self._native:
-            return bool(KSR.tmx.t_continue(index, label, suspended.route) >= 0)
-        KSR.pv.seti("$var(nqIndex)", index)
-        KSR.pv.seti("$var(nqLabel)", label)
         self.set_variable("nqRoute", suspended.route)
         self.set_variable("nqContinued", "")
-        self.run_event_route("nsq:continue", "")
+        if self._native:
+            KSR.pv.seti("$var(nqIndex)", index)
+            KSR.pv.seti("$var(nqLabel)", label)
+            self.run_event_route("nsq:continue", "")
+        else:
+            KSR.tmx.t_continue(index, label, PYTHON_HOP)
+        # t_continue succeeds also where tm's timer came first, and then runs nothing.
         return self.variable("nqContinued") == "yes"
 
-    def lock(self, name: str) -> None:
-        """Take a lock of the module cfgutils, as `lock("name")` does in a route."""
-        KSR.cfgutils.lock(name)
+    def resumed_route(self) -> str:
+        """Undo what `suspend_transaction` set, as `route[kemi_nsq_continued]` of nsq.cfg does for native routes."""
+        self.set_variable("nqContinued", "yes")
+        KSR.tm.t_reset_max_lifetime()
+        return self.variable("nqRoute")
+
+    def lock(self, name: str) -> bool:
+        """Take a lock of the module cfgutils, as `lock("name")` does in a route.
+
+        KEMI answers 1, or -1 where there is no set of locks, or False where the keys are not those that it wants.
+        """
+        return bool(KSR.cfgutils.lock(name, *_more_keys()) == 1)
 
     def unlock(self, name: str) -> None:
         """Give back a lock of the module cfgutils."""
-        KSR.cfgutils.unlock(name)
+        KSR.cfgutils.unlock(name, *_more_keys())
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
         presence = getattr(KSR, "presence", None)
         return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+
+
+def _more_keys() -> tuple[str, ...]:
+    """Return what `lock` and `unlock` of this Kamailio want besides a lock's name.
+
+    6.0.0 and 6.0.1 export both twice, and Python finds those with two keys, of which the second may be empty. From
+    6.0.2 on these have names of their own; the number of KEMI's version is the same in all of 6.x.
+    """
+    two_keys = KSR.__version__ == _KEMI_OF_6 and not hasattr(KSR.cfgutils, "lock_key2")
+    return ("",) if two_keys else ()
 
 
 def _answered(method: str, *params: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import MappingProxyType, ModuleType
@@ -107,7 +108,7 @@ def wire(
     native: bool,
     died: Mapping[str, int] = MappingProxyType({}),
 ) -> Parts:
-    """Build everything. Opens nothing: this runs before Kamailio forks.
+    """Build everything. Leaves nothing open: this runs before Kamailio forks.
 
     Args:
         host: the SIP server.
@@ -179,6 +180,14 @@ class Plugin:
         """Count a NOTIFY that nobody answered; called by nsq.cfg."""
         self._parts.host.count(Counter.NOTIFY_UNANSWERED)
         return OK
+
+    def presence_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock NSQ_PUA_LOCK: `with self.presence_lock(): KSR.presence.handle_subscribe()`.
+
+        Releases of Kamailio want different arguments for its locks; this knows which. A lock that is refused is an
+        error line and the counter `lock_failed`, and what stands in the block is done without it.
+        """
+        return self._parts.presence.locked()
 
     # Kamailio looks for these whether or not they are wanted; an absent one leaves an error behind (5.6, 5.7).
 
@@ -285,12 +294,15 @@ class Plugin:
 def _store(settings: Settings) -> PresentityStore | None:
     if not settings.db_url:
         return None
-    return PresentityStore(
+    store = PresentityStore(
         settings.db_url,
         settings.presentity_table,
         settings.pua_watchers_table,
         max_dialogs=settings.pua_max_dialogs,
+        timeout_s=settings.db_timeout,
     )
+    store.prepare_file()
+    return store
 
 
 def _outbox(settings: Settings) -> Outbox | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
@@ -51,6 +51,10 @@ class PresenceFunctions:
         self._pua = pua
         self._upkeep = upkeep
         self._probe = probe
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold NSQ_PUA_LOCK while the context lasts."""
+        return self._pua.locked()
 
     def publish(self, payload: str | None) -> Change:
         """Publish the presence that a payload announces, or the current event where it is None.

@@ -242,10 +242,17 @@ class PresencePublisher:
         use its CSeq twice.
         """
         name = self._settings.pua_lock
-        if name:
-            self._host.lock(name)
+        held = bool(name) and self._host.lock(name)
+        if name and not held:
+            self._host.count(Counter.LOCK_FAILED)
+            self._quiet.log(
+                Level.ERROR,
+                "lock",
+                f"the lock {name!r} was refused, so SUBSCRIBEs may fail and a NOTIFY may repeat a CSeq. "
+                "Is cfgutils' lock_set_size set?",
+            )
         try:
             yield
         finally:
-            if name:
+            if held:
                 self._host.unlock(name)

@@ -157,6 +157,9 @@ class Settings(BaseSettings):
         "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
         "sqlite:////path/file, mysql://user:password@host/database or postgres://user:password@host/database",
     )
+    db_timeout: float = _setting(
+        5.0, "Seconds that a transaction of ours may take at most.", "0.5 to 60", ge=0.5, le=60
+    )
     presentity_table: str = _setting(
         "presentity",
         "Table that the presence module reads.",

@@ -46,10 +46,13 @@ class PresentityStore:
         table: name of the presentity table.
         watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
         max_dialogs: NSQ_PUA_MAX_DIALOGS.
+        timeout_s: seconds that each transaction may take.
     """
 
-    def __init__(self, url: str, table: str, watchers_table: str = "", *, max_dialogs: int = 0) -> None:
-        self._database = Database(url)
+    def __init__(
+        self, url: str, table: str, watchers_table: str = "", *, max_dialogs: int = 0, timeout_s: float = 5.0
+    ) -> None:
+        self._database = Database(url, timeout_s)
         self._table = _presentity_table(table)
         self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c
@@ -67,6 +70,10 @@ class PresentityStore:
     def one_writer(self) -> bool:
         """Whether the database has one writer at a time, for which Kamailio's driver does not wait."""
         return self._database.backend == "sqlite"
+
+    def prepare_file(self) -> None:
+        """Put an SQLite file into WAL mode, so that its readers and its writer do not wait for each other."""
+        self._database.prepare_file()
 
     def save(self, row: Row) -> Change:
         """Store one row, as `save_all` does."""

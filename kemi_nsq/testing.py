@@ -29,8 +29,10 @@ class FakeHost:
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
         locked: names of the locks that are held.
+        has_locks: whether a lock is given to who asks.
         routes: names of the native routes that a transaction can go on in.
         transaction: index and label of the SIP transaction that can be suspended, or None.
+        suspended_for_s: how long each suspended transaction may wait at most.
         continued: what was continued, with the variables as they were then.
     """
 
@@ -46,8 +48,10 @@ class FakeHost:
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
         self.locked: set[str] = set()
+        self.has_locks = True
         self.routes: set[str] = set()
         self.transaction: tuple[int, int] | None = None
+        self.suspended_for_s: list[float] = []
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
 
@@ -85,10 +89,11 @@ class FakeHost:
         """Return whether the route is among `routes`."""
         return name in self.routes
 
-    def suspend_transaction(self, route: str) -> Suspended | None:
+    def suspend_transaction(self, route: str, within_s: float) -> Suspended | None:
         """Suspend the transaction that was given as `transaction`, if there is one."""
         if self.transaction is None:
             return None
+        self.suspended_for_s.append(within_s)
         index, label = self.transaction
         return Suspended(index=index, label=label, route=route)
 
@@ -97,11 +102,17 @@ class FakeHost:
         self.continued.append((suspended, dict(self.variables)))
         return self.transaction == (suspended.index, suspended.label)
 
-    def lock(self, name: str) -> None:
-        """Take a lock; Kamailio would wait for ever for one that this process has already."""
+    def resumed_route(self) -> str:
+        """Return the route of what was continued last."""
+        return self.continued[-1][0].route
+
+    def lock(self, name: str) -> bool:
+        """Take a lock if there are any; Kamailio would wait for ever for one that this process has already."""
         if name in self.locked:
             raise RuntimeError(f"deadlock: {name} is locked already")
-        self.locked.add(name)
+        if self.has_locks:
+            self.locked.add(name)
+        return self.has_locks
 
     def unlock(self, name: str) -> None:
         """Give a lock back."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain
+from tests.support.ports import LOOPBACK
 from tests.support.process import is_stopped
 from tests.support.responding import Request, Responding, reply_to
 from tests.support.until import until
@@ -22,6 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 #: How late an answer may be on a busy machine.
 LATE_S = 0.2
+#: After a query's time its transaction has so much more to be resumed, before tm ends it.
+RESUME_S = 1.0
 
 
 @pytest.fixture(params=["native", "kemi"])
@@ -44,6 +49,25 @@ def silent(_request: Request) -> None:
 
 def resumed(chain: Chain, call_id: str) -> int:
     return len(chain.log_lines(f"test: resumed {call_id}"))
+
+
+@contextmanager
+def silent_phone() -> Iterator[str]:
+    """Return the URI of a phone that never says anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
+        phone.bind((LOOPBACK, 0))
+        yield f"sip:bob@{LOOPBACK}:{phone.getsockname()[1]}"
+
+
+@contextmanager
+def frozen_consumer(chain: Chain) -> Iterator[None]:
+    (consumer,) = (pid for pid, text in chain.kamailio.pids().items() if text.startswith("EVREXEC"))
+    os.kill(consumer, signal.SIGSTOP)
+    try:
+        until(lambda: is_stopped(consumer), what="the consumer to stop")
+        yield
+    finally:
+        os.kill(consumer, signal.SIGCONT)
 
 
 def test_without_nsqd_the_reason_is_no_nsqd(chain: Chain, caller: Caller) -> None:
@@ -73,10 +97,7 @@ def test_a_reply_that_is_too_large_is_a_bad_reply(chain: Chain, caller: Caller) 
 
 def test_a_consumer_that_does_not_listen_leaves_no_transaction_behind(chain: Chain, caller: Caller) -> None:
     """Its postbox fills up; the query that is suspended already, but not taken any more, goes on in the worker."""
-    (consumer,) = (pid for pid, text in chain.kamailio.pids().items() if text.startswith("EVREXEC"))
-    os.kill(consumer, signal.SIGSTOP)
-    try:
-        until(lambda: is_stopped(consumer), what="the consumer to stop")  # it would take one letter more
+    with frozen_consumer(chain):  # else it would take one letter more
         # A suspended query needs two letters. The postbox takes an odd number: one query finds its second refused.
         room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text(encoding="ascii")) + 1
         if room % 2 == 0:
@@ -88,11 +109,36 @@ def test_a_consumer_that_does_not_listen_leaves_no_transaction_behind(chain: Cha
         early = [call.wait() for call in calls if call.done]
         assert {result(answer)[1] for answer in early} == {"no consumer"}
         assert 202 in {answer.status for answer in early}, "one had been suspended"
-    finally:
-        os.kill(consumer, signal.SIGCONT)
     for call in calls:
         assert call.wait().status in {200, 202}
         assert resumed(chain, call.call_id) == (call.wait().status == 202)
+
+
+@pytest.mark.parametrize("method", ["MESSAGE", "INVITE"])
+def test_a_frozen_consumer_costs_the_caller_no_more_than_the_deadline(
+    chain: Chain, caller: Caller, method: str
+) -> None:
+    with frozen_consumer(chain):
+        started = time.monotonic()
+        call = caller.call("nsq_query_async", "where ANSWERED {}", timeout="0.5", method=method, newtran=True)
+        assert call.wait().status == 408
+        assert 0.5 < time.monotonic() - started < 0.5 + RESUME_S + LATE_S
+    again = caller.call("nsq_query_async", "where ANSWERED {}", timeout="0.1", method=method, newtran=True)
+    assert (again.wait().status, result(again.wait())) == (202, (1, "timeout"))
+    assert (resumed(chain, call.call_id), chain.counter("resume_failed")) == (0, 1)
+
+
+@pytest.mark.parametrize(("fr_ms", "until_s"), [("", 5), ("2000", 2)], ids=["fr_timer", "t_set_fr"])
+def test_what_a_resumed_route_relays_has_the_usual_time(
+    chain: Chain, caller: Caller, fr_ms: str, until_s: float
+) -> None:
+    """Nobody answers it; the 408 comes when tm's timer says so, and not when the query's time is over."""
+    headers = [("x-call", "nsq_query_async"), ("x-timeout", "0.3"), ("x-newtran", "yes"), ("x-fr", fr_ms)]
+    with silent_phone() as uri, Responding(chain.nsqd, "where", lambda _request: {}):
+        started = time.monotonic()
+        call = caller.send("MESSAGE", uri=uri, headers=tuple(filter(all, headers)), body=b"where RELAYED {}")
+        assert call.wait().status == 408
+        assert until_s - LATE_S < time.monotonic() - started < until_s + 2 * LATE_S
 
 
 def test_replies_that_come_after_a_restart_resume_nothing(chain: Chain, caller: Caller) -> None:

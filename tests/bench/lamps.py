@@ -53,9 +53,8 @@ class Lamps(NativeNsq):
         next_s = time.monotonic()
         for number in range(wanted["count"]):
             began_ns.append(time.monotonic_ns())
-            KSR.cfgutils.lock("presence")  # a consumer looks for expired states meanwhile
-            KSR.presence.pres_refresh_watchers(wanted["uris"][number % len(wanted["uris"])], "dialog", 1)
-            KSR.cfgutils.unlock("presence")
+            with self.presence_lock():  # a consumer looks for expired states meanwhile
+                KSR.presence.pres_refresh_watchers(wanted["uris"][number % len(wanted["uris"])], "dialog", 1)
             next_s += wanted["every_s"]
             if wanted["every_s"]:
                 nobody_sets_this.wait(max(0, next_s - time.monotonic()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from tests.support.stores import (
     database,
-    impatient,
     mariadb_database,
     postgresql_database,
     server_database,
@@ -15,7 +14,6 @@ from tests.support.stores import (
 
 __all__ = [
     "database",
-    "impatient",
     "mariadb_database",
     "postgresql_database",
     "server_database",

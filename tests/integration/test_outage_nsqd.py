@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq import database as database_module
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
@@ -48,12 +47,6 @@ def path(tmp_path: Path) -> Path:
     return create_database(tmp_path / "kamailio.db")
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for a lock of the file for a moment only."""
-    monkeypatch.setitem(database_module._CONNECT_ARGUMENTS, "sqlite", {"timeout": 0.1})
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[Callable[[], None]]:
     """Hold the one lock for writers of an SQLite file; yield what gives it back."""
@@ -66,7 +59,9 @@ class PresenceConsuming(Consuming):
     """A consumer whose route publishes presence; events of another topic need no database."""
 
     def __init__(self, nsqd: Nsqd | None, path: Path, **values: str) -> None:
-        super().__init__(nsqd, self._publish, db_url=f"sqlite:///{path}", topic_channel=PAIRS, **values)
+        super().__init__(
+            nsqd, self._publish, db_url=f"sqlite:///{path}", db_timeout="0.5", topic_channel=PAIRS, **values
+        )
 
     def _publish(self, event: Event) -> None:
         if event.topic == TOPIC:

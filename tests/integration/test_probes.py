@@ -16,7 +16,7 @@ from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.store import PresentityStore
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
-from tests.support.stores import NOW, Database, emptied, made
+from tests.support.stores import IMPATIENT_S, NOW, Database, emptied, made
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -76,9 +76,8 @@ def test_a_read_only_database_is_noticed_and_so_is_its_end(request: pytest.Fixtu
 
 
 def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue("impatient")
     database = emptied(request, "sqlite")
-    with closing(database.store()) as store, database.engine.connect() as other:
+    with closing(database.store(IMPATIENT_S)) as store, database.engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
             store.probe()

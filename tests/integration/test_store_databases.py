@@ -19,7 +19,7 @@ from kemi_nsq.errors import NsqError, RowRefused, StoreError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.presentity import RUID_LENGTH, Row
 from kemi_nsq.store import PresentityStore
-from tests.support.stores import NOW, Database, columns, made
+from tests.support.stores import IMPATIENT_S, NOW, Database, columns, made
 from tests.support.until import until
 
 ROW = made()
@@ -451,18 +451,6 @@ def test_a_server_that_is_down_fails_and_works_again_afterwards(server_database:
         assert server_database.rows() == [columns(LATER)]
 
 
-@pytest.mark.parametrize("server_database", ["mariadb"], indirect=True)
-def test_a_server_that_says_nothing_fails_in_time(server_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL's client library has no such timeout."""
-    assert server_database.silence is not None
-    monkeypatch.setitem(module._CONNECT_ARGUMENTS["mysql"], "read_timeout", 1)
-    with closing(server_database.store()) as store:
-        store.save(ROW)
-        with server_database.silence(), pytest.raises(StoreError, match="timed out"):
-            store.save(LATER)
-        assert store.save(LATER) is Change.STORED
-
-
 def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None:
     """The database gives up one of two writers that wait for each other; ours begins again."""
     rows = [made(number, Call_ID=f"c{number}") for number in range(2)]
@@ -483,9 +471,8 @@ def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None
         assert all(columns(row) in server_database.rows() for row in later)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_row_that_another_holds_for_long_fails(server_database: Database) -> None:
-    with closing(server_database.store()) as store, server_database.engine.connect() as connection:
+    with closing(server_database.store(IMPATIENT_S)) as store, server_database.engine.connect() as connection:
         store.save(ROW)
         other = connection.execution_options(isolation_level="READ COMMITTED")
         other.execute(sa.text("UPDATE presentity SET body = 'x'"))
@@ -495,11 +482,10 @@ def test_a_row_that_another_holds_for_long_fails(server_database: Database) -> N
         assert store.save(LATER) is Change.STORED
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_second_round_that_fails_says_what_the_first_one_stored(server_database: Database) -> None:
     """Else nobody would tell the watchers: when the messages come again, those rows count as stale."""
     same, new, late = made(6), made(6, Call_ID="new"), made(1, Call_ID="new", State="trying")
-    with closing(server_database.store()) as store, server_database.engine.connect() as connection:
+    with closing(server_database.store(IMPATIENT_S)) as store, server_database.engine.connect() as connection:
         store.save(ROW)
         other = connection.execution_options(isolation_level="READ COMMITTED")
         other.execute(sa.text("UPDATE presentity SET sender = 'x'"))
@@ -536,11 +522,8 @@ def locked(sqlite_database: Database) -> Iterator[sa.Connection]:
         connection.exec_driver_sql("ROLLBACK")
 
 
-def test_a_locked_file_fails_within_the_busy_timeout(
-    sqlite_database: Database, locked: sa.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(module._CONNECT_ARGUMENTS["sqlite"], "timeout", 0.05)
-    with closing(sqlite_database.store()) as store:
+def test_a_locked_file_fails_within_the_busy_timeout(sqlite_database: Database, locked: sa.Connection) -> None:
+    with closing(sqlite_database.store(0.05)) as store:
         for _ in range(2):
             with pytest.raises(StoreError, match="database is locked"):
                 store.save(ROW)

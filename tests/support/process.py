@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.support.until import until
 
@@ -39,7 +40,7 @@ def find_program(name: str, *, path: str | None = None) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process and it has not ended; one that nobody has reaped yet has ended."""
-    return _running(pid) is not None
+    return _stat(pid) is not None
 
 
 class ChildProcess:
@@ -163,19 +164,13 @@ class ChildProcess:
         self.kill()
 
     def members(self) -> list[int]:
-        """List the running processes of its session, and their children (proc(5), `stat`, fields 3, 4 and 6).
-
-        A backend of PostgreSQL has a session of its own.
-        """
+        """List the running processes of its session, and their children: PostgreSQL's have sessions of their own."""
         if self._all_ended:
             return []  # the session's id is free again and may be somebody else's
-        running = {pid: each for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if (each := _running(pid))}
-        members: list[int] = []
-        found = [pid for pid, (_, session) in running.items() if session == self.pid]
-        while found:
-            members += found
-            found = [pid for pid, (parent, _) in running.items() if parent in members and pid not in members]
-        return members
+        stats = [(pid, _stat(pid)) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))]
+        running = {pid: stat for pid, stat in stats if stat is not None}
+        own = {pid for pid, stat in running.items() if stat.session == self.pid}
+        return [pid for pid, stat in running.items() if pid in own or stat.parent in own]
 
     def _ends_within(self, seconds: float) -> bool:
         try:
@@ -203,11 +198,18 @@ def is_stopped(pid: int) -> bool:
     return all(state == "T" for state in states)
 
 
-def _running(pid: int) -> tuple[int, int] | None:
-    """Return the parent and the session id of a running process, None when it has ended."""
+class _Stat(NamedTuple):
+    """What proc(5) says of a process in the fields 4 and 6 of `stat`."""
+
+    parent: int
+    session: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Look at a running process; None when it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, parent, _group, session = stat.rpartition(")")[2].split()[:4]  # the name before may hold blanks
-    return None if state in "ZX" else (int(parent), int(session))
+    return None if state in "ZX" else _Stat(int(parent), int(session))

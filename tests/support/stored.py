@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,12 @@ class StoredChain:
     Attributes:
         chain: the chain.
         execute: runs an SQL statement and returns its rows.
+        silence: freezes the database's server while its context lasts; SQLite has none.
     """
 
     chain: Chain
     execute: Execute
+    silence: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def rows(self, user: str) -> list[tuple[str, str]]:
         """Return package and document of each presentity row of a user, oldest row first."""
@@ -66,7 +68,7 @@ def stored_chain(
     with start() as server:
         made: dict[str, str | int] = {define: 1, "NSQ_DB_URL": quoted(server.kamailio_url), **defines}
         with Chain("native", folder, config=config, defines=made) as chain:
-            yield StoredChain(chain=chain, execute=server.execute)
+            yield StoredChain(chain=chain, execute=server.execute, silence=server.silence)
 
 
 def sqlite_execute(path: Path) -> Execute:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import database as database_module
 from kemi_nsq import document, presentity
 from kemi_nsq.event import JsonValue
 from kemi_nsq.presence import from_event
@@ -26,6 +25,8 @@ from tests.support.settings import settings
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 WATCHERS_TABLE = "active_watchers"
+#: NSQ_DB_TIMEOUT for tests that wait for its end. MariaDB's locks are waited for in whole seconds, at least one.
+IMPATIENT_S = 2.0
 #: Columns of `presentity` that the package writes, in the order of the table.
 COLUMNS = (
     *("username", "domain", "event", "etag", "expires", "received_time"),
@@ -63,9 +64,9 @@ class Database:
     outage: Callable[[], AbstractContextManager[None]] | None = None
     silence: Callable[[], AbstractContextManager[None]] | None = None
 
-    def store(self) -> PresentityStore:
+    def store(self, timeout_s: float = 5.0) -> PresentityStore:
         """Return a store with connections of its own, as each process has."""
-        return PresentityStore(self.url, "presentity", WATCHERS_TABLE)
+        return PresentityStore(self.url, "presentity", WATCHERS_TABLE, timeout_s=timeout_s)
 
     def execute(self, statement: str, **values: object) -> None:
         """Run a statement with `:name` for the values."""
@@ -140,14 +141,6 @@ def postgresql_database() -> Iterator[Database]:
 def mariadb_database() -> Iterator[Database]:
     with sqlservers.mariadb() as server, _database("mariadb", server.kamailio_url, server) as made:
         yield made
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stores wait for locks for one second only."""
-    for name, statement in list(database_module._FIRST_STATEMENTS.items()):
-        shorter = statement.replace(str(database_module.BUSY_TIMEOUT_S), "1")
-        monkeypatch.setitem(database_module._FIRST_STATEMENTS, name, shorter)
 
 
 @pytest.fixture(params=DATABASES)

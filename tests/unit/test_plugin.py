@@ -229,6 +229,30 @@ def test_the_lock_is_free_afterwards_whatever_happens(make: Make, path: Path) ->
     assert host.locked == set()
 
 
+@both
+def test_a_lock_that_is_refused_is_told_and_not_given_back(make: Make, path: Path) -> None:
+    host = FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}", "NSQ_PUA_LOCK": "presence"})
+    host.has_locks = False
+    plugin, publish = make(host)
+    with plugin.presence_lock():
+        pass
+    assert host.counters[Counter.LOCK_FAILED] == 1
+    assert [(level, text[:37]) for level, text in host.lines] == [
+        (Level.ERROR, "the lock 'presence' was refused, so S")
+    ]
+    assert publish(payload()) == 1
+    assert host.counters[Counter.LOCK_FAILED] == 3, "once for the row, once for the NOTIFY"
+
+
+@both
+def test_a_script_can_hold_the_lock(make: Make, path: Path) -> None:
+    host = FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}", "NSQ_PUA_LOCK": "presence"})
+    plugin, _ = make(host)
+    with plugin.presence_lock():
+        assert host.locked == {"presence"}
+    assert host.locked == set()
+
+
 # Whatever goes wrong
 
 
@@ -334,6 +358,14 @@ def test_wrong_settings_are_logged_each_and_kamailio_does_not_start(
 def test_settings_come_from_the_environment_too(environment: pytest.MonkeyPatch, path: Path) -> None:
     environment.setenv("NSQ_DB_URL", f"sqlite:///{path}")
     assert KemiNsq(FakeHost()).nsq_pua_publish(payload()) == 1
+
+
+def test_starting_puts_an_sqlite_file_into_wal_mode_and_leaves_it_closed(path: Path) -> None:
+    """Bytes 18 and 19 of a file's header say so: 2 (sqlite.org/fileformat2.html)."""
+    assert path.read_bytes()[18:20] == b"\1\1"
+    native(FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}"}))
+    assert path.read_bytes()[18:20] == b"\2\2"
+    assert list(path.parent.iterdir()) == [path], "who closes an SQLite file last takes its journal away"
 
 
 def test_starting_opens_nothing(tmp_path: Path) -> None:

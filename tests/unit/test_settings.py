@@ -65,6 +65,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
         ("postgresql+psycopg://h/db?x=y", "postgresql+psycopg://h/db?x=y"),
         ("", None),
     ),
+    "NSQ_DB_TIMEOUT": (5.0, ("0.5", 0.5), ("60", 60.0)),
     "NSQ_PRESENTITY_TABLE": ("presentity", ("_P2", "_P2"), ("t" * 63, "t" * 63)),
     "NSQ_PUA_REFRESH": (True, ("1", True), ("0", False)),
     "NSQ_PUA_INCLUDE_ENTITY": (True, ("1", True), ("0", False)),
@@ -121,6 +122,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_MAX_REPLY_SIZE": ("0", "16777217"),
     "NSQ_NODE": ("", "a b", "n" * 33, "x#ephemeral", "ä", "x\n"),
     "NSQ_DB_URL": ("kamailio.db", "/var/kamailio.db", "text:x"),  # and those of BAD_URLS
+    "NSQ_DB_TIMEOUT": ("0.4", "61", "nan", "5s", ""),
     "NSQ_PRESENTITY_TABLE": ("", "a b", "1a", "a;drop", "t" * 64, "x\n"),
     "NSQ_PUA_REFRESH": _BAD_SWITCHES,
     "NSQ_PUA_INCLUDE_ENTITY": _BAD_SWITCHES,

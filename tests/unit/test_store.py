@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import database as module
 from kemi_nsq.change import Change
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.presentity import Row
@@ -214,24 +213,22 @@ def test_stores_of_several_processes_agree(path: Path) -> None:
 # Databases that do not do as told
 
 
-def test_a_locked_database_fails_within_the_busy_timeout(
-    path: Path, monkeypatch: pytest.MonkeyPatch, store: PresentityStore
-) -> None:
-    monkeypatch.setitem(module._CONNECT_ARGUMENTS["sqlite"], "timeout", 0.05)
-    store.save(ROW)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+def impatient(path: Path) -> closing[PresentityStore]:
+    return closing(PresentityStore(f"sqlite+pysqlite:///{path}", "presentity", timeout_s=0.05))
+
+
+def test_a_locked_database_fails_within_the_busy_timeout(path: Path) -> None:
+    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        store.save(ROW)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="database is locked"):
             store.save(ROW._replace(ruid=LATER))
-    assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED, "it works again once the lock is gone"
+        other.execute("ROLLBACK")
+        assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED, "it works once the lock is gone"
 
 
-def test_a_database_that_is_locked_at_the_first_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module._CONNECT_ARGUMENTS["sqlite"], "timeout", 0.05)
-    with (
-        closing(PresentityStore(f"sqlite+pysqlite:///{path}", "presentity")) as store,
-        closing(sqlite3.connect(path, isolation_level=None)) as other,
-    ):
+def test_a_database_that_is_locked_at_the_first_write(path: Path) -> None:
+    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreError, match="database is locked"):
             store.save(ROW)

@@ -45,12 +45,14 @@ def test_it_has_only_the_routes_that_it_was_given() -> None:
 
 def test_it_suspends_only_a_transaction_that_it_was_given() -> None:
     host = FakeHost()
-    assert host.suspend_transaction("ROUTE") is None
+    assert host.suspend_transaction("ROUTE", 3) is None
     host.transaction = (1, 2)
-    suspended = host.suspend_transaction("ROUTE")
+    suspended = host.suspend_transaction("ROUTE", 3)
     assert suspended is not None
+    assert host.suspended_for_s == [3]
     host.set_variable("nqR", "{}")
     assert host.continue_transaction(suspended)
+    assert host.resumed_route() == "ROUTE"
     host.transaction = None
     assert not host.continue_transaction(suspended)
     assert [variables for _, variables in host.continued] == [{"nqR": "{}"}] * 2

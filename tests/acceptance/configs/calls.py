@@ -9,6 +9,9 @@ import nsq  # noqa: F401  # makes the package known
 # isort: split
 from kemi_nsq import Event, KemiNsq, event_route
 
+#: Native names of routes in the texts of tests.
+METHODS = {"ANSWERED": "answered", "TWICE": "twice", "RELAYED": "relayed"}
+
 
 class Kamailio(KemiNsq):
     """Calls what a request names."""
@@ -34,6 +37,8 @@ class Kamailio(KemiNsq):
             KSR.pv.sets(f"$var({variable})", "stale")
         if timeout := KSR.hdr.get("X-Timeout"):
             KSR.pv.sets("$var(nsq_query_timeout)", timeout)
+        if fr := KSR.hdr.get("X-Fr"):
+            KSR.tm.t_set_fr(int(fr), int(fr))
         first, _, rest = text.partition(" ")
         code = -1
         if name == "nsq_publish":
@@ -46,7 +51,7 @@ class Kamailio(KemiNsq):
             code = -1 if reply is None else 1
         elif name == "nsq_query_async":
             route, _, payload = rest.partition(" ")
-            code = self.nsq_query_async(first, payload, {"ANSWERED": "answered", "TWICE": "twice"}.get(route, route))
+            code = self.nsq_query_async(first, payload, METHODS.get(route, route))
             if code > 0:
                 return
         elif name == "nsq_json":
@@ -75,6 +80,10 @@ class Kamailio(KemiNsq):
         KSR.notice(f"test: resumed {KSR.pv.get('$ci')} in {KSR.pv.get('$pp')}\n")
         self.result(1)
         KSR.tm.t_reply(202, "Later")
+        return 1
+
+    def relayed(self, msg: object, event_name: str = "") -> int:
+        KSR.tm.t_relay()
         return 1
 
     def twice(self, msg: object, event_name: str = "") -> int:
