@@ -19,6 +19,7 @@ from kemi_nsq import httpapi, names, reference, responder
 from kemi_nsq import settings as table
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
+from kemi_nsq.loading import load
 from kemi_nsq.query import encode
 from kemi_nsq.transport import host_name
 
@@ -37,7 +38,7 @@ def publish(
 ) -> None:
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
-    address = _address(nsqd) or table.load({}).nsqd_address[0]
+    address = _address(nsqd) or load({}).nsqd_address[0]
     json_object(text)
     httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
@@ -79,13 +80,13 @@ def reset(
     Other scopes are for who can reach Kamailio: kamcmd evrexec.run nsq:reset "realm example.com".
     """
     event = {"Event-Category": "presence", "Event-Name": "reset", "Sender-URI": sender}
-    publish(topic or table.load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
+    publish(topic or load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
 
 
 @app.command()
 def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
-    values = table.load({}, host_name=host_name())
+    values = load({}, host_name=host_name())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
     for name, field, info in table.rows():
         shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
@@ -144,7 +145,7 @@ def _address(text: str) -> names.Address | None:
 
 
 def _tcp_settings(nsqd: str) -> table.Settings:
-    return table.load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
+    return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
 
 
 def _topic(name: str) -> str:

@@ -17,17 +17,17 @@ from functools import partial, wraps
 from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-from kemi_nsq import settings as table
 from kemi_nsq.chores import Chores
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
-from kemi_nsq.errors import NsqError, SettingsError, StoreError
+from kemi_nsq.errors import NsqError, RunFolderError, SettingsError, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.functions import Functions, Published
 from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
+from kemi_nsq.loading import load
 from kemi_nsq.outbox import Outbox
 from kemi_nsq.presence_functions import PresenceFunctions
 from kemi_nsq.probe import Probe
@@ -50,13 +50,19 @@ _STORED: Mapping[Change, int] = {
 }
 
 
+#: No process has ended while it handled a message.
+NOBODY: Mapping[str, int] = {}
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What one Kamailio process uses."""
+    """What one Kamailio process uses.
+
+    `died` holds message ids and how often a process ended while it handled that message.
+    """
 
     host: Host
     current: Current
@@ -64,6 +70,7 @@ class Parts:
     presence: PresenceFunctions
     consumer: Consumer
     quiet: Quiet
+    died: Mapping[str, int]
 
 
 #: A call that Python does not inline, so that what it returns is checked.
@@ -88,7 +95,9 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return begin
 
 
-def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool) -> Parts:
+def wire(
+    host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool, died: Mapping[str, int] = NOBODY
+) -> Parts:
     """Build everything. Opens nothing: this runs before Kamailio forks.
 
     Args:
@@ -96,6 +105,7 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         settings: what the operator wants.
         handlers: Python event handlers by route name.
         native: whether kamailio.cfg may have `event_route` blocks.
+        died: message ids to how often a process ended while it handled that message.
     """
     current = Current()
     sources: list[RouteSource] = [PythonRoutes(handlers, host)]
@@ -121,6 +131,7 @@ def wire(host: Host, settings: Settings, handlers: Mapping[str, Handler], *, nat
         presence=PresenceFunctions(settings=settings, host=host, current=current, pua=pua, upkeep=upkeep, probe=probe),
         consumer=Consumer(settings, host, handling, Chores(host, pua, upkeep, probe), outbox=_outbox(settings)),
         quiet=Quiet(host),
+        died=died,
     )
 
 
@@ -136,17 +147,23 @@ class Plugin:
             host: the SIP server; left out inside Kamailio.
 
         Raises:
-            SystemExit: a setting is wrong. Each problem is logged, and Kamailio does not start. For this exception
-                alone it logs no traceback (python_support.c, python_handle_exception).
+            SystemExit: a setting is wrong, or the runtime folder cannot be used. Each problem is logged, and Kamailio
+                does not start. For this exception alone it logs no traceback (python_support.c,
+                python_handle_exception).
         """
         host = host or _kamailio(native=self._native)
         try:
-            settings = table.load(host.defines(), host_name=host_name())
+            settings = load(host.defines(), host_name=host_name())
         except SettingsError as error:
             for problem in error.problems:
                 host.log(Level.CRITICAL, problem)
             raise SystemExit(1) from None
-        self._parts = wire(host, settings, self._handlers(), native=self._native)
+        try:
+            died = host.take_run_folder(settings.run_dir)
+        except RunFolderError as error:
+            host.log(Level.CRITICAL, str(error))
+            raise SystemExit(1) from None
+        self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
 
     def child_init(self, _rank: int) -> int:
         """Do nothing in a new process: everything opens when it is first used."""
