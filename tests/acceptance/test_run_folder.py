@@ -66,6 +66,8 @@ def test_started_by_root_it_is_the_folder_of_the_user_that_kamailio_becomes(tmp_
     config.write_text(
         f'{"user=" + quoted(USER) if how == "parameter" else ""}\ninclude_file "{SHIPPED}/kamailio.cfg"\n'
     )
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # that user opens the database
+        folder.chmod(0o755)
     chain = Chain("native", tmp_path, config=config, options=("-u", USER) if how == "option" else ())
     with chain:
         folder = chain.kamailio.pages_folder
