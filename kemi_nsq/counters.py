@@ -62,5 +62,8 @@ class Counter(enum.StrEnum):
     LOOKUP_FAILED = "lookup_failed", "times that a nsqlookupd did not answer; once, until that changes"
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
     STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
+    ROUTE_TIMEOUT = "route_timeout", "routes that took longer than NSQ_ROUTE_TIMEOUT"
+    GIVEN_BACK = "given_back", "messages that waited behind such a route and were given back to nsqd"
+    OVERFILLED = "overfilled", "connections that were closed because nsqd sent more than it was asked for"
     RESTARTED = "restarted", "consumer loops that failed and were started again"
     BUG = "bug", "unexpected exceptions of ours, in a function that a route called or while an event was handled"

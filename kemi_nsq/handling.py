@@ -30,7 +30,16 @@ _LONGEST_NAME = 200
 
 
 class Answers(Protocol):
-    """Who sends FIN and REQ."""
+    """Who sends FIN and REQ, and gives back what waits for too long."""
+
+    def begin(self, delivery: Delivery) -> bool:
+        """Take a message; False if it was given back meanwhile, and is another consumer's."""
+
+    def set_aside(self, delivery: Delivery) -> None:
+        """Let it be given back again while others are handled that are answered with it."""
+
+    def keep(self, delivery: Delivery) -> bool:
+        """Take it once more, to answer it, as `begin`."""
 
     def finish(self, delivery: Delivery) -> None:
         """Prepare FIN."""
@@ -99,7 +108,8 @@ class EventHandling:
 
     def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
         """Handle messages that waited together, and answer all of them."""
-        if self._settings.ack == "received":
+        if received := self._settings.ack == "received":
+            deliveries = [delivery for delivery in deliveries if answers.begin(delivery)]
             for delivery in deliveries:
                 answers.finish(delivery)
             answers.settle()
@@ -107,13 +117,23 @@ class EventHandling:
         collect = len(deliveries) > 1 and self._settings.pua_refresh
         self._current.collected = [] if collect else None
         try:
-            handled = [self._run(delivery) for delivery in deliveries]
+            handled = [*map(self._run, deliveries)] if received else self._run_ours(deliveries, answers)
             self._commit(handled)
         finally:
             self._current.collected = None
         for one in handled:
             self._answer(one, answers)
         answers.flush()
+
+    def _run_ours(self, deliveries: Sequence[Delivery], answers: Answers) -> list[_Handled]:
+        """Run the routes of those that were not given back because one of them took too long; return what is left."""
+        handled = []
+        for delivery in deliveries:
+            if answers.begin(delivery):
+                handled.append(self._run(delivery))
+                self._host.page.turn()
+                answers.set_aside(delivery)
+        return [one for one in handled if answers.keep(one.delivery)]
 
     def _run(self, delivery: Delivery) -> _Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
@@ -161,6 +181,7 @@ class EventHandling:
         wrote = [one for one in handled if one.rows]
         if not wrote:
             return
+        self._host.page.begin(f"the database, for {len(wrote)} messages")
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
         except StoreError as error:

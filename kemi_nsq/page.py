@@ -15,12 +15,13 @@ import enum
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from mmap import mmap
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.counters import Counter
 
@@ -74,6 +75,13 @@ class Gauge(enum.StrEnum):
     ROUTE_TIMEOUT = "route_timeout", "seconds after which that is too long: NSQ_ROUTE_TIMEOUT"
 
 
+class Doing(NamedTuple):
+    """What the main thread does, and since which monotonic second."""
+
+    since: float
+    what: str
+
+
 #: Where a page is: a file that others read, or memory of the process's own.
 Memory: TypeAlias = mmap | bytearray
 
@@ -117,12 +125,16 @@ class Page:
 
     Args:
         make: returns the memory for a process id. It must not raise: what is shown must never be what fails.
+
+    Attributes:
+        doing: what the main thread does now, for the other threads of this process.
     """
 
     def __init__(self, make: Callable[[int], Memory] = _own_memory) -> None:
         self._make = make
         self._lock = threading.Lock()
         self._pid = 0
+        self.doing: Doing | None = None
         self._memory: Memory
         self._integers: memoryview
         self._floats: memoryview[float]
@@ -156,6 +168,24 @@ class Page:
         if os.getpid() != self._pid:
             self._turn_over()
         return _text(self._memory, fact)
+
+    def begin(self, what: str) -> None:
+        """Say what the main thread does from now on."""
+        now = time.time()
+        self.doing = Doing(time.monotonic(), what)
+        self.show(Fact.DOING, what)
+        self.set(Gauge.MAIN_TURN, now)
+        self.set(Gauge.BUSY_SINCE, now)
+
+    def turn(self) -> None:
+        """Say that the main thread goes on to the next."""
+        self.doing = None
+
+    def wait(self) -> None:
+        """Say that the main thread waits for something to do."""
+        self.doing = None
+        self.set(Gauge.MAIN_TURN, time.time())
+        self.set(Gauge.BUSY_SINCE, 0.0)
 
     def role(self, name: str) -> None:
         """Say what the process is for."""
