@@ -128,6 +128,7 @@ class Page:
 
     Attributes:
         doing: what the main thread does now, for the other threads of this process.
+        memory: where it is, from the first use on; `read` reads it.
     """
 
     def __init__(self, make: Callable[[int], Memory] = _own_memory) -> None:
@@ -135,7 +136,7 @@ class Page:
         self._lock = threading.Lock()
         self._pid = 0
         self.doing: Doing | None = None
-        self._memory: Memory
+        self.memory: Memory
         self._integers: memoryview
         self._floats: memoryview[float]
 
@@ -160,14 +161,14 @@ class Page:
         if len(data) > fact.size:
             data = data[: fact.size].decode("utf-8", "ignore").encode()
         start = _TEXTS[fact]
-        self._memory[start : start + len(data)] = data
+        self.memory[start : start + len(data)] = data
         self._integers[_LENGTHS[fact]] = len(data)
 
     def shown(self, fact: Fact) -> str:
         """Return what is shown."""
         if os.getpid() != self._pid:
             self._turn_over()
-        return _text(self._memory, fact)
+        return _text(self.memory, fact)
 
     def begin(self, what: str) -> None:
         """Say what the main thread does from now on."""
@@ -191,15 +192,15 @@ class Page:
         """Say what the process is for."""
         if os.getpid() != self._pid:
             self._turn_over()
-        struct.pack_into(f"{_ROLE_SIZE}s", self._memory, _ROLE_AT, name.encode())
+        struct.pack_into(f"{_ROLE_SIZE}s", self.memory, _ROLE_AT, name.encode())
 
     def _turn_over(self) -> None:
         """Begin the page of this process; Kamailio forks without telling Python."""
         with self._lock:
             pid = os.getpid()
             if pid != self._pid:
-                self._memory = self._make(pid)
-                whole = memoryview(self._memory)
+                self.memory = self._make(pid)
+                whole = memoryview(self.memory)
                 self._integers, self._floats = whole.cast("Q"), whole.cast("d")
                 self._pid = pid  # last: another thread may use the page as soon as it sees this
 
