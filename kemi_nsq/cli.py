@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command `kemi-nsq`: try things by hand, check settings, write the reference.
+"""The command `kemi-nsq`: try things by hand, see what Kamailio does, check settings, write the reference.
 
-Exit codes: 0 done; 1 the world is not ready (nsqd does not answer); 2 the input is wrong.
+Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is stuck); 2 the input is wrong.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,6 +19,7 @@ from rich.table import Table
 
 from kemi_nsq import httpapi, names, reference, responder
 from kemi_nsq import settings as table
+from kemi_nsq import status as processes
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
 from kemi_nsq.loading import load
@@ -91,6 +94,21 @@ def settings() -> None:
     for name, field, info in table.rows():
         shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
     Console().print(shown)
+
+
+@app.command()
+def status(
+    run_dir: Annotated[str, typer.Option(help="Runtime folder of Kamailio; NSQ_RUN_DIR where left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the processes of Kamailio do, also while they are stuck; exit code 1 if something is wrong."""
+    found = processes.look(Path(run_dir or load({}).run_dir), time.time())
+    if as_json:
+        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        processes.show(found, Console())
+    if not found.well:
+        raise typer.Exit(_EXIT_TRANSIENT)
 
 
 @app.command("reference")
