@@ -18,7 +18,7 @@ import traceback
 from kemi_nsq.host import Host, Level
 from kemi_nsq.page import Doing, Fact
 
-#: The timer is set anew this often.
+#: The timer is set anew this often, or four times in its time if that is short.
 _AGAIN_S = 1.0
 #: A larger file of stacks begins anew.
 _MOST_BYTES = 65536
@@ -35,14 +35,15 @@ class Stacks:
     def __init__(self, host: Host, timeout_s: float) -> None:
         self._host = host
         self._timeout_s = timeout_s
+        self._again_s = min(_AGAIN_S, timeout_s / 4)
         self._main = threading.get_ident()
         self._file = host.stack_file()
         self._lock = threading.Lock()
         self._armed_at = 0.0
 
     def arm(self, now: float) -> None:
-        """Set the timer, at most once a second."""
-        if self._file < 0 or now - self._armed_at < _AGAIN_S:
+        """Set the timer, not oftener than needed: it costs a thread each time."""
+        if self._file < 0 or now - self._armed_at < self._again_s:
             return
         with self._lock:
             self._armed_at = now
@@ -53,13 +54,13 @@ class Stacks:
     def disarm(self, now: float) -> None:
         """Stop the timer of a main thread that waits for work, but not between two messages of many."""
         with self._lock:
-            if self._armed_at and now - self._armed_at >= _AGAIN_S:
+            if self._armed_at and now - self._armed_at >= self._again_s:
                 self._armed_at = 0.0
                 faulthandler.cancel_dump_traceback_later()
 
     def close(self) -> None:
         """Stop the timer for good."""
-        self.disarm(time.monotonic() + _AGAIN_S)
+        self.disarm(time.monotonic() + self._again_s)
         if self._file >= 0:
             os.close(self._file)
 

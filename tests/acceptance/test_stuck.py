@@ -93,10 +93,10 @@ def test_a_native_route_that_blocks_is_shown_with_the_stack_that_a_timer_wrote(t
 
 
 def test_a_consumer_without_work_never_leaves_a_stack(tmp_path: Path) -> None:
-    with Chain("native", tmp_path, defines={"NSQ_ROUTE_TIMEOUT": 1}) as chain:
+    with Chain("native", tmp_path, defines={"NSQ_ROUTE_TIMEOUT": ROUTE_TIMEOUT_S}) as chain:
         chain.publish(b'{"Event-Category": "test"}')
         chain.drain()
         turn = until(lambda: status(chain)[1]["gauges"]["io_turn"], what="a turn")
-        until(lambda: status(chain)[1]["gauges"]["io_turn"] > turn + 4, what="four times that limit")
+        until(lambda: status(chain)[1]["gauges"]["io_turn"] > turn + 2 * ROUTE_TIMEOUT_S, what="twice that limit")
         (file,) = chain.kamailio.pages_folder.glob("*.stack")
         assert file.read_text() == ""
