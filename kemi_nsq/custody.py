@@ -20,7 +20,8 @@ class Custody:
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[int, bytes], Delivery] = {}
+        #: By identity: a message that comes again is another delivery, and one in here cannot go away.
+        self._free: dict[int, Delivery] = {}
         self.came = self._came_bytes = self._begun = self._begun_bytes = 0
 
     @property
@@ -35,7 +36,7 @@ class Custody:
 
     def arrived(self, delivery: Delivery) -> None:
         """Put a new message into the queue."""
-        self._free[_key(delivery)] = delivery
+        self._free[id(delivery)] = delivery
         self.came += 1
         self._came_bytes += len(delivery.message.body)
 
@@ -43,15 +44,15 @@ class Custody:
         """Take a message from the queue; return whether it is still ours."""
         self._begun += 1
         self._begun_bytes += len(delivery.message.body)
-        return self.keep(delivery)
+        return self._free.pop(id(delivery), None) is not None
 
     def set_aside(self, delivery: Delivery) -> None:
         """Let go of a message whose route has run, while the routes of others run that are answered with it."""
-        self._free[_key(delivery)] = delivery
+        self._free[id(delivery)] = delivery
 
     def keep(self, delivery: Delivery) -> bool:
         """Take a message, to answer it; return whether it is still ours."""
-        return self._free.pop(_key(delivery), None) is not None
+        return self._free.pop(id(delivery), None) is not None
 
     def give_back(self) -> list[Delivery]:
         """Take all that nobody has: whoever does not get one any more leaves it alone."""
@@ -62,7 +63,3 @@ class Custody:
             except KeyError:  # the main thread had the last one
                 break
         return taken
-
-
-def _key(delivery: Delivery) -> tuple[int, bytes]:
-    return delivery.link_id, delivery.message.message_id

@@ -21,7 +21,7 @@ from kemi_nsq.page import Gauge, Page
 from kemi_nsq.settings import Settings
 from kemi_nsq.stacks import Stacks
 from kemi_nsq.traffic import Delivery, Item, Report
-from kemi_nsq.watchdog import Verdict, Watchdog
+from kemi_nsq.watchdog import FINE, Verdict, Watchdog
 
 #: The page shows how much is in flight at most this often.
 _SHOW_S = 0.1
@@ -109,6 +109,12 @@ class Overseer:
 
     def act(self, verdict: Verdict, now: float, links: Mapping[int, Link]) -> None:
         """Do what the verdict says, as far as it is not about RDY."""
+        if verdict is not FINE:
+            self._rescue(verdict, links)
+        if now - self._shown_at >= _SHOW_S:
+            self._show(now, links.values())
+
+    def _rescue(self, verdict: Verdict, links: Mapping[int, Link]) -> None:
         if verdict.began is not None:
             self._page.count(Counter.ROUTE_TIMEOUT)
             self._stacks.began(verdict.began)
@@ -121,11 +127,6 @@ class Overseer:
             self._stacks.ended()
             text = f"stuck no more: {verdict.ended.what} took {verdict.took_s:.1f} s"
             self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
-        if self._page.doing is None:
-            self._stacks.disarm(now)
-        else:
-            self._stacks.arm(now)
-        self._show(now, links.values())
 
     def _give_back(self, links: Mapping[int, Link]) -> None:
         """Let other consumers have what the main thread does not handle."""
@@ -136,9 +137,12 @@ class Overseer:
                 self._items.put([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
 
     def _show(self, now: float, links: Collection[Link]) -> None:
-        if now - self._shown_at < _SHOW_S:
-            return
+        """Do what is done some times a second only: under load there is a turn for each message."""
         self._shown_at = now
+        if self._page.doing is None:
+            self._stacks.disarm(now)
+        else:
+            self._stacks.arm(now)
         self._page.set(Gauge.IO_TURN, time.time())
         if self.custody.came != self._came:
             self._came = self.custody.came

@@ -69,7 +69,7 @@ class Gauge(enum.StrEnum):
     QUEUED = "queued", "messages that the main thread has not begun"
     QUEUED_BYTES = "queued_bytes", "bytes of the messages that it has not taken from the queue"
     LAST_EVENT = "last_event", "when the last message came"
-    MAIN_TURN = "main_turn", "when the main thread began or ended something last"
+    MAIN_TURN = "main_turn", "when the main thread was done with all that it had, last"
     IO_TURN = "io_turn", "when the I/O thread turned last; it does twice a second"
     BUSY_SINCE = "busy_since", "since when the main thread does what the fact `doing` says; 0 while it waits"
     ROUTE_TIMEOUT = "route_timeout", "seconds after which that is too long: NSQ_ROUTE_TIMEOUT"
@@ -99,6 +99,7 @@ def _cells_of(names: type[enum.StrEnum], first: int) -> dict[str, int]:
 # The head, a cell of 8 bytes for each counter, gauge and length of a text, then the texts.
 _COUNTERS = _cells_of(Counter, _HEAD.size // _CELL)
 _GAUGES = _cells_of(Gauge, _HEAD.size // _CELL + len(Counter))
+_BUSY = _GAUGES[Gauge.BUSY_SINCE]
 _LENGTHS = _cells_of(Fact, _HEAD.size // _CELL + len(Counter) + len(Gauge))
 _ENDS = list(accumulate((fact.size for fact in Fact), initial=_HEAD.size + _CELL * len([*Counter, *Gauge, *Fact])))
 _TEXTS: dict[str, int] = dict(zip(Fact, _ENDS, strict=False))
@@ -172,11 +173,9 @@ class Page:
 
     def begin(self, what: str) -> None:
         """Say what the main thread does from now on."""
-        now = time.time()
         self.doing = Doing(time.monotonic(), what)
         self.show(Fact.DOING, what)
-        self.set(Gauge.MAIN_TURN, now)
-        self.set(Gauge.BUSY_SINCE, now)
+        self._floats[_BUSY] = time.time()
 
     def turn(self) -> None:
         """Say that the main thread goes on to the next."""
@@ -186,7 +185,7 @@ class Page:
         """Say that the main thread waits for something to do."""
         self.doing = None
         self.set(Gauge.MAIN_TURN, time.time())
-        self.set(Gauge.BUSY_SINCE, 0.0)
+        self._floats[_BUSY] = 0.0
 
     def role(self, name: str) -> None:
         """Say what the process is for."""

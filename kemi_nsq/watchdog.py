@@ -46,6 +46,10 @@ class Verdict:
         return self.silent or self.overdue
 
 
+#: That of nearly every turn, of which there may be one for each message.
+FINE = Verdict()
+
+
 class Watchdog:
     """Remembers what it has said, so that each thing is said once.
 
@@ -76,6 +80,8 @@ class Watchdog:
             self._answered_at = now
         self._turned_at = now
         silent_s = now - self._answered_at
+        if silent_s <= STUCK_S and self._late is None and (doing is None or now - doing.since <= self._route_timeout_s):
+            return FINE
         ended = self._late if doing is not self._late else None
         age_s = now - doing.since if doing is not None else 0.0
         overdue = age_s > self._route_timeout_s

@@ -11,9 +11,9 @@ from kemi_nsq.names import Subscription
 from kemi_nsq.traffic import Delivery
 
 
-def delivery(number: int, *, link_id: int = 1) -> Delivery:
+def delivery(number: int) -> Delivery:
     message = Message(message_id=b"%016d" % number, timestamp_ns=1, attempts=1, body=b"12345")
-    return Delivery(link_id=link_id, subscription=Subscription("t", "c"), message=message)
+    return Delivery(link_id=1, subscription=Subscription("t", "c"), message=message)
 
 
 def arrived(*numbers: int) -> tuple[Custody, list[Delivery]]:
@@ -42,9 +42,9 @@ def test_what_was_set_aside_may_be_given_back_or_kept() -> None:
     assert not custody.keep(two)
 
 
-def test_the_same_message_of_another_connection_is_another_one() -> None:
+def test_the_same_message_that_comes_again_is_another_one() -> None:
     custody, (one,) = arrived(1)
-    again = delivery(1, link_id=2)
+    again = delivery(1)
     assert custody.give_back() == [one]
     custody.arrived(again)
     assert not custody.begin(one)
