@@ -285,7 +285,7 @@ def flood(count: int, size: int) -> list[Step]:
 @pytest.mark.parametrize(
     ("script", "bound"),
     [
-        (flood(FLOOD, 20), 1000 + 4 * 5 + 1),
+        (flood(FLOOD, 20), 1000 + 4 * 5 + 2),
         (flood(900, 1_000_000), 69),  # 64 MiB, the last one that came, and the one that is handled
     ],
     ids=["messages", "bytes"],
