@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command `kemi-nsq`: try things by hand, check settings, write the reference.
+"""The command `kemi-nsq`: try things by hand, see what Kamailio does, check settings, write the reference.
 
-Exit codes: 0 done; 1 the world is not ready (nsqd does not answer); 2 the input is wrong.
+Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is stuck); 2 the input is wrong.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,8 +19,10 @@ from rich.table import Table
 
 from kemi_nsq import httpapi, names, reference, responder
 from kemi_nsq import settings as table
+from kemi_nsq import status as processes
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.event import json_object
+from kemi_nsq.loading import load
 from kemi_nsq.query import encode
 from kemi_nsq.transport import host_name
 
@@ -37,7 +41,7 @@ def publish(
 ) -> None:
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
-    address = _address(nsqd) or table.load({}).nsqd_address[0]
+    address = _address(nsqd) or load({}).nsqd_address[0]
     json_object(text)
     httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
@@ -79,17 +83,32 @@ def reset(
     Other scopes are for who can reach Kamailio: kamcmd evrexec.run nsq:reset "realm example.com".
     """
     event = {"Event-Category": "presence", "Event-Name": "reset", "Sender-URI": sender}
-    publish(topic or table.load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
+    publish(topic or load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
 
 
 @app.command()
 def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
-    values = table.load({}, host_name=host_name())
+    values = load({}, host_name=host_name())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
     for name, field, info in table.rows():
         shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
     Console().print(shown)
+
+
+@app.command()
+def status(
+    run_dir: Annotated[str, typer.Option(help="Runtime folder of Kamailio; NSQ_RUN_DIR where left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the processes of Kamailio do, also while they are stuck; exit code 1 if something is wrong."""
+    found = processes.look(Path(run_dir or load({}).run_dir), time.time())
+    if as_json:
+        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        processes.show(found, Console())
+    if not found.well:
+        raise typer.Exit(_EXIT_TRANSIENT)
 
 
 @app.command("reference")
@@ -144,7 +163,7 @@ def _address(text: str) -> names.Address | None:
 
 
 def _tcp_settings(nsqd: str) -> table.Settings:
-    return table.load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
+    return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
 
 
 def _topic(name: str) -> str:

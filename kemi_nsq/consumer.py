@@ -28,10 +28,13 @@ from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.iothread import HEARTBEAT_S, IoThread
 from kemi_nsq.outbox import Outbox, OutboxSender
+from kemi_nsq.overseer import Overseer
+from kemi_nsq.page import Gauge
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE
 from kemi_nsq.replies import ReplyDesk
 from kemi_nsq.settings import Settings
+from kemi_nsq.stacks import Stacks
 from kemi_nsq.traffic import Broken, Delivery, Item, Report, Resume, Target
 
 #: A loop that ran for this long has not failed in a row.
@@ -73,12 +76,15 @@ class Consumer:
         self._outbox = outbox
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._stopping = threading.Event()
+        self._stacks: Stacks
         self._io: IoThread
         self._connector: Connector
 
     def run_forever(self) -> None:
         """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
         gc.freeze()  # what is there stays; looking for garbage in it, again and again, would cost more than the events
+        self._host.page.role("consumer")
+        self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
         self._chores.begin()
         failures, trace = 0, ""
         while not self._stopping.is_set():
@@ -108,8 +114,10 @@ class Consumer:
     def _run(self) -> None:
         self._items = SimpleQueue()
         desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
+        self._stacks = Stacks(self._host, self._settings.route_timeout)
         self._io = IoThread(
             max_in_flight=self._settings.max_in_flight,
+            overseer=Overseer(self._settings, self._host.page, self._stacks, self._items),
             identify=_identify(self._settings),
             items=self._items,
             desk=desk,
@@ -129,7 +137,10 @@ class Consumer:
             for thread in threads:
                 thread.start()
             while not self._stopping.is_set():
-                self._take(self._waiting())
+                items = self._waiting()
+                self._stacks.arm(time.monotonic())
+                self._take(items)
+                self._host.page.begin("chores")
                 self._chores.tick()
         finally:
             for thread in threads:
@@ -137,8 +148,12 @@ class Consumer:
             # The reply topic and the outbox's lock must be free before the next start.
             for thread in threads:
                 thread.join(_JOIN_S)
+            self._stacks.close()
 
     def _emit(self, item: Item) -> None:
+        """Take what another thread has to say; what it counts is in the page at once, even if this thread is stuck."""
+        if isinstance(item, Report) and item.counter:
+            self._host.page.count(item.counter)
         self._items.put([item])
 
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
@@ -146,6 +161,7 @@ class Consumer:
 
     def _waiting(self) -> list[Item]:
         """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
+        self._host.page.wait()
         due = self._chores.next_due()
         try:
             items = self._items.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
@@ -170,7 +186,7 @@ class Consumer:
                     if item.text:
                         self._host.log(item.level, item.text)
                     if item.counter:
-                        self._host.count(item.counter)
+                        self._host.mirror(item.counter)
                     if item.counter is Counter.CONNECTED:
                         self._chores.connected()
                 case Broken():
@@ -181,6 +197,7 @@ class Consumer:
 
     def _resume(self, resume: Resume) -> None:
         """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
+        self._host.page.begin(f"route {resume.suspended.route}, which goes on with a reply")
         self._host.set_variable(REPLY_VARIABLE, resume.reply)
         self._host.set_variable(REASON_VARIABLE, resume.reason or "")
         if not self._host.continue_transaction(resume.suspended):

@@ -23,7 +23,11 @@ class Counter(enum.StrEnum):
     UNROUTED = "unrouted", "events for which there is no event route"
     ROUTE_FAILED = "route_failed", "Python handlers that raised"
     REQUEUED = "requeued", "messages that come again because their route asked for it, or failed"
-    GIVEN_BACK = "given_back", "messages given back to nsqd by no fault of theirs: an outage, or a topic that backs off"
+    GIVEN_BACK = (
+        "given_back",
+        "messages given back to nsqd by no fault of theirs: an outage, a topic that backs off, or a route that takes "
+        "longer than NSQ_ROUTE_TIMEOUT",
+    )
     OUTAGES = "outages", "outages begun: the database fails, or no nsqd takes dead letters"
     BACKOFFS = "backoffs", "times that a topic began to back off because its route failed for every event"
     GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries, or because Kamailio died of them"
@@ -75,5 +79,7 @@ class Counter(enum.StrEnum):
     LOOKUP_FAILED = "lookup_failed", "times that a nsqlookupd did not answer; once, until that changes"
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
     STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
+    ROUTE_TIMEOUT = "route_timeout", "routes that took longer than NSQ_ROUTE_TIMEOUT"
+    OVERFILLED = "overfilled", "connections that were closed because nsqd sent more than it was asked for"
     RESTARTED = "restarted", "consumer loops that failed and were started again"
     BUG = "bug", "unexpected exceptions of ours, in a function that a route called or while an event was handled"

@@ -8,6 +8,7 @@ The tree, by what a caller can do about it::
     NsqError
     |-- UsageError            yours to fix: the same input fails again
     |   |-- SettingsError     a setting has a bad name or value
+    |   |-- RunFolderError    the runtime folder cannot be used
     |   |-- NameRefused       a topic or channel name that NSQ refuses
     |   `-- PayloadError      a payload or event that cannot be used
     |       `-- RowRefused    the database refuses the row that it makes
@@ -48,6 +49,10 @@ class SettingsError(UsageError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class RunFolderError(UsageError):
+    """The runtime folder cannot be made or read, is not safe, or is another Kamailio's."""
 
 
 class NameRefused(UsageError):

@@ -89,7 +89,7 @@ class EventHandling:
     def _handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
         finished = self._settings.ack == "received"
         if finished:
-            deliveries = [each for each in deliveries if not self._held(each, answers)]
+            deliveries = [each for each in deliveries if answers.begin(each) and not self._held(each, answers)]
             for delivery in deliveries:
                 answers.finish(delivery)
             answers.settle()
@@ -98,7 +98,7 @@ class EventHandling:
         self._current.collected = [] if collect else None
         try:
             # What has been finished cannot be given back, though its topic be held since.
-            handled = [self._run(each) for each in deliveries if finished or not self._held(each, answers)]
+            handled = [*map(self._run, deliveries)] if finished else self._run_ours(deliveries, answers)
             self._commit([one for one in handled if one.rows])
         finally:
             self._current.collected = None
@@ -106,6 +106,18 @@ class EventHandling:
         for one in handled:
             self._verdicts.answer(one, answers)
         answers.flush()
+
+    def _run_ours(self, deliveries: Sequence[Delivery], answers: Answers) -> list[Handled]:
+        """Run the routes of those that were not given back because one of them took too long; return what is left."""
+        handled = []
+        for delivery in deliveries:
+            if not answers.begin(delivery):
+                self._verdicts.spare(delivery)
+            elif not self._held(delivery, answers):
+                handled.append(self._run(delivery))
+                self._page.turn()
+                answers.set_aside(delivery)
+        return [one for one in handled if answers.keep(one.delivery)]
 
     def _held(self, delivery: Delivery, answers: Answers) -> bool:
         """Give a message back whose topic takes nothing now; return whether that was so."""
@@ -176,6 +188,7 @@ class EventHandling:
         if not wrote:
             return
         self._page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
+        self._page.begin(f"the database, for {len(wrote)} messages")
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
         except StoreError as error:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.page import Page
 from kemi_nsq.query import Suspended
 
 
@@ -22,16 +23,41 @@ class Level(enum.Enum):
 
 
 class Host(Protocol):
-    """The SIP server that loaded this package."""
+    """The SIP server that loaded this package.
+
+    Attributes:
+        page: where a process shows its state; any thread may.
+    """
+
+    page: Page
+
+    def take_run_folder(self, path: str) -> Mapping[str, int]:
+        """Hold the runtime folder from now on, and show pages there.
+
+        Returns:
+            Message ids to how often a process ended while it handled that message.
+
+        Raises:
+            RunFolderError: it cannot be used, or another instance holds it.
+        """
+
+    def stack_file(self) -> int:
+        """Return a descriptor of the file in which this process leaves stacks, -1 for none. Any thread may ask."""
 
     def log(self, level: Level, text: str) -> None:
         """Write one line to the server's log. The text is never expanded."""
+
+    def log_aside(self, level: Level, text: str) -> None:
+        """Write lines to where the server logs, from any thread, also while the main thread is stuck."""
 
     def defines(self) -> Mapping[str, str]:
         """Return the configuration's `#!define` names that start with NSQ_ and their values without quotes."""
 
     def count(self, counter: Counter) -> None:
-        """Add one to a counter that the operator can read."""
+        """Add one to a counter that the operator can read: in the page, and where `mirror` does."""
+
+    def mirror(self, counter: Counter) -> None:
+        """Add one to the server's own copy of a counter, for what another thread has counted in the page."""
 
     def set_variable(self, name: str, value: str) -> None:
         """Set `$var(name)` of the running process."""

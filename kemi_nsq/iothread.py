@@ -3,7 +3,8 @@
 
 It owns the sockets and the `Connection` of each. Other threads never touch them: they append a call to the inbox and
 wake the selector. What nsqd says goes to the main thread through one queue, in lists, so that a burst costs one
-hand-over. The queue is bounded by RDY: nsqd never has more in flight here than the main thread was promised.
+hand-over. The queue is bounded by RDY: nsqd never has more in flight here than the main thread was promised. One that
+does not keep to that loses its connection.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
 from kemi_nsq.flow import ready_share
 from kemi_nsq.host import Level
-from kemi_nsq.link import Link, refusal
+from kemi_nsq.link import Link
 from kemi_nsq.names import Subscription
+from kemi_nsq.overseer import Overseer
 from kemi_nsq.replies import ReplyDesk
-from kemi_nsq.traffic import Broken, Delivery, Item, Report, Target
+from kemi_nsq.traffic import Broken, Delivery, Item, Target
 
 #: Asked of nsqd in IDENTIFY. Short enough to notice a frozen nsqd, long enough for a route that holds Python's lock.
 HEARTBEAT_S = 10.0
 #: A peer that was silent for this long is dead: two heartbeats and some.
 SILENCE_S = 2.5 * HEARTBEAT_S
-#: When a message has waited for so long while none was answered, nsqd shall hand further ones to others.
-STUCK_S = 2.0
 _TICK_S = 0.5
 _SETTLE_S = 1.0
 #: RDY for replies, which this thread handles itself, at once.
@@ -46,16 +46,18 @@ class IoThread(threading.Thread):
 
     Args:
         max_in_flight: NSQ_MAX_IN_FLIGHT, shared by the connections of one topic.
+        overseer: sees when the main thread is stuck, or nsqd sends too much.
         identify: fields for IDENTIFY.
         items: where the main thread takes deliveries and reports.
         desk: takes the replies to queries.
         on_closed: called with the target, and whether it had been subscribed, when a connection is gone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the consumer passes each part in
         self,
         *,
         max_in_flight: int,
+        overseer: Overseer,
         identify: dict[str, JsonValue],
         items: SimpleQueue[list[Item]],
         desk: ReplyDesk,
@@ -63,6 +65,12 @@ class IoThread(threading.Thread):
     ) -> None:
         super().__init__(name="nsq-io", daemon=True)
         self._max_in_flight = max_in_flight
+        self._overseer = overseer
+        self.begin, self.set_aside, self.keep = (
+            overseer.custody.begin,
+            overseer.custody.set_aside,
+            overseer.custody.keep,
+        )
         self._identify = identify
         self._items = items
         self._desk = desk
@@ -73,7 +81,6 @@ class IoThread(threading.Thread):
         self._links: dict[int, Link] = {}
         self._last_link_id = 0
         self._stopping = False
-        self._answered_at = self._turned_at = 0.0
         self._stuck = False
         self._limits: dict[Subscription, int] = {}
 
@@ -152,21 +159,12 @@ class IoThread(threading.Thread):
 
     def _watch(self, now: float) -> None:
         """Let nsqd hand messages to other consumers while the main thread is stuck (RDY 0), and to us again after."""
-        if now - self._turned_at > 2 * _TICK_S:
-            # We were held up ourselves, by a native route that kept Python's lock: nsqd must be able to send us again
-            # what timed out meanwhile, or the answers to it would come to nothing.
-            self._answered_at = now
-        self._turned_at = now
-        silent_s = now - self._answered_at
-        stuck = silent_s > STUCK_S and any(link.touch_at for link in self._links.values())
-        if stuck == self._stuck:
-            return
-        self._stuck = stuck
-        for subscription in {link.target.subscription for link in self._links.values()}:
-            self._share_ready(subscription)
-        if stuck:
-            text = f"no message was answered for {silent_s:.0f} s: nsqd was asked for no more until one was"
-            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.STUCK)])
+        verdict = self._overseer.look(now, self._links.values())
+        if verdict.stuck != self._stuck:
+            self._stuck = verdict.stuck
+            for subscription in {link.target.subscription for link in self._links.values()}:
+                self._share_ready(subscription)
+        self._overseer.act(verdict, now, self._links)  # after RDY 0, or nsqd would send more for what is given back
 
     def _take_inbox(self) -> None:
         while self._inbox:
@@ -217,7 +215,7 @@ class IoThread(threading.Thread):
         link.socket.close()
         if not expected:
             text = f"lost {link.target.subscription} at {link.target.address}: {reason}"
-            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.DISCONNECTED)])
+            self._items.put([self._overseer.report(Level.WARNING, text, Counter.DISCONNECTED)])
         self._share_ready(link.target.subscription)
         self._on_closed(link.target, link.subscribed)
 
@@ -246,18 +244,21 @@ class IoThread(threading.Thread):
                 link.connection.finish(message_id)
             case nsq.Message():
                 if not link.touch_at:
-                    self._answered_at = link.heard_at
-                link.touch_at[event.message_id] = link.heard_at + link.touch_every_s
-                items.append(Delivery(link_id=link.link_id, subscription=link.target.subscription, message=event))
+                    self._overseer.answered(link.heard_at)
+                link.take(event.message_id)
+                delivery = Delivery(link_id=link.link_id, subscription=link.target.subscription, message=event)
+                items.append(self._overseer.arrived(delivery, link))
             case nsq.Identified():
                 link.max_rdy, link.touch_every_s = event.max_rdy, event.msg_timeout_s / 2
             case nsq.Subscribed():
                 link.subscribed = True
                 self._share_ready(link.target.subscription)
                 text = f"consuming {link.target.subscription} at {link.target.address}"
-                items.append(Report(level=Level.INFO, text=text, counter=Counter.CONNECTED))
+                items.append(self._overseer.report(Level.INFO, text, Counter.CONNECTED))
             case nsq.Refused(code=code, text=text, fatal=fatal):
-                items.append(refusal(link.target, event))
+                # E_FIN_FAILED and its like: the message had timed out and comes again, and the handlers bear that.
+                what = f"nsqd {link.target.address} refused a command for {link.target.subscription}: {code} {text}"
+                items.append(self._overseer.report(Level.WARNING, what, Counter.REFUSED))
                 if fatal:
                     raise ConnectionLost(f"nsqd refused: {code} {text}")
             case _:  # a heartbeat is answered by the connection; nothing waits for an OK here
@@ -270,19 +271,20 @@ class IoThread(threading.Thread):
         else:
             wanted = 0 if self._stuck else self._limits.get(subscription, self._max_in_flight)
         for link in links:
-            link.share(ready_share(wanted, len(links), link.max_rdy) if wanted else 0)
+            link.tell_ready(ready_share(wanted, len(links), link.max_rdy) if wanted else 0)
 
     def _limit(self, subscription: Subscription, limit: int | None) -> None:
         self._limits[subscription] = self._max_in_flight if limit is None else limit
         self._share_ready(subscription)
 
     def _answer(self, delivery: Delivery, delay_ms: int | None) -> None:
-        self._answered_at = time.monotonic()
+        now = time.monotonic()
+        self._overseer.answered(now)
         link = self._links.get(delivery.link_id)
         if link is None:  # its connection is gone; the message comes again when its timeout is over
             return
         if delay_ms is None:
-            link.finish(delivery.message.message_id, self._answered_at)
+            link.finish(delivery.message.message_id, now)
         else:
             link.requeue(delivery.message.message_id, delay_ms)
 

@@ -7,14 +7,20 @@ Kamailio keeps every name that it has seen (core/pvapi.c, pv_cache_get).
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import syslog
 from collections.abc import Mapping
+from pathlib import Path
 
 import KSR  # exists inside Kamailio only
 import orjson
 
+from kemi_nsq import rundir
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.page import Page
 from kemi_nsq.query import Suspended
 from kemi_nsq.settings import PREFIX
 
@@ -26,6 +32,15 @@ _LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
 #: app_python3_mod.c, INTERNAL_VERSION
 _KEMI_OF_6 = 1003
+_STDERR = 2
+#: Level to Kamailio's word for it (core/dprint.c) and to syslog's number.
+_ASIDE: Mapping[Level, tuple[str, int]] = {
+    Level.CRITICAL: ("CRITICAL", syslog.LOG_CRIT),
+    Level.ERROR: ("ERROR", syslog.LOG_ERR),
+    Level.WARNING: ("WARNING", syslog.LOG_WARNING),
+    Level.INFO: ("INFO", syslog.LOG_INFO),
+    Level.DEBUG: ("DEBUG", syslog.LOG_DEBUG),
+}
 
 
 class KamailioHost:
@@ -33,15 +48,41 @@ class KamailioHost:
 
     Args:
         native: whether routes are those of kamailio.cfg, and not of a `cfgengine`.
+
+    Attributes:
+        page: in the runtime folder, as soon as that was taken.
     """
 
     def __init__(self, *, native: bool) -> None:
         self._native = native
+        self._folder: rundir.RunFolder | None = None
+        self.page = Page()
+
+    def take_run_folder(self, path: str) -> Mapping[str, int]:
+        """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
+        uid, gid = _own("uid") or os.geteuid(), _own("gid") or os.getegid()
+        self._folder = rundir.take(Path(path), uid=uid, gid=gid)
+        self.page = self._folder.page
+        return self._folder.died
+
+    def stack_file(self) -> int:
+        """Open `<pid>.stack` in the runtime folder."""
+        return -1 if self._folder is None else self._folder.stack_file()
 
     def log(self, level: Level, text: str) -> None:
         """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
-        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LINE_LIMIT])
-        getattr(KSR, level.value)(f"kemi-nsq: {line}\n")
+        getattr(KSR, level.value)(f"{_line(text)}\n")
+
+    def log_aside(self, level: Level, text: str) -> None:
+        """Write as Kamailio does (core/dprint.h, LOG_FX): to stderr, or to syslog by the name that it has there."""
+        word, priority = _ASIDE[level]
+        for line in text.splitlines():
+            said = f"{word}: {_line(line)}"
+            if _own("log_stderr"):
+                os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {said}\n".encode())
+            else:
+                # Python's own module `syslog` would open the log anew, and Kamailio lose its name there.
+                ctypes.CDLL(None).syslog(priority, b"%s", said.encode())
 
     def defines(self) -> Mapping[str, str]:
         """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
@@ -50,6 +91,11 @@ class KamailioHost:
         return {name: str(KSR.pv.get(f"$def({name})") or "").strip("\"'") for name in names}
 
     def count(self, counter: Counter) -> None:
+        """Add one in the page and in the htable."""
+        self.page.count(counter)
+        self.mirror(counter)
+
+    def mirror(self, counter: Counter) -> None:
         """Add one to an item of the htable `nsq`, which all processes share."""
         if KSR.htable.sht_inc(COUNTER_TABLE, counter) == _NO_SUCH_ITEM:
             KSR.htable.sht_seti(COUNTER_TABLE, counter, 1)
@@ -132,6 +178,19 @@ def _more_keys() -> tuple[str, ...]:
     """
     two_keys = KSR.__version__ == _KEMI_OF_6 and not hasattr(KSR.cfgutils, "lock_key2")
     return ("",) if two_keys else ()
+
+
+def _line(text: str) -> str:
+    """Begin a line of the log as all of ours begin, and show control characters instead of sending them."""
+    return "kemi-nsq: " + "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LINE_LIMIT])
+
+
+def _own(name: str) -> int:
+    """Read an integer of Kamailio's program, such as `uid` (main.c, core/globals.h); 0 if it has none of that name."""
+    try:
+        return ctypes.c_int.in_dll(ctypes.CDLL(None), name).value
+    except ValueError:
+        return 0
 
 
 def _answered(method: str, *params: str) -> bool:

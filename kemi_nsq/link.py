@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from kemi_nsq import connection as nsq
 from kemi_nsq import transport
-from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.flow import remember
-from kemi_nsq.host import Level
-from kemi_nsq.traffic import Report, Target
+from kemi_nsq.traffic import Target
 
 #: What is in flight at the end comes again after this long.
 GIVE_BACK_MS = 100
@@ -38,6 +37,9 @@ class Link:
         touch_at: messages that wait for their answer, and the monotonic second of the next TOUCH of each.
         late: messages that were not touched in time, while a native route kept Python's lock. nsqd may send them again
             although they are finished.
+        abandoned: messages that are touched no more, because their route takes too long, and when it was their turn.
+        promised: the largest RDY that nsqd was ever told.
+        unasked: messages that came since it was told RDY 0.
         unsent: bytes that the socket has not taken yet.
     """
 
@@ -52,7 +54,35 @@ class Link:
     touch_every_s: float = 0.0
     touch_at: dict[bytes, float] = field(default_factory=dict)
     late: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    abandoned: dict[bytes, float] = field(default_factory=dict)
+    promised: int = 0
+    unasked: int = 0
     unsent: bytes = b""
+
+    @property
+    def ignores_ready(self) -> bool:
+        """Whether nsqd has sent more than any RDY allowed, the last one or those that were in force before."""
+        return max(len(self.touch_at), self.unasked) > self.promised
+
+    def tell_ready(self, count: int) -> None:
+        """Send RDY, if it is another one than nsqd was told."""
+        if count != self.ready:
+            self.ready = count
+            self.promised = max(self.promised, count)
+            self.unasked = 0
+            self.connection.ready(count)
+
+    def take(self, message_id: bytes) -> None:
+        """Note a message that waits for its answer from now on."""
+        self.touch_at[message_id] = self.heard_at + self.touch_every_s
+        if not self.ready:
+            self.unasked += 1
+
+    def abandon(self) -> None:
+        """Touch what is in flight no more: nsqd hands it to another consumer when its timeout is over."""
+        for message_id, due in self.touch_at.items():
+            self.abandoned.setdefault(message_id, due)
+            self.touch_at[message_id] = math.inf
 
     def touch(self, now: float) -> None:
         """Send TOUCH for the messages whose turn it is."""
@@ -64,12 +94,14 @@ class Link:
 
     def finish(self, message_id: bytes, now: float) -> None:
         """Send FIN for a message."""
-        self._note_if_late(message_id, self.touch_at.pop(message_id, now), now)
+        due = self.touch_at.pop(message_id, now)
+        self._note_if_late(message_id, self.abandoned.pop(message_id, due), now)
         self.connection.finish(message_id)
 
     def requeue(self, message_id: bytes, delay_ms: int) -> None:
         """Send REQ for a message."""
         self.touch_at.pop(message_id, None)
+        self.abandoned.pop(message_id, None)
         self.late.pop(message_id, None)  # it shall come again
         self.connection.requeue(message_id, delay_ms)
 
@@ -85,20 +117,7 @@ class Link:
         with contextlib.suppress(ConnectionLost):
             transport.send(self.socket, self.unsent + self.connection.data_to_send())
 
-    def share(self, count: int) -> None:
-        """Let nsqd have up to `count` messages in flight here, if it was told another number last."""
-        if count != self.ready:
-            self.ready = count
-            self.connection.ready(count)
-
     def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
         if now > due + self.touch_every_s:
             remember(self.late, message_id, None, most=_LATE_KEPT)
-
-
-def refusal(target: Target, event: nsq.Refused) -> Report:
-    """Report that nsqd refused a command."""
-    # E_FIN_FAILED and its like mean that nsqd timed the message out: it comes again, and the handlers bear that.
-    text = f"nsqd {target.address} refused a command for {target.subscription}: {event.code} {event.text}"
-    return Report(level=Level.WARNING, text=text, counter=Counter.REFUSED)

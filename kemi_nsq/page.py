@@ -1,39 +1,249 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a process shows of itself, for whoever looks from outside, also while it is stuck."""
+"""What a process shows of itself, for whoever looks from outside, also while it is stuck.
+
+A page is a piece of memory with a fixed layout: a head, a slot for each counter, one for each gauge, and a text for
+each fact. Inside Kamailio the memory is a file in the runtime folder (`rundir`), so that what was shown is there
+whatever becomes of the process; without Kamailio it is the process's own.
+
+Several threads of one process write. Readers, in other processes, take no lock: a number is written at once, and a text
+that changes while it is read may be a mixture of two. That is good enough for somebody who looks.
+"""
 
 from __future__ import annotations
 
 import enum
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from mmap import mmap
+from typing import NamedTuple, TypeAlias
+
+from kemi_nsq.counters import Counter
+
+#: Bytes of a text, if its fact does not say otherwise.
+_TEXT = 512
+#: 256 message ids of 16 characters and a blank after each.
+_IDS = 256 * 17
 
 
 class Fact(enum.StrEnum):
     """What is shown besides the counters: one name each, and what it says. Empty where there is nothing to say."""
 
     meaning: str
+    size: int
 
-    def __new__(cls, name: str, meaning: str) -> Fact:
+    def __new__(cls, name: str, meaning: str, size: int = _TEXT) -> Fact:
+        """Make a member from its name, a sentence that says what it shows, and the bytes that it may have."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.meaning = meaning
+        member.size = size
+        return member
+
+    HANDLING = "handling", "ids of the messages whose route runs, or that are being committed", _IDS
+    DATABASE = "database", "since when the database fails, and why"
+    DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
+    BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing is taken from them"
+    DOING = "doing", "what the main thread does: a route and its message, say"
+    STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"
+
+
+class Gauge(enum.StrEnum):
+    """A number that goes up and down: its name and what it says. Times are seconds since the epoch, 0 for never."""
+
+    meaning: str
+
+    def __new__(cls, name: str, meaning: str) -> Gauge:
         """Make a member from its name and a sentence that says what it shows."""
         member = str.__new__(cls, name)
         member._value_ = name
         member.meaning = meaning
         return member
 
-    HANDLING = "handling", "ids of the messages whose route runs, or that are being committed"
-    DATABASE = "database", "since when the database fails, and why"
-    DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
-    BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing is taken from them"
+    IN_FLIGHT = "in_flight", "messages that nsqd waits to have answered, of all connections"
+    QUEUED = "queued", "messages that the main thread has not begun"
+    QUEUED_BYTES = "queued_bytes", "bytes of the messages that it has not taken from the queue"
+    LAST_EVENT = "last_event", "when the last message came"
+    MAIN_TURN = "main_turn", "when the main thread was done with all that it had, last"
+    IO_TURN = "io_turn", "when the I/O thread turned last; it does twice a second"
+    BUSY_SINCE = "busy_since", "since when the main thread does what the fact `doing` says; 0 while it waits"
+    ROUTE_TIMEOUT = "route_timeout", "seconds after which that is too long: NSQ_ROUTE_TIMEOUT"
+
+
+class Doing(NamedTuple):
+    """What the main thread does, and since which monotonic second."""
+
+    since: float
+    what: str
+
+
+#: Where a page is: a file that others read, or memory of the process's own.
+Memory: TypeAlias = mmap | bytearray
+
+_MAGIC = b"kemi-nsq"
+#: Magic, layout, process id, start of the process in clock ticks since the boot (proc(5), stat), role.
+_HEAD = struct.Struct("=8sIIQ16s")
+_ROLE_AT, _ROLE_SIZE = _HEAD.size - 16, 16
+_CELL = 8
+
+
+def _cells_of(names: type[enum.StrEnum], first: int) -> dict[str, int]:
+    return {name: first + number for number, name in enumerate(names)}
+
+
+# The head, a cell of 8 bytes for each counter, gauge and length of a text, then the texts.
+_COUNTERS = _cells_of(Counter, _HEAD.size // _CELL)
+_GAUGES = _cells_of(Gauge, _HEAD.size // _CELL + len(Counter))
+_BUSY = _GAUGES[Gauge.BUSY_SINCE]
+_LENGTHS = _cells_of(Fact, _HEAD.size // _CELL + len(Counter) + len(Gauge))
+_ENDS = list(accumulate((fact.size for fact in Fact), initial=_HEAD.size + _CELL * len([*Counter, *Gauge, *Fact])))
+_TEXTS: dict[str, int] = dict(zip(Fact, _ENDS, strict=False))
+#: Bytes of a page.
+SIZE = -(-_ENDS[-1] // _CELL) * _CELL
+#: Another release may have other names; whoever reads a page that was written by one must see that.
+_NAMES = "".join(f"{name} " for names in (Counter, Gauge, Fact) for name in names)
+LAYOUT = zlib.crc32(f"1 {SIZE} {_NAMES}".encode())
+
+
+def prepare(memory: Memory, pid: int, started: int) -> None:
+    """Write the head of an empty page: for which process it is."""
+    _HEAD.pack_into(memory, 0, _MAGIC, LAYOUT, pid, started, b"")
+
+
+def _own_memory(pid: int) -> Memory:
+    memory = bytearray(SIZE)
+    prepare(memory, pid, 0)
+    return memory
 
 
 class Page:
-    """The facts of one process."""
+    """The page of the process that uses it: after a fork, the first use makes a new one. Any thread may write.
 
-    def __init__(self) -> None:
-        self._facts: dict[Fact, str] = {}
+    Args:
+        make: returns the memory for a process id. It must not raise: what is shown must never be what fails.
+
+    Attributes:
+        doing: what the main thread does now, for the other threads of this process.
+        memory: where it is, from the first use on; `read` reads it.
+    """
+
+    def __init__(self, make: Callable[[int], Memory] = _own_memory) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._pid = 0
+        self.doing: Doing | None = None
+        self.memory: Memory
+        self._integers: memoryview
+        self._floats: memoryview[float]
+
+    def count(self, counter: Counter) -> None:
+        """Add one to a counter."""
+        if os.getpid() != self._pid:
+            self._turn_over()
+        with self._lock:  # two threads may add at once
+            self._integers[_COUNTERS[counter]] += 1
+
+    def set(self, gauge: Gauge, value: float) -> None:
+        """Show a number."""
+        if os.getpid() != self._pid:
+            self._turn_over()
+        self._floats[_GAUGES[gauge]] = value
 
     def show(self, fact: Fact, text: str) -> None:
-        """Show a fact, from any thread; '' takes it back."""
-        self._facts[fact] = text
+        """Show a fact, from any thread; '' takes it back. What is too long for it is cut."""
+        if os.getpid() != self._pid:
+            self._turn_over()
+        data = text.encode("utf-8", "replace")
+        if len(data) > fact.size:
+            data = data[: fact.size].decode("utf-8", "ignore").encode()
+        start = _TEXTS[fact]
+        self.memory[start : start + len(data)] = data
+        self._integers[_LENGTHS[fact]] = len(data)
 
     def shown(self, fact: Fact) -> str:
         """Return what is shown."""
-        return self._facts.get(fact, "")
+        if os.getpid() != self._pid:
+            self._turn_over()
+        return _text(self.memory, fact)
+
+    def begin(self, what: str) -> None:
+        """Say what the main thread does from now on."""
+        self.doing = Doing(time.monotonic(), what)
+        self.show(Fact.DOING, what)
+        self._floats[_BUSY] = time.time()
+
+    def turn(self) -> None:
+        """Say that the main thread goes on to the next."""
+        self.doing = None
+
+    def wait(self) -> None:
+        """Say that the main thread waits for something to do."""
+        self.doing = None
+        self.set(Gauge.MAIN_TURN, time.time())
+        self._floats[_BUSY] = 0.0
+
+    def role(self, name: str) -> None:
+        """Say what the process is for."""
+        if os.getpid() != self._pid:
+            self._turn_over()
+        struct.pack_into(f"{_ROLE_SIZE}s", self.memory, _ROLE_AT, name.encode())
+
+    def _turn_over(self) -> None:
+        """Begin the page of this process; Kamailio forks without telling Python."""
+        with self._lock:
+            pid = os.getpid()
+            if pid != self._pid:
+                self.memory = self._make(pid)
+                whole = memoryview(self.memory)
+                self._integers, self._floats = whole.cast("Q"), whole.cast("d")
+                self._pid = pid  # last: another thread may use the page as soon as it sees this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A page as it was read.
+
+    Attributes:
+        pid: the process.
+        started: its start, in clock ticks since the boot; with the pid it names one process for ever.
+        role: what it is for, or ''.
+        counters: those that are not 0.
+        gauges: all of them.
+        facts: those that are not empty.
+    """
+
+    pid: int
+    started: int
+    role: str
+    counters: Mapping[Counter, int]
+    gauges: Mapping[Gauge, float]
+    facts: Mapping[Fact, str]
+
+
+def read(data: bytes) -> Sheet | None:
+    """Read a page; None if it is none, or was written by a release with another layout."""
+    if len(data) != SIZE:
+        return None
+    magic, layout, pid, started, role = _HEAD.unpack_from(data)
+    if (magic, layout) != (_MAGIC, LAYOUT):
+        return None
+    integers, floats = memoryview(data).cast("Q"), memoryview(data).cast("d")
+    return Sheet(
+        pid=pid,
+        started=started,
+        role=role.rstrip(b"\0").decode("ascii", "replace"),
+        counters={each: count for each in Counter if (count := integers[_COUNTERS[each]])},
+        gauges={each: floats[_GAUGES[each]] for each in Gauge},
+        facts={each: text for each in Fact if (text := _text(data, each))},
+    )
+
+
+def _text(data: Memory | bytes, fact: Fact) -> str:
+    (length,) = struct.unpack_from("=Q", data, _LENGTHS[fact] * _CELL)
+    start = _TEXTS[fact]
+    return bytes(data[start : start + min(length, fact.size)]).decode("utf-8", "replace")

@@ -15,25 +15,24 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-from kemi_nsq import settings as table
 from kemi_nsq.change import Change
 from kemi_nsq.chores import Chores
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.deadletters import DeadLetters
-from kemi_nsq.errors import NsqError, SettingsError, StoreError
+from kemi_nsq.errors import NsqError, RunFolderError, SettingsError, StoreError
 from kemi_nsq.event import JsonObject
 from kemi_nsq.functions import Functions, Published
 from kemi_nsq.gate import Gate
 from kemi_nsq.handling import EventHandling
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsonpath import lookup
+from kemi_nsq.loading import load
 from kemi_nsq.outage import Kind
 from kemi_nsq.outbox import Outbox
-from kemi_nsq.page import Page
 from kemi_nsq.presence_functions import PresenceFunctions
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
@@ -61,6 +60,9 @@ _STORED: Mapping[Change, int] = {
 }
 
 
+#: No process has ended while it handled a message.
+NOBODY: Mapping[str, int] = {}
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -75,7 +77,6 @@ class Parts:
     presence: PresenceFunctions
     consumer: Consumer
     quiet: Quiet
-    page: Page
 
 
 #: A call that Python does not inline, so that what it returns is checked.
@@ -101,12 +102,7 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def wire(
-    host: Host,
-    settings: Settings,
-    handlers: Mapping[str, Handler],
-    *,
-    native: bool,
-    died: Mapping[str, int] = MappingProxyType({}),
+    host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool, died: Mapping[str, int] = NOBODY
 ) -> Parts:
     """Build everything. Leaves nothing open: this runs before Kamailio forks.
 
@@ -117,7 +113,7 @@ def wire(
         native: whether kamailio.cfg may have `event_route` blocks.
         died: how often Kamailio has died while it handled a message, by the message's id.
     """
-    current, page, publisher, store = Current(), Page(), Publisher(settings), _store(settings)
+    current, page, publisher, store = Current(), host.page, Publisher(settings), _store(settings)
     pua = PresencePublisher(settings, host, store)
     upkeep = Upkeep(settings, host, store, pua) if store else None
     probe = Probe(settings, publisher, store)
@@ -134,7 +130,6 @@ def wire(
         presence=PresenceFunctions(settings=settings, host=host, current=current, pua=pua, upkeep=upkeep, probe=probe),
         consumer=Consumer(settings, host, handling, chores, gate, outbox=_outbox(settings)),
         quiet=Quiet(host),
-        page=page,
     )
 
 
@@ -157,17 +152,23 @@ class Plugin:
             host: the SIP server; left out inside Kamailio.
 
         Raises:
-            SystemExit: a setting is wrong. Each problem is logged, and Kamailio does not start. For this exception
-                alone it logs no traceback (python_support.c, python_handle_exception).
+            SystemExit: a setting is wrong, or the runtime folder cannot be used. Each problem is logged, and Kamailio
+                does not start. For this exception alone it logs no traceback (python_support.c,
+                python_handle_exception).
         """
         host = host or _kamailio(native=self._native)
         try:
-            settings = table.load(host.defines(), host_name=host_name())
+            settings = load(host.defines(), host_name=host_name())
         except SettingsError as error:
             for problem in error.problems:
                 host.log(Level.CRITICAL, problem)
             raise SystemExit(1) from None
-        self._parts = wire(host, settings, self._handlers(), native=self._native)
+        try:
+            died = host.take_run_folder(settings.run_dir)
+        except RunFolderError as error:
+            host.log(Level.CRITICAL, str(error))
+            raise SystemExit(1) from None
+        self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
 
     def child_init(self, rank: int) -> int:
         """Tell a timer process that it is one; everything else opens when it is first used."""

@@ -118,6 +118,7 @@ class PythonRoutes:
         handler = self._handlers.get(name)
         if handler is None:
             return Outcome.MISSING
+        self._host.page.begin(_named(name, event))
         try:
             result = handler(event)
         except (Exception, SystemExit) as error:  # the operator's code: the next event must be handled all the same
@@ -149,10 +150,15 @@ class NativeRoutes:
         values = (event.payload, event.topic, event.channel, str(event.attempts), "")
         for variable, value in zip(NATIVE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
+        self._host.page.begin(_named(name, event))
         if not self._host.run_event_route(name, event.payload):
             remember(self._misses, name, None, most=_REMEMBERED_MISSES)
             return Outcome.MISSING
         return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
+
+
+def _named(name: str, event: Event) -> str:
+    return f"{name}, message {event.message_id} of {event.topic}"
 
 
 class Router:

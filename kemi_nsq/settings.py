@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The settings: one table of name, type, default, limits and meaning, read once into one frozen object.
+"""The settings: one table of name, type, default, limits and meaning. `loading` reads it into one frozen object.
 
-A setting is called `NSQ_` and the field's name in capitals. It comes from `#!define` in kamailio.cfg, which wins, or
-from the environment. Everything that is wrong is reported at once, one line a setting, and Kamailio does not start.
+A setting is called `NSQ_` and the field's name in capitals.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from kemi_nsq.errors import SettingsError
 from kemi_nsq.names import Subscription
 from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, States, Subscriptions
 
@@ -245,6 +239,20 @@ class Settings(BaseSettings):
         ge=0,
         le=10000,
     )
+    run_dir: str = _setting(
+        "/run/kamailio/kemi-nsq",
+        "Runtime folder of this Kamailio alone; made for its user, with mode 0700. Its processes show there what they "
+        "do: `kemi-nsq status`.",
+        "an absolute path",
+        pattern=r"^/.+$",
+    )
+    route_timeout: float = _setting(
+        30.0,
+        "Seconds after which a route takes too long: what waits behind it is given back, and its stack is logged.",
+        "1 to 3600",
+        ge=1,
+        le=3600,
+    )
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -262,50 +270,7 @@ def rows() -> list[tuple[str, str, FieldInfo]]:
     return [(PREFIX + field.upper(), field, info) for field, info in Settings.model_fields.items()]
 
 
-def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Settings:
-    """Read and check all settings.
-
-    Args:
-        defines: `#!define` names that start with NSQ_ and their values, quotes removed. They win over the environment.
-        host_name: default of NSQ_NODE; characters that NSQ refuses become `-`.
-
-    Raises:
-        SettingsError: at least one name is unknown or one value is not allowed.
-    """
-    known = set(names()) | CONFIGURATION_ONLY
-    unknown = [
-        f"{name} ({where}) is no setting of kemi-nsq; did you mean {_nearest(name)}?"
-        for where, given in (("#!define", defines), ("environment", os.environ))
-        for name in sorted(given)
-        if name.startswith(PREFIX) and name not in known
-    ]
-    values = {name[len(PREFIX) :].lower(): text for name, text in defines.items() if name in names()}
-    if "node" not in values and "NSQ_NODE" not in os.environ:
-        values["node"] = re.sub(r"[^.a-zA-Z0-9_-]", "-", host_name)[:32] or "localhost"
-    try:
-        settings = Settings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into the types
-    except ValidationError as error:
-        raise SettingsError(unknown + [_problem(detail) for detail in error.errors()]) from None
-    if unknown:
-        raise SettingsError(unknown)
-    return settings
-
-
 def allowed(field: str) -> str:
     """Say in words which values a field of `Settings` takes."""
     extra = Settings.model_fields[field].json_schema_extra
     return str(extra["allowed"]) if isinstance(extra, dict) else ""
-
-
-def _problem(detail: ErrorDetails) -> str:
-    field = str(detail["loc"][0])
-    reason = detail["msg"].removeprefix("Value error, ")
-    # A database URL may hold a password.
-    found = "" if repr(detail["input"]) in reason or "://" in str(detail["input"]) else f" {detail['input']!r}"
-    return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
-
-
-def _nearest(name: str) -> str:
-    from difflib import get_close_matches  # only needed to report a mistake
-
-    return next(iter(get_close_matches(name, names(), n=1, cutoff=0)))

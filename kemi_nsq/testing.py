@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.page import Page
 from kemi_nsq.query import Suspended
 
 
@@ -23,6 +24,7 @@ class FakeHost:
         event_routes: native event routes: a name, and what runs in its place with the host and the payload.
 
     Attributes:
+        page: what was shown, in memory: there is no runtime folder.
         lines: the log, as (level, text).
         counters: how often each counter was raised.
         variables: the values of `$var(...)`.
@@ -41,6 +43,7 @@ class FakeHost:
         defines: Mapping[str, str] | None = None,
         event_routes: Mapping[str, Callable[[FakeHost, str], None]] | None = None,
     ) -> None:
+        self.page = Page()
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
@@ -55,15 +58,32 @@ class FakeHost:
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
 
+    def take_run_folder(self, path: str) -> Mapping[str, int]:
+        """Make no folder; no process has ended."""
+        return {}
+
+    def stack_file(self) -> int:
+        """Have none."""
+        return -1
+
     def log(self, level: Level, text: str) -> None:
         """Remember a line."""
         self.lines.append((level, text))
+
+    def log_aside(self, level: Level, text: str) -> None:
+        """Remember it among the other lines."""
+        self.log(level, text)
 
     def defines(self) -> Mapping[str, str]:
         """Return what was given."""
         return self._defines
 
     def count(self, counter: Counter) -> None:
+        """Add one to a counter, and in the page."""
+        self.page.count(counter)
+        self.mirror(counter)
+
+    def mirror(self, counter: Counter) -> None:
         """Add one to a counter."""
         self.counters[counter] += 1
 

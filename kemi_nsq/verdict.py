@@ -31,7 +31,16 @@ _DOUBTFUL_MAX_MS = 4_000
 
 
 class Answers(Protocol):
-    """Who sends FIN and REQ."""
+    """Who sends FIN and REQ, and gives back what waits for too long."""
+
+    def begin(self, delivery: Delivery) -> bool:
+        """Take a message; False if it was given back meanwhile, and is another consumer's."""
+
+    def set_aside(self, delivery: Delivery) -> None:
+        """Let it be given back again while others are handled that are answered with it."""
+
+    def keep(self, delivery: Delivery) -> bool:
+        """Take it once more, to answer it, as `begin`."""
 
     def finish(self, delivery: Delivery) -> None:
         """Prepare FIN."""
@@ -112,11 +121,16 @@ class Verdicts:
 
         At once, so that another consumer of the channel may have it; its topic takes nothing here meanwhile.
         """
+        times = self.spare(delivery)
+        self._host.count(Counter.GIVEN_BACK)
+        answers.requeue(delivery, min(requeue_delay_ms(times), _DOUBTFUL_MAX_MS) if doubtful else 0)
+
+    def spare(self, delivery: Delivery) -> int:
+        """Remember that this delivery of a message does not count, and return how many do not."""
         message_id = delivery.message.message_id
         times = self._given_back.get(message_id, 0) + 1
         remember(self._given_back, message_id, times, most=_REMEMBERED)
-        self._host.count(Counter.GIVEN_BACK)
-        answers.requeue(delivery, min(requeue_delay_ms(times), _DOUBTFUL_MAX_MS) if doubtful else 0)
+        return times
 
     def _finish(self, delivery: Delivery, answers: Answers) -> None:
         self._given_back.pop(delivery.message.message_id, None)

@@ -249,6 +249,7 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
     if name == "query":
         start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
     words = [OURS, *here(command, shipped)[1:], *(("--nsqd", nsqd[name]) if name in nsqd else ())]
+    words += ["--run-dir", str(shipped.kamailio.pages_folder)] if name == "status" else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NSQ_")}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=10)
     assert (done.returncode, done.stderr) == (0, "")

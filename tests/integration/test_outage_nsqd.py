@@ -104,13 +104,13 @@ def test_what_waits_is_given_back_once_and_consumed_soon_after_the_end(nsqd: Nsq
         assert ready_counts(nsqd, OTHER) == [50]
         nsqd.publish(OTHER, numbered(1))
         until(lambda: any(event.topic == OTHER for event in consuming.events), what="an event that needs no database")
-        assert "database is locked" in consuming.parts.page.shown(Fact.DATABASE)
+        assert "database is locked" in consuming.host.page.shown(Fact.DATABASE)
         release()
         released_at = time.monotonic()
         until(lambda: nsqd.channel(TOPIC, CHANNEL).drained, timeout_s=PATIENCE_S, what="all to be consumed")
         print(f"{EVENTS} events were consumed {time.monotonic() - released_at:.2f} s after the end")
         assert rows(path) == EVENTS
-        assert consuming.parts.page.shown(Fact.DATABASE) == ""
+        assert consuming.host.page.shown(Fact.DATABASE) == ""
         assert consuming.host.counters[Counter.OUTAGES] == 1
         assert {Counter.GAVE_UP, Counter.REQUEUED, Counter.STUCK}.isdisjoint(consuming.host.counters)
         about_it = [line for line in consuming.lines if "database" in line]
@@ -194,7 +194,7 @@ def test_dead_letters_wait_for_the_nsqd_that_takes_them(tmp_path: Path, path: Pa
             until(lambda: len(consuming.events) == 1, what="an event of another topic")
             rest(2)
             assert events.channel(TOPIC, CHANNEL).depth == 20
-            assert "Connection refused" in consuming.parts.page.shown(Fact.DEAD_LETTERS)
+            assert "Connection refused" in consuming.host.page.shown(Fact.DEAD_LETTERS)
             letters.start()
             started_at = time.monotonic()
             until(lambda: letters.topic("dead")["depth"] == 20, timeout_s=PATIENCE_S, what="all dead letters")

@@ -16,6 +16,7 @@ from kemi_nsq.connector import Connector
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
+from kemi_nsq.page import read
 from kemi_nsq.settings import Settings
 from tests.support import frames
 from tests.support.consuming import Consuming, numbered
@@ -267,3 +268,64 @@ def test_what_is_in_flight_at_the_end_is_given_back() -> None:
         until(lambda: nsqd.received(0).endswith(b"RDY 0\nREQ " + ID + b" 100\n"), what="REQ")
         until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
         until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")
+
+
+# More than it was asked for
+
+FLOOD = 30_000
+
+
+def flood(count: int, size: int) -> list[Step]:
+    """Return a script that sends messages whatever RDY says, and keeps the connection."""
+    body = numbered(1).ljust(size)
+    ids = (b"%016x" % number for number in range(count))
+    return [*HANDSHAKE, *(Send(frames.message(body, message_id=each)) for each in ids), Hold()]
+
+
+@pytest.mark.parametrize(
+    ("script", "bound"),
+    [
+        (flood(FLOOD, 20), 1000 + 4 * 5 + 2),
+        (flood(900, 1_000_000), 69),  # 64 MiB, the last one that came, and the one that is handled
+    ],
+    ids=["messages", "bytes"],
+)
+def test_a_nsqd_that_ignores_rdy_loses_its_connection_before_the_queue_is_large(script: list[Step], bound: int) -> None:
+    release = threading.Event()
+
+    def stuck(_event: Event) -> None:
+        assert release.wait(60)
+
+    with (
+        ScriptedNsqd(script, IDLE) as nsqd,
+        Consuming(
+            nsqd_tcp_address=nsqd.address, handler=stuck, topic_channel=PAIR, max_event_size="1048576"
+        ) as consuming,
+    ):
+        until(lambda: nsqd.connections == 2, timeout_s=20, what="the next connection")
+        sheet = read(bytes(consuming.host.page.memory))
+        assert sheet is not None
+        assert sheet.counters[Counter.OVERFILLED] == sheet.counters[Counter.DISCONNECTED] == 1, "while it is stuck"
+        release.set()
+        until(lambda: consuming.host.counters[Counter.OVERFILLED] == 1, what="the server's counter")
+        until(lambda: len(consuming.events) >= bound - 1, timeout_s=20, what="what was in the queue to be handled")
+        assert len(consuming.events) <= bound
+        (line,) = [line for line in consuming.lines if line.startswith("lost ")]
+        assert "nsqd sends more than it was asked for: " in line
+        assert line.endswith("wait here, and RDY was at most 5")
+
+
+def test_a_nsqd_that_keeps_to_a_large_rdy_keeps_its_connection() -> None:
+    release = threading.Event()
+
+    def stuck(_event: Event) -> None:
+        assert release.wait(60)
+
+    with (
+        ScriptedNsqd(flood(2500, 20)) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, handler=stuck, topic_channel=PAIR, max_in_flight="2500") as consuming,
+    ):
+        until(lambda: consuming.host.page.doing, what="the first to be handled")
+        release.set()
+        until(lambda: len(consuming.events) == 2500, timeout_s=20, what="all")
+    assert Counter.OVERFILLED not in consuming.host.counters

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,7 @@ class Chain:
         defines: Mapping[str, str | int] | None = None,
         environment: Mapping[str, str] | None = None,
         nsqd_options: Mapping[str, Option] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         """Prepare it; entering the context starts all of it.
 
@@ -80,6 +81,7 @@ class Chain:
             defines: more values for `#!define`.
             environment: the environment of Kamailio, besides PATH.
             nsqd_options: options of nsqd.
+            options: more options of Kamailio.
         """
         shipped_config, shipped_script = CONFIGURATIONS[kind]
         self.kind = kind
@@ -90,6 +92,7 @@ class Chain:
         self._script = script or shipped_script
         self._defines = dict(defines or {})
         self._environment = environment
+        self._options = options
         self._kamailio: Kamailio | None = None
 
     def __enter__(self) -> Self:
@@ -127,7 +130,11 @@ class Chain:
                 "NSQ_NSQD_ADDRESS": quoted(self.nsqd.http_address),
             } | self._defines
             self._kamailio = Kamailio(
-                self._config, self.folder / "kamailio", defines=defines, environment=self._environment
+                self._config,
+                self.folder / "kamailio",
+                defines=defines,
+                environment=self._environment,
+                options=self._options,
             )
         return self._kamailio
 

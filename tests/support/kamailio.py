@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,7 +44,7 @@ class Kamailio:
         sip_port: the UDP port that it listens on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is one thing that a test may want to be different
         self,
         config: Path,
         folder: Path,
@@ -52,6 +52,7 @@ class Kamailio:
         defines: Mapping[str, str | int] | None = None,
         environment: Mapping[str, str] | None = None,
         shared_memory_mb: int = SHARED_MEMORY_MB,
+        options: Sequence[str] = (),
     ) -> None:
         """Prepare it.
 
@@ -61,6 +62,7 @@ class Kamailio:
             defines: values for `#!define`, given as `-A NAME=value`; see `quoted` for strings.
             environment: variables besides PATH; nothing is inherited.
             shared_memory_mb: memory that its processes share; a NOTIFY stays in it for some seconds.
+            options: more of the command line.
         """
         self.sip_port = free_udp_port()
         self._config = config
@@ -68,6 +70,7 @@ class Kamailio:
         self._defines = dict(defines or {})
         self._environment = {"PATH": CLEAN_PATH} | dict(environment or {})
         self._shared_memory_mb = shared_memory_mb
+        self._options = list(options)
         self._process: ChildProcess | None = None
         self._run_folder: Path | None = None
 
@@ -181,14 +184,22 @@ class Kamailio:
         defines = {
             "SIP_LISTEN": f"udp:{LOOPBACK}:{self.sip_port}",
             "CTL_SOCKET": quoted(self.control_socket()),
+            "NSQ_RUN_DIR": quoted(self.pages_folder),
         } | self._defines
         command = [find_program("kamailio", path=PROGRAM_PATH), "-DD", "-E", "-f", str(self._config.absolute())]
         command += ["-m", str(self._shared_memory_mb), "-M", str(PACKAGE_MEMORY_MB)]
         command += ["-w", str(self._folder), "-Y", str(self._run_folder)]
+        command += self._options
         for name, value in defines.items():
             command += ["-A", f"{name}={value}"]
         self._process = ChildProcess("kamailio", command, folder=self._folder, environment=self._environment)
         return self._process
+
+    @property
+    def pages_folder(self) -> Path:
+        """Where it shows its state (NSQ_RUN_DIR); it is gone as soon as `stop` returns."""
+        assert self._run_folder is not None, "Kamailio is not running"
+        return self._run_folder / "kemi-nsq"
 
     def control_socket(self) -> str:
         """Return where kamcmd connects, `unix:` and a path."""

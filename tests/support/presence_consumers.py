@@ -128,6 +128,14 @@ class Answered:
     finished: list[Delivery] = field(default_factory=list)
     requeued: list[Delivery] = field(default_factory=list)
 
+    def begin(self, delivery: Delivery) -> bool:
+        return True
+
+    keep = begin
+
+    def set_aside(self, delivery: Delivery) -> None:
+        pass
+
     def finish(self, delivery: Delivery) -> None:
         self.finished.append(delivery)
 

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from kemi_nsq.settings import PREFIX, Settings, load
+from kemi_nsq.loading import load
+from kemi_nsq.settings import PREFIX, Settings
 
 
 def settings(**values: str) -> Settings:

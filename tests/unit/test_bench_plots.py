@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq import settings
+from kemi_nsq.loading import load
 from tests.bench import __main__ as bench
 from tests.bench import plots, served, sink
 from tests.bench.figures import Aim, Figure, Result
@@ -246,7 +246,7 @@ class TestWhatIsCommitted:
 
     def test_options_that_the_page_says_it_was_measured_with(self) -> None:
         found = {option: (default, used) for option, default, used in table(PAGE, "option")}
-        defaults = settings.load({})
+        defaults = load({})
         in_flight, batch = str(defaults.max_in_flight), str(defaults.batch)
         assert found == {
             "NSQ_MAX_IN_FLIGHT": (in_flight, str(served.IN_FLIGHT)),

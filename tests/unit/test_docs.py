@@ -29,6 +29,7 @@ from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import Event, JsonObject
 from kemi_nsq.kemi import KemiNsq
+from kemi_nsq.loading import load
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.native import NativeNsq
 from kemi_nsq.probe import Probe
@@ -172,14 +173,14 @@ class TestPresenceStaysRight:
             body=shown["Payload"].encode(),
         )
         subscription = Subscription(shown["Topic"], shown["Channel"])
-        given = settings.load({"NSQ_DEAD_LETTER_TOPIC": "dead", "NSQ_NODE": shown["Node"]})
+        given = load({"NSQ_DEAD_LETTER_TOPIC": "dead", "NSQ_NODE": shown["Node"]})
         delivery = Delivery(link_id=1, subscription=subscription, message=message)
         DeadLetters(given, Publisher(given)).send(delivery, reason=shown["Reason"], route=shown["Route"])
         assert published == [shown]
 
     def test_a_probe(self, published: list[JsonObject]) -> None:
         shown = self.shown("probe")
-        given = settings.load({"NSQ_PROBE_TOPIC": "probes", "NSQ_NODE": shown["Node"]})
+        given = load({"NSQ_PROBE_TOPIC": "probes", "NSQ_NODE": shown["Node"]})
         Probe(given, Publisher(given), None).everybody()
         assert published == [shown]
 
@@ -298,4 +299,4 @@ def test_the_decision_on_dependencies_names_them_all() -> None:
 def test_addresses_in_the_examples_are_the_defaults() -> None:
     for example in examples("kamailio"):
         for text in re.findall(r'NSQ_NSQD_TCP_ADDRESS "([^"]+)"', example.text):
-            assert (address(text),) == settings.load({}).nsqd_tcp_address
+            assert (address(text),) == load({}).nsqd_tcp_address

@@ -50,6 +50,14 @@ class FakeAnswers:
     given: list[tuple[str, str, int]] = field(default_factory=list)
     flushed: int = 0
 
+    def begin(self, delivery: Delivery) -> bool:
+        return True
+
+    keep = begin
+
+    def set_aside(self, delivery: Delivery) -> None:
+        pass
+
     def finish(self, delivery: Delivery) -> None:
         self.given.append((delivery.message.message_id.decode(), FIN, 0))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -15,8 +15,9 @@ import pytest
 
 from kemi_nsq import Event, KemiNsq, NativeNsq, event_route, hidden
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
+from kemi_nsq.page import read
 from kemi_nsq.plugin import Plugin
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
@@ -425,3 +426,47 @@ def test_a_property_that_fails_does_not_keep_kamailio_from_starting(host: FakeHo
             raise RuntimeError("not before the first request")
 
     WithProperty(host)
+
+
+# The runtime folder
+
+
+class FolderHost(FakeHost):
+    """A server whose runtime folder is refused, or has seen deaths."""
+
+    def __init__(self, refusal: str = "") -> None:
+        super().__init__()
+        self._refusal = refusal
+        self.taken: list[str] = []
+
+    def take_run_folder(self, path: str) -> Mapping[str, int]:
+        self.taken.append(path)
+        if self._refusal:
+            raise RunFolderError(self._refusal)
+        return {"0123456789abcdef": 2}
+
+
+@pytest.mark.parametrize("kind", [NativeNsq, KemiNsq])
+def test_a_runtime_folder_that_cannot_be_had_stops_the_start_with_one_line(kind: type[Plugin]) -> None:
+    host = FolderHost("NSQ_RUN_DIR /x is in use")
+    with pytest.raises(SystemExit) as stopped:
+        kind(host)
+    assert stopped.value.code == 1
+    assert host.lines == [(Level.CRITICAL, "NSQ_RUN_DIR /x is in use")]
+
+
+def test_the_messages_that_ended_a_process_are_handed_on(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("NSQ_RUN_DIR", "/run/mine")
+    host = FolderHost()
+    assert NativeNsq(host)._parts.consumer._handling._died == {"0123456789abcdef": 2}
+    assert host.taken == ["/run/mine"]
+
+
+def test_without_kamailio_no_folder_is_made(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("NSQ_RUN_DIR", str(tmp_path / "pages"))
+    host = FakeHost()
+    NativeNsq(host).nsq_publish(MESSAGE, "no JSON")
+    assert list(tmp_path.iterdir()) == []
+    sheet = read(bytes(host.page.memory))
+    assert sheet is not None
+    assert sheet.counters == host.counters == {Counter.PUBLISH_FAILED: 1}

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from kemi_nsq.errors import SettingsError
+from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
 from kemi_nsq.publication import Meaning
-from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, load, names, rows
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names, rows
 from tests.support.settings import wipe_environment
 
 LOCAL_TCP, LOCAL_HTTP = Address("127.0.0.1", 4150), Address("127.0.0.1", 4151)
@@ -87,6 +88,8 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_PUA_MAILBOX_EXPIRES": (2592000, ("1", 1), ("31536000", 31536000)),
     "NSQ_PUA_TOMBSTONE": (300, ("10", 10), ("86400", 86400)),
     "NSQ_PUA_MAX_DIALOGS": (50, ("0", 0), ("10000", 10000)),
+    "NSQ_RUN_DIR": ("/run/kamailio/kemi-nsq", ("/run/x", "/run/x")),
+    "NSQ_ROUTE_TIMEOUT": (30.0, ("1", 1.0), ("2.5", 2.5), ("3600", 3600.0)),
 }
 
 _BAD_ADDRESSES = ("a", "a:", ":1", "a:0", "a:65536", "a:x", "::1:1", "[::1]", "a b:1", "http://a:1", "a:1,b", "[ab]:1")
@@ -137,6 +140,8 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_MAILBOX_EXPIRES": ("0", "31536001"),
     "NSQ_PUA_TOMBSTONE": ("9", "86401"),
     "NSQ_PUA_MAX_DIALOGS": ("-1", "10001", "1.5"),
+    "NSQ_RUN_DIR": ("", "/", "run", "./x"),
+    "NSQ_ROUTE_TIMEOUT": ("0", "0.5", "3601", "nan", "30s", ""),
 }
 
 

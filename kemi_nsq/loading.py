@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads the settings: from `#!define` in kamailio.cfg, which wins, or from the environment.
+
+Everything that is wrong is reported at once, one line a setting, and Kamailio does not start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from kemi_nsq.errors import SettingsError
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names
+
+
+def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Settings:
+    """Read and check all settings.
+
+    Args:
+        defines: `#!define` names that start with NSQ_ and their values, quotes removed. They win over the environment.
+        host_name: default of NSQ_NODE; characters that NSQ refuses become `-`.
+
+    Raises:
+        SettingsError: at least one name is unknown or one value is not allowed.
+    """
+    known = set(names()) | CONFIGURATION_ONLY
+    unknown = [
+        f"{name} ({where}) is no setting of kemi-nsq; did you mean {_nearest(name)}?"
+        for where, given in (("#!define", defines), ("environment", os.environ))
+        for name in sorted(given)
+        if name.startswith(PREFIX) and name not in known
+    ]
+    values = {name[len(PREFIX) :].lower(): text for name, text in defines.items() if name in names()}
+    if "node" not in values and "NSQ_NODE" not in os.environ:
+        values["node"] = re.sub(r"[^.a-zA-Z0-9_-]", "-", host_name)[:32] or "localhost"
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into the types
+    except ValidationError as error:
+        raise SettingsError(unknown + [_problem(detail) for detail in error.errors()]) from None
+    if unknown:
+        raise SettingsError(unknown)
+    return settings
+
+
+def _problem(detail: ErrorDetails) -> str:
+    field = str(detail["loc"][0])
+    reason = detail["msg"].removeprefix("Value error, ")
+    # A database URL may hold a password.
+    found = "" if repr(detail["input"]) in reason or "://" in str(detail["input"]) else f" {detail['input']!r}"
+    return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches  # only needed to report a mistake
+
+    return next(iter(get_close_matches(name, names(), n=1, cutoff=0)))

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the I/O thread does about a main thread that is stuck, and about a nsqd that sends more than it may.
+
+While the main thread is stuck nobody else can show, count or log anything: so it is done here, at once, in the page and
+without `KSR`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.custody import Custody
+from kemi_nsq.errors import ProtocolError
+from kemi_nsq.host import Level
+from kemi_nsq.link import GIVE_BACK_MS, Link
+from kemi_nsq.page import Gauge, Page
+from kemi_nsq.settings import Settings
+from kemi_nsq.stacks import Stacks
+from kemi_nsq.traffic import Delivery, Item, Report
+from kemi_nsq.watchdog import FINE, Verdict, Watchdog
+
+#: The page shows how much is in flight at most this often.
+_SHOW_S = 0.1
+#: What may wait in the queue besides some times what RDY allows: nsqd counts what it has timed out as not in flight,
+#: and sends more, while a native route keeps us from reading.
+_SLACK_MESSAGES = 1000
+_TIMES = 4
+_LEAST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may wait in the queue for the main thread."""
+
+    messages: int
+    size: int
+
+
+def bounds(settings: Settings) -> Bounds:
+    """Return what a nsqd that keeps to RDY, and events that are not too large, never reach."""
+    asked_for = _TIMES * settings.max_in_flight * len(settings.subscriptions)
+    return Bounds(asked_for + _SLACK_MESSAGES, max(_LEAST_BYTES, asked_for * settings.max_event_size))
+
+
+class Overseer:
+    """Watches for the I/O thread, in its turns.
+
+    Args:
+        settings: NSQ_ROUTE_TIMEOUT, and what bounds the queue.
+        page: where this process shows its state.
+        stacks: tells where the main thread is.
+        items: what the main thread is told.
+
+    Attributes:
+        custody: who has which message.
+    """
+
+    def __init__(self, settings: Settings, page: Page, stacks: Stacks, items: SimpleQueue[list[Item]]) -> None:
+        self.custody = Custody()
+        self._bounds = bounds(settings)
+        self._page = page
+        self._stacks = stacks
+        self._items = items
+        self._watchdog = Watchdog(settings.route_timeout)
+        self._shown_at = 0.0
+        self._silent = False
+        self._came = 0
+
+    def report(self, level: Level, text: str, counter: Counter) -> Report:
+        """Count in the page, at once, and return what tells the main thread, which may take a while."""
+        self._page.count(counter)
+        return Report(level=level, text=text, counter=counter)
+
+    def answered(self, now: float) -> None:
+        """Note that a message was answered, or is the first that waits."""
+        self._watchdog.answered(now)
+
+    def arrived(self, delivery: Delivery, link: Link) -> Delivery:
+        """Note a message that goes into the queue.
+
+        Raises:
+            ProtocolError: nsqd ignores RDY and has filled the queue. The connection must be closed.
+        """
+        custody = self.custody
+        custody.arrived(delivery)
+        if custody.queued <= self._bounds.messages and custody.queued_bytes <= self._bounds.size:
+            return delivery
+        if link.ignores_ready:
+            self._items.put([delivery, self.report(Level.DEBUG, "", Counter.OVERFILLED)])
+            raise ProtocolError(
+                f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
+                f"wait here, and RDY was at most {link.promised}"
+            )
+        return delivery
+
+    def look(self, now: float, links: Collection[Link]) -> Verdict:
+        """Judge whether the main thread is stuck, and show it."""
+        waiting = any(link.touch_at for link in links)
+        verdict = self._watchdog.look(now, waiting=waiting, doing=self._page.doing)
+        if verdict.silent and not self._silent:
+            text = f"no message was answered for {verdict.silent_s:.0f} s: nsqd was asked for no more until one was"
+            self._items.put([self.report(Level.WARNING, text, Counter.STUCK)])
+        self._silent = verdict.silent
+        return verdict
+
+    def act(self, verdict: Verdict, now: float, links: Mapping[int, Link]) -> None:
+        """Do what the verdict says, as far as it is not about RDY."""
+        if verdict is not FINE:
+            self._rescue(verdict, links)
+        if now - self._shown_at >= _SHOW_S:
+            self._show(now, links.values())
+
+    def _rescue(self, verdict: Verdict, links: Mapping[int, Link]) -> None:
+        if verdict.began is not None:
+            self._page.count(Counter.ROUTE_TIMEOUT)
+            self._stacks.began(verdict.began)
+        if verdict.overdue:
+            self._give_back(links)
+        if verdict.hopeless:
+            for link in links.values():
+                link.abandon()
+        if verdict.ended is not None:
+            self._stacks.ended()
+            text = f"stuck no more: {verdict.ended.what} took {verdict.took_s:.1f} s"
+            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
+
+    def _give_back(self, links: Mapping[int, Link]) -> None:
+        """Let other consumers have what the main thread does not handle."""
+        for delivery in self.custody.give_back():
+            link = links.get(delivery.link_id)
+            if link is not None:
+                link.requeue(delivery.message.message_id, GIVE_BACK_MS)
+                self._items.put([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
+
+    def _show(self, now: float, links: Collection[Link]) -> None:
+        """Do what is done some times a second only: under load there is a turn for each message."""
+        self._shown_at = now
+        if self._page.doing is None:
+            self._stacks.disarm(now)
+        else:
+            self._stacks.arm(now)
+        self._page.set(Gauge.IO_TURN, time.time())
+        if self.custody.came != self._came:
+            self._came = self.custody.came
+            self._page.set(Gauge.LAST_EVENT, time.time())
+        self._page.set(Gauge.IN_FLIGHT, sum(len(link.touch_at) for link in links))
+        self._page.set(Gauge.QUEUED, self.custody.queued)
+        self._page.set(Gauge.QUEUED_BYTES, self.custody.queued_bytes)
