@@ -114,7 +114,11 @@ def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
         alive=alive,
         state=state,
         wrong=wrong,
-        facts={str(fact): text for fact, text in sheet.facts.items()},
+        facts={
+            str(fact): text
+            for fact, text in sheet.facts.items()
+            if sheet.gauges[Gauge.BUSY_SINCE] or fact != Fact.DOING
+        },
         gauges={str(gauge): value for gauge, value in sheet.gauges.items()},
         counters={str(counter): count for counter, count in sheet.counters.items()},
         stack=_stack(folder / f"{sheet.pid}{STACK}") if state == "stuck" else "",
