@@ -149,6 +149,7 @@ class Consumer:
             for thread in threads:
                 thread.join(_JOIN_S)
             self._stacks.close()
+            self._host.page.wait()
 
     def _emit(self, item: Item) -> None:
         """Take what another thread has to say; what it counts is in the page at once, even if this thread is stuck."""

@@ -217,7 +217,8 @@ class IoThread(threading.Thread):
             text = f"lost {link.target.subscription} at {link.target.address}: {reason}"
             self._items.put([self._overseer.report(Level.WARNING, text, Counter.DISCONNECTED)])
         self._share_ready(link.target.subscription)
-        self._on_closed(link.target, link.subscribed)
+        # One that sends what nobody asked for is left alone for longer each time, as one that does not answer.
+        self._on_closed(link.target, link.subscribed and not link.ignores_ready)
 
     def _read(self, link: Link) -> None:
         data = transport.receive(link.socket)

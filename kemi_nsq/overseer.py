@@ -85,16 +85,15 @@ class Overseer:
         Raises:
             ProtocolError: nsqd ignores RDY and has filled the queue. The connection must be closed.
         """
-        custody = self.custody
-        custody.arrived(delivery)
-        if custody.queued <= self._bounds.messages and custody.queued_bytes <= self._bounds.size:
-            return delivery
-        if link.ignores_ready:
-            self._items.put([delivery, self.report(Level.DEBUG, "", Counter.OVERFILLED)])
+        custody, size = self.custody, len(delivery.message.body)
+        full = custody.queued >= self._bounds.messages or custody.queued_bytes + size > self._bounds.size
+        if full and link.ignores_ready:
+            self._items.put([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
             raise ProtocolError(
                 f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
                 f"wait here, and RDY was at most {link.promised}"
             )
+        custody.arrived(delivery)
         return delivery
 
     def look(self, now: float, links: Collection[Link]) -> Verdict:

@@ -108,13 +108,14 @@ def show(status: Status, console: Console) -> None:
 
 def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
     state, wrong = _judge(sheet, alive, now)
+    busy = sheet.gauges[Gauge.BUSY_SINCE] > 0
     return Process(
         pid=sheet.pid,
         role=sheet.role,
         alive=alive,
         state=state,
         wrong=wrong,
-        facts={str(fact): text for fact, text in sheet.facts.items()},
+        facts={str(fact): text for fact, text in sheet.facts.items() if fact is not Fact.DOING or busy},
         gauges={str(gauge): value for gauge, value in sheet.gauges.items()},
         counters={str(counter): count for counter, count in sheet.counters.items()},
         stack=_stack(folder / f"{sheet.pid}{STACK}") if state == "stuck" else "",

@@ -56,11 +56,13 @@ def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) 
         chain.nsqd.publish_many(TOPIC, [EVENT] * 3)
         line = f"ERROR: kemi-nsq: stuck for {ROUTE_TIMEOUT_S} s in {ROUTE}, message "
         until(lambda: chain.log_lines(line), timeout_s=10, what="the line in the log")
-        assert chain.log_lines(r"ERROR: kemi-nsq:     Never\(\)\.wait\(0\.05\)")
+        until(
+            lambda: chain.log_lines(r'ERROR: kemi-nsq:   File ".*/waiting\.py", line \d+, in stuck'), what="the stack"
+        )
         code, consumer = status(chain)
         assert (code, consumer["state"]) == (1, "stuck")
         assert f"s in {ROUTE}, message " in consumer["wrong"]
-        assert "in stuck\n    Never().wait(0.05)" in consumer["stack"]
+        assert "in stuck\n" in consumer["stack"]
         assert (consumer["counters"]["route_timeout"], consumer["counters"]["stuck"]) == (1, 1)
         until(lambda: status(chain)[1]["counters"].get("given_back", 0) >= 2, what="the others to be given back")
         assert chain.counter("route_timeout") == 0, "the main thread cannot write the table now"

@@ -16,7 +16,7 @@ from kemi_nsq.connector import Connector
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
-from kemi_nsq.page import read
+from kemi_nsq.page import Gauge, read
 from kemi_nsq.settings import Settings
 from tests.support import frames
 from tests.support.consuming import Consuming, numbered
@@ -285,8 +285,8 @@ def flood(count: int, size: int) -> list[Step]:
 @pytest.mark.parametrize(
     ("script", "bound"),
     [
-        (flood(FLOOD, 20), 1000 + 4 * 5 + 2),
-        (flood(900, 1_000_000), 69),  # 64 MiB, the last one that came, and the one that is handled
+        (flood(FLOOD, 20), 1000 + 4 * 5 + 1),
+        (flood(900, 1_000_000), 68),  # 64 MiB, and the one that is handled
     ],
     ids=["messages", "bytes"],
 )
@@ -308,11 +308,33 @@ def test_a_nsqd_that_ignores_rdy_loses_its_connection_before_the_queue_is_large(
         assert sheet.counters[Counter.OVERFILLED] == sheet.counters[Counter.DISCONNECTED] == 1, "while it is stuck"
         release.set()
         until(lambda: consuming.host.counters[Counter.OVERFILLED] == 1, what="the server's counter")
+        # The first may have been begun before the queue was full, or not.
         until(lambda: len(consuming.events) >= bound - 1, timeout_s=20, what="what was in the queue to be handled")
         assert len(consuming.events) <= bound
         (line,) = [line for line in consuming.lines if line.startswith("lost ")]
         assert "nsqd sends more than it was asked for: " in line
         assert line.endswith("wait here, and RDY was at most 5")
+
+
+def test_a_nsqd_that_floods_at_each_connection_is_left_alone_for_longer_each_time() -> None:
+    release = threading.Event()
+
+    def stuck(_event: Event) -> None:
+        assert release.wait(60)
+
+    with (
+        ScriptedNsqd(flood(FLOOD, 20)) as nsqd,
+        Consuming(nsqd_tcp_address=nsqd.address, handler=stuck, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: nsqd.connections >= 5, timeout_s=20, what="the fifth connection")
+        sheet = read(bytes(consuming.host.page.memory))
+        (attempt,) = consuming._consumer._connector._attempts.values()
+        until(lambda: attempt.failures >= 4, what="four failures in a row")
+        release.set()
+    assert sheet is not None
+    assert sheet.counters[Counter.OVERFILLED] >= 4
+    # Each connection may add what its RDY allows, as any other's may while the queue is full.
+    assert 1019 <= sheet.gauges[Gauge.QUEUED] <= 1020 + 5 * nsqd.connections
 
 
 def test_a_nsqd_that_keeps_to_a_large_rdy_keeps_its_connection() -> None:

@@ -116,6 +116,22 @@ class Recoveries:
         self._recover(failures, trace)
 
 
+def test_a_loop_that_fails_does_nothing_until_it_starts_again(
+    monkeypatch: pytest.MonkeyPatch, delays: list[int]
+) -> None:
+    host = FakeHost()
+    tested = consumer(host)
+
+    def fails(_items: object) -> None:
+        host.page.begin("nsq:x")
+        tested.stop()
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr(tested, "_take", fails)
+    tested.run_forever()
+    assert host.page.doing is None
+
+
 def test_a_loop_that_ran_long_has_not_failed_in_a_row(monkeypatch: pytest.MonkeyPatch, delays: list[int]) -> None:
     monkeypatch.setattr(module, "HEALTHY_S", 0.0)
     tested = consumer(FakeHost())

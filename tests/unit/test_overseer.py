@@ -87,11 +87,11 @@ def test_a_nsqd_that_keeps_to_its_rdy_may_fill_the_queue_with_others() -> None:
     for number in range(1020):
         other.take(b"%d" % number)
         watching.arrived(delivery(number), other)
-    for number in range(5):
+    for number in range(5):  # these go beyond the bound
         good.take(b"%d" % number)
         watching.arrived(delivery(2000 + number), good)
     other.take(b"next")
-    with pytest.raises(ProtocolError, match="1026 messages with 10260 bytes wait here, and RDY was at most 5"):
+    with pytest.raises(ProtocolError, match="1025 messages with 10250 bytes wait here, and RDY was at most 5"):
         watching.arrived(delivery(3000), other)
 
 

@@ -47,8 +47,10 @@ def the_process(path: Path, now: float = NOW) -> tuple[Process, Status]:
 
 
 def test_a_consumer_that_waits_is_well(page: Page, path: Path) -> None:
+    page.show(Fact.DOING, "what it did last")
     process, found = the_process(path)
     assert (process.pid, process.role, process.state, process.wrong) == (os.getpid(), "consumer", "waits", "")
+    assert process.facts == {}
     assert found.well
 
 
