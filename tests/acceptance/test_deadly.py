@@ -40,13 +40,20 @@ def start_again(chain: Chain) -> None:
 
 def test_a_message_that_ends_kamailio_becomes_a_dead_letter_the_fourth_time(tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text(DEADLY)
-    defines = {"NSQ_DEAD_LETTER_TOPIC": quoted(DEAD), "NSQ_RUN_DIR": quoted(tmp_path / "run"), "NSQ_MSG_TIMEOUT": 1}
-    with custom_chain("kemi", tmp_path, script="deadly.py", NSQ_MAX_ATTEMPTS=1, **defines) as chain:
+    with custom_chain(
+        "kemi",
+        tmp_path,
+        script="deadly.py",
+        NSQ_DEAD_LETTER_TOPIC=quoted(DEAD),
+        NSQ_RUN_DIR=quoted(tmp_path / "run"),
+        NSQ_MSG_TIMEOUT=1,
+        NSQ_MAX_ATTEMPTS=1,
+    ) as chain:
         innocent = Person(chain=chain)
         chain.publish(json.dumps({"Event-Category": "test", "Event-Name": "deadly"}).encode())
-        for _ in range(3):
+        for death in range(3):
             until(lambda: chain.kamailio.process.exit_code is not None, timeout_s=30, what="Kamailio to die of it")
-            innocent.call("early", Call_ID=f"after-{_}")
+            innocent.call("early", Call_ID=f"after-{death}")
             start_again(chain)
         letters: list[dict[str, object]] = []
         with Consuming(

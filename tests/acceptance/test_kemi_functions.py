@@ -22,8 +22,8 @@ def used(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and (found := re.fullmatch(r"KSR\.([\w.]+)", ast.unparse(node))):
             names.add(found[1])
-    # `KSR.pv` in `KSR.pv.get` is a module, not a function.
-    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+    # `KSR.pv` in `KSR.pv.get` is a module, not a function; `KSR.__version__` is none either.
+    return {name for name in names if name[0] != "_" and not any(other.startswith(f"{name}.") for other in names)}
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,9 @@ class Kamailio:
         """End it (SIGTERM, then SIGKILL) with all its processes."""
         if self._process is not None:
             self._process.stop(timeout_s=STOP_TIMEOUT_S)
+        self._remove_run_folder()
+
+    def _remove_run_folder(self) -> None:
         if self._run_folder is not None:
             shutil.rmtree(self._run_folder)
             self._run_folder = None
@@ -178,6 +181,7 @@ class Kamailio:
         return self.process.log_text()
 
     def _start_process(self) -> ChildProcess:
+        self._remove_run_folder()  # that of a start that was killed
         # A folder with a short name: a Unix socket's path has 107 bytes at most (unix(7)), pytest's are long.
         self._run_folder = Path(tempfile.mkdtemp(prefix="kamailio-"))
         self._folder.mkdir(parents=True, exist_ok=True)
