@@ -59,9 +59,9 @@ class Backoff:
 
     def tick(self, now: float) -> str:
         """Let one message try when the time is up; say again that it lasts when a minute is over."""
-        if self._since is None or self.until is None:
+        if self._since is None:
             return ""
-        if now >= self.until:
+        if self.until is not None and now >= self.until:
             self.until = None
         if now < self._say_at:
             return ""
@@ -70,4 +70,6 @@ class Backoff:
 
     def next_due(self) -> float | None:
         """Return the second at which `tick` has something to do."""
-        return None if self.until is None else min(self.until, self._say_at)
+        if self._since is None:
+            return None
+        return self._say_at if self.until is None else min(self.until, self._say_at)

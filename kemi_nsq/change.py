@@ -120,13 +120,11 @@ class Plan:
         """Give those that want room a seat, or hide them.
 
         Args:
-            crowds: the dialogs that the table has of each of these presentities, named in lower case: MySQL and MariaDB
-                take both cases for one.
+            crowds: the dialogs that the table has of each of these presentities.
             most: NSQ_PUA_MAX_DIALOGS; 0 for no limit.
         """
         for presentity, keys in self.wanting.items():
-            user, domain = presentity
-            self._seat(presentity, keys, crowds.get((user.lower(), domain.lower()), Crowd()), most or math.inf)
+            self._seat(presentity, keys, crowds[presentity], most or math.inf)
 
     def _seat(self, presentity: Who, keys: Sequence[RowKey], crowd: Crowd, most: float) -> None:
         # Live dialogs and those that are over have seats of their own. Those that are over go first: they make room.
@@ -134,7 +132,7 @@ class Plan:
         for key in sorted(keys, key=lambda key: not hidden.is_over(self.rows[key])):
             row, there = self.rows[key], self.found.get(key)
             is_over = hidden.is_over(row)
-            was_shown = there is not None and there.expires > 0
+            was_shown = there is not None and there.expires > row.received_time
             if there is not None and was_shown:
                 taken[there.is_over] -= 1
             if taken[is_over] < most or (was_shown and not is_over):

@@ -29,7 +29,7 @@ from kemi_nsq.host import Host, Level
 from kemi_nsq.iothread import HEARTBEAT_S, IoThread
 from kemi_nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.overseer import Overseer
-from kemi_nsq.page import Gauge
+from kemi_nsq.page import Fact, Gauge
 from kemi_nsq.publisher import Publisher
 from kemi_nsq.query import REASON_VARIABLE, REPLY_VARIABLE
 from kemi_nsq.replies import ReplyDesk
@@ -40,6 +40,28 @@ from kemi_nsq.traffic import Broken, Delivery, Item, Report, Resume, Target
 #: A loop that ran for this long has not failed in a row.
 HEALTHY_S = 60.0
 _JOIN_S = 10.0
+#: What may wait for the main thread besides events: lists of items, and characters of replies.
+_MOST_ITEMS = 20_000
+_MOST_REPLY_BYTES = 64 * 1024 * 1024
+
+
+class _Replies:
+    """How much the replies have that wait for the main thread. One thread adds, the main thread takes."""
+
+    def __init__(self) -> None:
+        self._came = self._went = 0
+
+    def full(self, resume: Resume) -> bool:
+        """Whether there is no room for one more."""
+        return self._came - self._went + len(resume.reply) > _MOST_REPLY_BYTES
+
+    def came(self, resume: Resume) -> None:
+        """Count one that waits."""
+        self._came += len(resume.reply)
+
+    def went(self, resume: Resume) -> None:
+        """Count one that waits no longer."""
+        self._went += len(resume.reply)
 
 
 class _IoFailed(NsqError):
@@ -75,6 +97,7 @@ class Consumer:
         self._gate = gate
         self._outbox = outbox
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
+        self._replies = _Replies()
         self._stopping = threading.Event()
         self._stacks: Stacks
         self._io: IoThread
@@ -104,6 +127,8 @@ class Consumer:
 
     def _recover(self, failures: int, trace: str) -> None:
         delay_s = reconnect_delay_s(failures, random.random())
+        self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
+        self._host.page.wait()
         try:
             self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
             self._host.log(Level.ERROR, trace)
@@ -112,7 +137,7 @@ class Consumer:
             self._stopping.wait(delay_s)
 
     def _run(self) -> None:
-        self._items = SimpleQueue()
+        self._items, self._replies = SimpleQueue(), _Replies()
         desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
         self._stacks = Stacks(self._host, self._settings.route_timeout)
         self._io = IoThread(
@@ -136,12 +161,7 @@ class Consumer:
         try:
             for thread in threads:
                 thread.start()
-            while not self._stopping.is_set():
-                items = self._waiting()
-                self._stacks.arm(time.monotonic())
-                self._take(items)
-                self._host.page.begin("chores")
-                self._chores.tick()
+            self._loop()
         finally:
             for thread in threads:
                 thread.stop()
@@ -151,10 +171,34 @@ class Consumer:
             self._stacks.close()
             self._host.page.wait()
 
+    def _loop(self) -> None:
+        failed = bool(self._host.page.shown(Fact.FAILED))
+        while not self._stopping.is_set():
+            items = self._waiting()
+            self._stacks.arm(time.monotonic())
+            self._take(items)
+            self._host.page.begin("expiry and other chores")
+            self._chores.tick()
+            if failed:
+                failed = False
+                self._host.page.show(Fact.FAILED, "")
+
     def _emit(self, item: Item) -> None:
-        """Take what another thread has to say; what it counts is in the page at once, even if this thread is stuck."""
-        if isinstance(item, Report) and item.counter:
-            self._host.page.count(item.counter)
+        """Take what another thread has to say; what it counts is in the page at once, even if this thread is stuck.
+
+        While it is stuck only so much is kept: of a transaction that waits tm has thought better by then.
+        """
+        full = self._items.qsize() > _MOST_ITEMS
+        if isinstance(item, Report):
+            if item.counter:
+                self._host.page.count(item.counter)
+            if full:
+                return
+        elif isinstance(item, Resume):
+            if full or self._replies.full(item):
+                self._host.page.count(Counter.RESUME_FAILED)
+                return
+            self._replies.came(item)
         self._items.put([item])
 
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
@@ -198,6 +242,7 @@ class Consumer:
 
     def _resume(self, resume: Resume) -> None:
         """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
+        self._replies.went(resume)
         self._host.page.begin(f"route {resume.suspended.route}, which goes on with a reply")
         self._host.set_variable(REPLY_VARIABLE, resume.reply)
         self._host.set_variable(REASON_VARIABLE, resume.reason or "")

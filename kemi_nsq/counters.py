@@ -30,7 +30,7 @@ class Counter(enum.StrEnum):
     )
     OUTAGES = "outages", "outages begun: the database fails, or no nsqd takes dead letters"
     BACKOFFS = "backoffs", "times that a topic began to back off because its route failed for every event"
-    GAVE_UP = "gave_up", "messages dropped after NSQ_MAX_ATTEMPTS deliveries, or because Kamailio died of them"
+    GAVE_UP = "gave_up", "messages dropped because their route failed NSQ_MAX_ATTEMPTS times, or Kamailio died of them"
     DEAD_LETTERS = "dead_letters", "messages published to NSQ_DEAD_LETTER_TOPIC"
     PUA_STORED = "pua_stored", "presence states stored that changed a document"
     PUA_UNCHANGED = (
@@ -54,7 +54,7 @@ class Counter(enum.StrEnum):
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
     LOCK_FAILED = "lock_failed", "times that the lock NSQ_PUA_LOCK was refused, so that work went on without it"
-    REFRESH_FAILED = "refresh_failed", "states stored whose watchers the presence module refused to notify"
+    REFRESH_FAILED = "refresh_failed", "times that the presence module refused to notify the watchers of a presentity"
     NOTIFY_UNANSWERED = "notify_unanswered", "NOTIFYs that a watcher did not answer, or that could not be sent"
     DOCUMENT_TOO_LARGE = (
         "document_too_large",
@@ -79,7 +79,7 @@ class Counter(enum.StrEnum):
     LOOKUP_FAILED = "lookup_failed", "times that a nsqlookupd did not answer; once, until that changes"
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
     STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
-    ROUTE_TIMEOUT = "route_timeout", "routes that took longer than NSQ_ROUTE_TIMEOUT"
+    ROUTE_TIMEOUT = "route_timeout", "times that a route, or else the main thread, took longer than NSQ_ROUTE_TIMEOUT"
     OVERFILLED = "overfilled", "connections that were closed because nsqd sent more than it was asked for"
     RESTARTED = "restarted", "consumer loops that failed and were started again"
     BUG = "bug", "unexpected exceptions of ours, in a function that a route called or while an event was handled"

@@ -19,6 +19,7 @@ from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.drivers import CONNECTORS, Deadline
 from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.flow import breaker_delay_s
 
 _TRIES = 5
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
@@ -45,6 +46,8 @@ class Database:
 
     Attributes:
         backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
+        fails_fast: leave a database that failed alone for a growing time, up to 5 seconds. Else each caller in a SIP
+            worker would wait for all of the timeout.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -54,9 +57,13 @@ class Database:
         self._engine: sa.Engine | None = None
         self._connection: sa.Connection | None = None
         self._used_at = 0.0
+        self.fails_fast = False
+        self._failures, self._closed_until = 0, 0.0
         self._writes = False
 
-    def run(self, work: Callable[[sa.Connection], Result], *, writes: bool = False) -> Result:
+    def run(
+        self, work: Callable[[sa.Connection], Result], *, writes: bool = False, limit_s: float | None = None
+    ) -> Result:
         """Do some work in one transaction, all of it or nothing; return what it returns.
 
         Two writers may each wait for the other: then the database gives up one of them, whose work is done again.
@@ -65,27 +72,40 @@ class Database:
             work: is given the connection.
             writes: take an SQLite file's one lock for writers at the beginning, so that nobody writes between what the
                 work reads and what it writes.
+            limit_s: seconds that it may take, if that is less than usual.
 
         Raises:
             RowRefused: the database does not take a value.
-            StoreError: it was busy for too long, gave no answer in time or cannot be reached.
+            StoreError: it was busy for too long, gave no answer in time or cannot be reached; or it failed a moment
+                ago and is left alone.
         """
+        if self.fails_fast and time.monotonic() < self._closed_until:
+            raise StoreError(f"the database is left alone after {self._failures} failures")
         self._writes = writes
-        self._deadline.start()
+        self._deadline.start(limit_s)
+        try:
+            result = self._try(work)
+        except StoreError:
+            self._failures += 1
+            self._closed_until = time.monotonic() + breaker_delay_s(self._failures)
+            raise
+        self._failures = 0
+        self._used_at = time.monotonic()
+        return result
+
+    def _try(self, work: Callable[[sa.Connection], Result]) -> Result:
         for tries_left in reversed(range(_TRIES)):
             try:
                 connection = self._connected()
                 with connection.begin():
-                    result = work(connection)
-                break
+                    return work(connection)
             except sa.exc.SQLAlchemyError as error:
                 self._rest()
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
                 if not (tries_left and _is_deadlock(error)) or self._deadline.over:
                     raise StoreError(_cause(error)) from error
-        self._used_at = time.monotonic()
-        return result
+        raise AssertionError("the last try returns or raises")
 
     def prepare_file(self) -> None:
         """Put an SQLite file into WAL mode, and close it again: before the fork.
@@ -127,7 +147,7 @@ class Database:
     def _make_engine(self) -> sa.Engine:
         engine = sa.create_engine(
             self._url,
-            connect_args=_connect_arguments(self.backend, self._deadline.timeout_s),
+            connect_args=_connect_arguments(self.backend, self._deadline.span_s),
             paramstyle=_MARKS[self.backend],
             pool_pre_ping=True,
             **_ENGINE_ARGUMENTS[self.backend],
@@ -157,7 +177,7 @@ class Database:
             # The driver would begin at the first write, too late for what was read before; `_begin_sqlite` does it.
             connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(_first_statement(self.backend, self._deadline.timeout_s))
+        cursor.execute(_first_statement(self.backend, self._deadline.span_s))
         cursor.close()
         connection.commit()
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import orjson
 
@@ -26,11 +26,15 @@ class Deaths:
             message_id: (count, last) for message_id, count, last in _entries(data) if self._now - last < KEPT_S
         }
 
-    def add(self, message_ids: Iterable[str]) -> None:
-        """Count one death for each message."""
+    def add(self, message_ids: Collection[str]) -> None:
+        """Count a death.
+
+        One of several messages may be the reason, so each is suspected, and handled by itself from now on; only a death
+        of a message that was alone counts further.
+        """
         for message_id in message_ids:
             count, _ = self._deaths.get(message_id, (0, 0))
-            self._deaths[message_id] = (count + 1, self._now)
+            self._deaths[message_id] = (count + 1 if len(message_ids) == 1 else max(count, 1), self._now)
 
     def by_message(self) -> Mapping[str, int]:
         """Return message ids and deaths."""

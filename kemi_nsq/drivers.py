@@ -25,30 +25,35 @@ class Deadline:
     """By when the work at hand must be over.
 
     Args:
-        timeout_s: seconds that each piece of work has.
+        timeout_s: seconds that a piece of work has, unless it has less.
 
     Attributes:
         at: monotonic second; a new one has none.
-        text: what to say of work that was not over by then.
+        span_s: seconds that the work at hand has.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self.text = f"no answer within {timeout_s:g} s"
+        self._timeout_s = self.span_s = timeout_s
         self.at = self._end = math.inf
+
+    @property
+    def text(self) -> str:
+        """What to say of work that is not over."""
+        return f"no answer within {self.span_s:g} s"
 
     @property
     def over(self) -> bool:
         """Whether no time is left."""
         return time.monotonic() >= self.at
 
-    def start(self) -> None:
-        """Begin a piece of work."""
-        self.at = self._end = time.monotonic() + self.timeout_s
+    def start(self, limit_s: float | None = None) -> None:
+        """Begin a piece of work, which may have less time than others."""
+        self.span_s = self._timeout_s if limit_s is None else min(limit_s, self._timeout_s)
+        self.at = self._end = time.monotonic() + self.span_s
 
     def spare_half(self) -> None:
         """Take half of the time from what comes first: if that fails, there must be time for another way."""
-        self.at = self._end - self.timeout_s / 2
+        self.at = self._end - self.span_s / 2
 
     def spend(self) -> None:
         """Give all the time that is left to what comes now."""
@@ -92,7 +97,7 @@ def _mysql(deadline: Deadline) -> Callable[..., Any]:
     from pymysql.constants import CR
 
     def left_s() -> float:
-        left = min(deadline.at - time.monotonic(), deadline.timeout_s)
+        left = min(deadline.at - time.monotonic(), deadline.span_s)
         return max(math.ceil(left * _STEPS_PER_S), 1) / _STEPS_PER_S
 
     class Connection(pymysql.connections.Connection):  # type: ignore[misc]  # the driver has no types

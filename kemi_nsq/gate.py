@@ -154,7 +154,11 @@ class Gate:
         for kind, outage in self._outages.items():
             since = self._wall(outage.since or 0.0)
             self._show_fact(_FACTS[kind], f"since {since}: {outage.cause}" if outage.shown else "")
-        waiting = [f"{each.topic} until {self._wall(each.until)}" for each in self._backoffs.values() if each.until]
+        waiting = [
+            f"{each.topic} until {self._wall(each.until)}" if each.until is not None else f"{each.topic}, one on trial"
+            for each in self._backoffs.values()
+            if each.limit is not None
+        ]
         self._show_fact(Fact.BACKOFF, ", ".join(waiting))
 
     def _show_fact(self, fact: Fact, text: str) -> None:

@@ -7,6 +7,7 @@ written in one transaction, and then all are answered. One that waits alone is h
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -117,7 +118,14 @@ class EventHandling:
                 handled.append(self._run(delivery))
                 self._page.turn()
                 answers.set_aside(delivery)
-        return [one for one in handled if answers.keep(one.delivery)]
+        return [one for one in handled if self._kept(one, answers)]
+
+    def _kept(self, one: Handled, answers: Answers) -> bool:
+        """Take a message once more, to commit and to answer it, unless it was given back meanwhile."""
+        kept = answers.keep(one.delivery)
+        if not kept:
+            self._verdicts.spare(one.delivery)
+        return kept
 
     def _held(self, delivery: Delivery, answers: Answers) -> bool:
         """Give a message back whose topic takes nothing now; return whether that was so."""
@@ -129,7 +137,7 @@ class EventHandling:
     def _run(self, delivery: Delivery) -> Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
         self._host.count(Counter.RECEIVED)
-        self._page.show(Fact.HANDLING, delivery.message_id)
+        self._page.handle(delivery.message.message_id)
         try:
             return self._decode_and_run(delivery)
         except Exception as error:
@@ -188,7 +196,7 @@ class EventHandling:
         if not wrote:
             return
         self._page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
-        self._page.begin(f"the database, for {len(wrote)} messages")
+        self._page.begin("the database")
         try:
             self._pua.commit([row for one in wrote for row in one.rows])
         except StoreError as error:
@@ -210,8 +218,9 @@ class EventHandling:
         """Write what each message has by itself. If the database takes none of it, it is an outage all the same."""
         failed: list[Handled] = []
         last: StoreError | None = None
+        until = time.monotonic() + self._settings.db_timeout
         for tried, one in enumerate(wrote):
-            if tried == len(failed) == _FAILED_COMMITS:
+            if tried == len(failed) == _FAILED_COMMITS or (failed and time.monotonic() > until):
                 failed.extend(wrote[tried:])
                 break
             try:
@@ -232,9 +241,6 @@ class EventHandling:
         for one in wrote:
             one.again, one.doubtful = Fault.WORLD, self._gate.doubtful(Kind.DATABASE)
         self._gate.failed(Kind.DATABASE, [one.delivery.subscription for one in wrote], str(error))
-        if self._settings.ack == "received":
-            text = f"the states of {len(wrote)} messages are lost, because they were finished before (NSQ_ACK)"
-            self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
 
     def _database_refuses(self, wrote: Sequence[Handled], error: StoreError) -> None:
         """Let messages come again that the database did not take while it took others."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """When dialogs that are over leave the document of their presentity; no clock inside.
 
-Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them;
-and a presentity that refused its NOTIFY has another one first.
+Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them.
+A NOTIFY that was refused is tried once more before that, whatever it told.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Hiding:
         """Take dialogs that were told.
 
         Args:
-            ruids: their order keys.
+            ruids: their order keys; perhaps none.
             refused: presentities and packages whose NOTIFY was refused.
             now: monotonic seconds.
         """
         self._ruids += list(ruids)[: max(0, _MOST - len(self._ruids))]
-        if self._ruids and self._due is None:
-            self._due = now + AFTER_S
         if len(self._refused) < _MOST:
             self._refused.update(refused)
+        if (self._ruids or self._refused) and self._due is None:
+            self._due = now + AFTER_S
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `take` has something to return."""

@@ -12,6 +12,7 @@ import math
 import os
 import syslog
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import KSR  # exists inside Kamailio only
@@ -79,7 +80,8 @@ class KamailioHost:
         for line in text.splitlines():
             said = f"{word}: {_line(line)}"
             if _own("log_stderr"):
-                os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {said}\n".encode())
+                with suppress(OSError):  # nobody reads it any more
+                    os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {said}\n".encode())
             else:
                 # Python's own module `syslog` would open the log anew, and Kamailio lose its name there.
                 ctypes.CDLL(None).syslog(priority, b"%s", said.encode())

@@ -131,7 +131,9 @@ class Outage:
         self._delay_s = min(2 * self._delay_s, PROBE_MAX_S)
 
     def _who_waits(self) -> str:
-        return f"nothing is taken from {_listed(self.held)} until that is over" if self.held else "no topic waits"
+        return (
+            f"nothing is taken from {_listed(self.held)} until that is over" if self.held else "expiry and hiding wait"
+        )
 
     def _over(self, went_on: Iterable[Subscription], now: float) -> str:
         assert self.since is not None

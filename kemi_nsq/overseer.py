@@ -114,11 +114,11 @@ class Overseer:
             self._show(now, links.values())
 
     def _rescue(self, verdict: Verdict, links: Mapping[int, Link]) -> None:
+        if verdict.overdue:
+            self._give_back(links)
         if verdict.began is not None:
             self._page.count(Counter.ROUTE_TIMEOUT)
             self._stacks.began(verdict.began)
-        if verdict.overdue:
-            self._give_back(links)
         if verdict.hopeless:
             for link in links.values():
                 link.abandon()

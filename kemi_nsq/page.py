@@ -48,8 +48,9 @@ class Fact(enum.StrEnum):
     HANDLING = "handling", "ids of the messages whose route runs, or that are being committed", _IDS
     DATABASE = "database", "since when the database fails, and why"
     DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
-    BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing is taken from them"
-    DOING = "doing", "what the main thread does: a route and its message, say"
+    BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
+    FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
+    DOING = "doing", "what the main thread does: the route of the messages that it is handling, say"
     STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"
 
 
@@ -103,11 +104,27 @@ _BUSY = _GAUGES[Gauge.BUSY_SINCE]
 _LENGTHS = _cells_of(Fact, _HEAD.size // _CELL + len(Counter) + len(Gauge))
 _ENDS = list(accumulate((fact.size for fact in Fact), initial=_HEAD.size + _CELL * len([*Counter, *Gauge, *Fact])))
 _TEXTS: dict[str, int] = dict(zip(Fact, _ENDS, strict=False))
+_HANDLING_AT, _HANDLING_LENGTH = _TEXTS[Fact.HANDLING], _LENGTHS[Fact.HANDLING]
+#: So many of the messages are named where what is done is described.
+_NAMED = 3
 #: Bytes of a page.
 SIZE = -(-_ENDS[-1] // _CELL) * _CELL
 #: Another release may have other names; whoever reads a page that was written by one must see that.
 _NAMES = "".join(f"{name} " for names in (Counter, Gauge, Fact) for name in names)
 LAYOUT = zlib.crc32(f"1 {SIZE} {_NAMES}".encode())
+
+
+def described(what: str, handling: str) -> str:
+    """Describe what a main thread does.
+
+    Args:
+        what: the fact DOING.
+        handling: the fact HANDLING.
+    """
+    ids = handling.split()
+    named = " ".join(ids[:_NAMED])
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"{what}, message {named}{more}" if ids else what
 
 
 def prepare(memory: Memory, pid: int, started: int) -> None:
@@ -136,6 +153,7 @@ class Page:
         self._make = make
         self._lock = threading.Lock()
         self._pid = 0
+        self._what = ""
         self.doing: Doing | None = None
         self.memory: Memory
         self._integers: memoryview
@@ -171,11 +189,24 @@ class Page:
             self._turn_over()
         return _text(self.memory, fact)
 
+    def handle(self, message_id: bytes) -> None:
+        """Show the message whose route is about to run: what `show` does for HANDLING, in a third of its time."""
+        if not self._pid:
+            self._turn_over()
+        self.memory[_HANDLING_AT : _HANDLING_AT + len(message_id)] = message_id
+        self._integers[_HANDLING_LENGTH] = len(message_id)
+
     def begin(self, what: str) -> None:
-        """Say what the main thread does from now on."""
+        """Say what the main thread does from now on; the fact HANDLING says with which messages."""
         self.doing = Doing(time.monotonic(), what)
-        self.show(Fact.DOING, what)
+        if what is not self._what:  # nearly always the route that ran before
+            self._what = what
+            self.show(Fact.DOING, what)
         self._floats[_BUSY] = time.time()
+
+    def described(self, doing: Doing) -> str:
+        """Say what the main thread does, and with which messages."""
+        return described(doing.what, self.shown(Fact.HANDLING))
 
     def turn(self) -> None:
         """Say that the main thread goes on to the next."""
@@ -201,6 +232,7 @@ class Page:
                 self.memory = self._make(pid)
                 whole = memoryview(self.memory)
                 self._integers, self._floats = whole.cast("Q"), whole.cast("d")
+                self._what = ""
                 self._pid = pid  # last: another thread may use the page as soon as it sees this
 
 

@@ -303,6 +303,7 @@ def _store(settings: Settings) -> PresentityStore | None:
         timeout_s=settings.db_timeout,
     )
     store.prepare_file()
+    store.fail_fast()
     return store
 
 

@@ -22,6 +22,8 @@ from kemi_nsq.store import PresentityStore, Saved
 
 #: From here on, asking the database who is watched costs less than the refreshes that it spares.
 _ASK_FOR_WATCHERS = 2
+#: Seconds for a probe of a database that failed, and how many probes there are to one that may take NSQ_DB_TIMEOUT.
+_PROBE_S, _PATIENT_PROBE = 1.0, 5
 #: A document above this does not fit a UDP datagram (65,507 bytes) with the headers of its NOTIFY.
 UDP_LIMIT = 64_000
 _COUNTERS = {
@@ -48,6 +50,7 @@ class PresencePublisher:
         self._states = {**presence.PRESENCE_STATES, **settings.pua_states}
         self._pacer = Pacer(0)
         self._hiding = Hiding()
+        self._probes = 0
         self._ticks = False
         self._quiet = Quiet(host)
 
@@ -90,10 +93,14 @@ class PresencePublisher:
     def _default_expires_s(self, event: str) -> int:
         return self._settings.pua_mailbox_expires if event == MailboxState.event else self._settings.pua_expires
 
-    def commit(self, rows: Sequence[presentity.Row]) -> list[Change]:
+    def commit(self, rows: Sequence[presentity.Row], *, by_route: bool = True) -> list[Change]:
         """Store rows, then tell the watchers of each presentity that changed, once.
 
         An event that was delivered before is told of in any case: its first delivery may have ended after the commit.
+
+        Args:
+            rows: what to store.
+            by_route: an event route does this, which tells the watchers itself with NSQ_PUA_REFRESH 0.
 
         Raises:
             RowRefused: the database does not take one of the rows. What was stored all the same is told of.
@@ -102,29 +109,31 @@ class PresencePublisher:
         if self._store is None:
             return []
         try:
-            with self._writing():
+            with self.writing():
                 saved = self._store.save_all(rows)
         except (RowRefused, StoreError) as error:
-            self._tell(error.stored, Saved([Change.STORED] * len(error.stored)))
+            self._tell(error.stored, Saved([Change.STORED] * len(error.stored)), by_route=by_route)
             raise
-        self._tell(rows, saved)
+        self._tell(rows, saved, by_route=by_route)
         return saved.changes
 
-    def _tell(self, rows: Sequence[presentity.Row], saved: Saved) -> None:
+    def _tell(self, rows: Sequence[presentity.Row], saved: Saved, *, by_route: bool) -> None:
         for change in saved.changes:
             self._host.count(_COUNTERS[change])
         self._note_large(rows, saved)
-        if not self._settings.pua_refresh:
+        if by_route and not self._settings.pua_refresh:
             return  # the route tells the watchers, and the sweep hides
         told = list(zip(rows, saved.changes, strict=True))
-        refused = self._refresh_changed([row for row, change in told if change is Change.STORED or row.redelivered])
+        refused = self._refresh_changed(
+            [row for row, change in told if change is Change.STORED or row.redelivered], saved.promoted
+        )
         over = [
             row.ruid
             for row, change in told
             if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
         ]
         self._hiding.add(over, refused, time.monotonic())
-        if not self._ticks and over:
+        if not self._ticks and self._hiding.next_due() is not None:
             with suppress(StoreError):  # they are stored and told; the sweep will hide them
                 self._hide()
 
@@ -149,11 +158,20 @@ class PresencePublisher:
         """
         # Where it does not like the row of the probe, it works, and what it takes only a message can tell.
         if self._store is not None:
-            with suppress(RowRefused), self._writing():
-                self._store.probe()
+            self._probes += 1
+            # A database that is frozen must not hold up the rest for long. One that is slow is given all its time now
+            # and then, or it would never be found to work.
+            limit_s = None if self._probes % _PATIENT_PROBE == 0 else _PROBE_S
+            with suppress(RowRefused), self.writing():
+                self._store.probe(limit_s)
 
     def begin_ticking(self) -> None:
-        """Say that this process calls `tick` in time: NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on."""
+        """Say that this process calls `tick` in time, and knows itself when to leave the database alone.
+
+        NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on.
+        """
+        if self._store is not None:
+            self._store.keep_trying()
         self._pacer = Pacer(self._settings.notify_interval)
         self._ticks = True
 
@@ -188,20 +206,19 @@ class PresencePublisher:
         if self._store is None or not ruids:
             return
         until = int(time.time()) + self._settings.pua_tombstone + presentity.GRACE_S
-        with self._writing():
+        with self.writing():
             self._store.hide(ruids, until=until)
 
     def tell(self, presentities: Iterable[tuple[str, str]], event: str) -> None:
-        """Send a NOTIFY to the watchers of some presentities, given as user and domain; not with NSQ_PUA_REFRESH 0."""
-        if self._settings.pua_refresh:
-            self._refresh([(f"sip:{user}@{domain}", event) for user, domain in presentities])
+        """Send a NOTIFY to the watchers of some presentities, given as user and domain."""
+        self._refresh([(f"sip:{user}@{domain}", event) for user, domain in presentities])
 
-    def _writing(self) -> AbstractContextManager[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold the lock where the database has one writer at a time, for which Kamailio's driver does not wait."""
         return self.locked() if self._store is not None and self._store.one_writer else nullcontext()
 
-    def _refresh_changed(self, rows: Sequence[presentity.Row]) -> list[Key]:
-        urgent: dict[Key, bool] = {}
+    def _refresh_changed(self, rows: Sequence[presentity.Row], promoted: Iterable[tuple[str, str]]) -> list[Key]:
+        urgent: dict[Key, bool] = {(f"sip:{user}@{domain}", hidden.PACKAGE): False for user, domain in promoted}
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.terminal
@@ -217,8 +234,9 @@ class PresencePublisher:
             if not accepted:
                 refused.append((uri, event))
                 self._host.count(Counter.REFRESH_FAILED)
-                self._host.log(
+                self._quiet.log(
                     Level.ERROR,
+                    Counter.REFRESH_FAILED,
                     f"the presence module refused to refresh {uri} ({event}); the state is stored. "
                     "Are the module presence, its db_url and the module of the event package loaded and set?",
                 )

@@ -14,6 +14,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeAlias, TypeVar
 
 from kemi_nsq.counters import Counter
@@ -39,6 +40,7 @@ _ATTRIBUTE = "__kemi_nsq_routes__"
 #: Names come from the network, so what is remembered of them is bounded.
 _REMEMBERED_MISSES = 1000
 _LONGEST_NAME = 200
+_REMEMBERED_NAMES = 256
 
 
 class Outcome(enum.Enum):
@@ -118,7 +120,7 @@ class PythonRoutes:
         handler = self._handlers.get(name)
         if handler is None:
             return Outcome.MISSING
-        self._host.page.begin(_named(name, event))
+        self._host.page.begin(_named(name, event.topic))
         try:
             result = handler(event)
         except (Exception, SystemExit) as error:  # the operator's code: the next event must be handled all the same
@@ -150,15 +152,17 @@ class NativeRoutes:
         values = (event.payload, event.topic, event.channel, str(event.attempts), "")
         for variable, value in zip(NATIVE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
-        self._host.page.begin(_named(name, event))
+        self._host.page.begin(_named(name, event.topic))
         if not self._host.run_event_route(name, event.payload):
             remember(self._misses, name, None, most=_REMEMBERED_MISSES)
             return Outcome.MISSING
         return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
 
 
-def _named(name: str, event: Event) -> str:
-    return f"{name}, message {event.message_id} of {event.topic}"
+@lru_cache(maxsize=_REMEMBERED_NAMES)
+def _named(name: str, topic: str) -> str:
+    """Name a route for who looks; the same text each time, so that it need not be shown again."""
+    return f"{name} of {topic}"
 
 
 class Router:

@@ -26,6 +26,7 @@ from kemi_nsq.processes import is_running, start_of
 LOCK, DIED = "lock", "died"
 PAGE, STACK = ".page", ".stack"
 _SETTING = "NSQ_RUN_DIR"
+_EXCUSES = frozenset({Fact.DATABASE, Fact.DEAD_LETTERS, Fact.BACKOFF, Fact.STUCK})
 _MODE = 0o700
 _FILE_MODE = 0o600
 #: Never through a symbolic link, and never for the programs that a process may start.
@@ -160,9 +161,12 @@ def _opened(path: Path, uid: int, gid: int) -> int:
 
 
 def _last_words(data: bytes) -> list[str]:
-    """Return the messages that a process was handling when it ended."""
+    """Return the messages that a process was handling when it ended, unless something else was wrong with it.
+
+    Who restarts Kamailio in an outage, or because a route hangs, does not accuse a message.
+    """
     sheet = layout.read(data)
-    if sheet is None or start_of(sheet.pid) == sheet.started:
+    if sheet is None or start_of(sheet.pid) == sheet.started or _EXCUSES & sheet.facts.keys():
         return []
     return sheet.facts.get(Fact.HANDLING, "").split()
 
@@ -171,10 +175,12 @@ def sheets(path: Path) -> list[tuple[Sheet, bool]]:
     """Read all pages of a folder, for a user that may; each with whether its process runs.
 
     Raises:
-        RunFolderError: there is no such folder, or it may not be read.
+        RunFolderError: there is no such folder, it may not be read, or its pages are those of another release.
     """
     try:
         found = [layout.read(file.read_bytes()) for file in sorted(path.iterdir()) if file.suffix == PAGE]
     except OSError as error:
-        raise RunFolderError(f"{_SETTING} {path} cannot be read: {error.strerror}") from None
+        raise RunFolderError(f"{_SETTING} {path} cannot be read: {error.strerror}; see --run-dir") from None
+    if found and not any(found):
+        raise RunFolderError(f"{_SETTING} {path} has pages of another release: restart Kamailio")
     return [(sheet, is_running(sheet.pid, sheet.started)) for sheet in found if sheet is not None]

@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     )
     max_attempts: int = _setting(
         10,
-        "Deliveries of one message after which it is given up, logged and counted.",
+        "Deliveries of one message after which it is given up, if its own route fails each time; those that were given "
+        "back for another reason do not count.",
         "1 to 65535",
         ge=1,
         le=65535,

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 
 from kemi_nsq.host import Host, Level
 from kemi_nsq.page import Doing, Fact
@@ -43,9 +44,11 @@ class Stacks:
 
     def arm(self, now: float) -> None:
         """Set the timer, not oftener than needed: it costs a thread each time."""
-        if self._file < 0 or now - self._armed_at < self._again_s:
+        if now - self._armed_at < self._again_s:
             return
         with self._lock:
+            if self._file < 0:
+                return
             self._armed_at = now
             if os.fstat(self._file).st_size > _MOST_BYTES:
                 os.ftruncate(self._file, 0)
@@ -59,21 +62,25 @@ class Stacks:
                 faulthandler.cancel_dump_traceback_later()
 
     def close(self) -> None:
-        """Stop the timer for good."""
-        self.disarm(time.monotonic() + self._again_s)
-        if self._file >= 0:
-            os.close(self._file)
+        """Stop the timer for good. The other thread may not have ended yet."""
+        with self._lock:
+            faulthandler.cancel_dump_traceback_later()
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
 
     def began(self, doing: Doing) -> None:
         """Show that the main thread is stuck, and tell where."""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - (time.monotonic() - doing.since)))
-        self._host.page.show(Fact.STUCK, f"since {since}: {doing.what}")
+        what = self._host.page.described(doing)
+        self._host.page.show(Fact.STUCK, f"since {since}: {what}")
         frame = sys._current_frames().get(self._main)
-        text = f"stuck for {self._timeout_s:g} s in {doing.what}; the stack of its thread:\n"
+        text = f"stuck for {self._timeout_s:g} s in {what}; the stack of its thread:\n"
         text += "".join(traceback.format_stack(frame))
         self._host.log_aside(Level.ERROR, text)
         if self._file >= 0:
-            os.write(self._file, text.encode("utf-8", "replace"))
+            with suppress(OSError):  # a full disk must not end this thread
+                os.write(self._file, text.encode("utf-8", "replace"))
 
     def ended(self) -> None:
         """Show that the main thread is not stuck any more."""

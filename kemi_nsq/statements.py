@@ -55,14 +55,9 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
     return read
 
 
-def crowds(
-    backend: str, table: sa.Table
-) -> Callable[[sa.Connection, Sequence[tuple[str, str, str]]], dict[Who, Crowd]]:
-    """Prepare a count of dialogs: given users, domains and event packages, what each presentity has of them.
-
-    The presentities are named in lower case.
-    """
-    shown = table.c.expires > 0
+def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[Who], int], dict[Who, Crowd]]:
+    """Prepare a count of dialogs: given presentities and an epoch second, what each has of them then."""
+    shown = table.c.expires > sa.bindparam("now", type_=sa.Integer)
     ours_over = sa.and_(sa.func.length(table.c.ruid) == RUID_LENGTH, is_over(table))
 
     def total(condition: sa.ColumnElement[bool], value: Any = 1) -> sa.ColumnElement[int]:
@@ -79,9 +74,15 @@ def crowds(
     statement = sa.select(table.c.username, table.c.domain, *wanted).where(table.c.expires >= hidden.WAITING[0])
     statement = _with_keys(backend, statement, key).group_by(table.c.username, table.c.domain)
 
-    def read(connection: sa.Connection, keys: Sequence[tuple[str, str, str]]) -> dict[Who, Crowd]:
-        rows = connection.execute(statement, _key_values(backend, keys))
-        return {(user.lower(), domain.lower()): Crowd(*counts) for user, domain, *counts in rows}
+    def named(user: str, domain: str) -> Who:
+        # These compare without case: they count Alice and alice together, and name one of them.
+        return (user.lower(), domain.lower()) if backend == "mysql" else (user, domain)
+
+    def read(connection: sa.Connection, presentities: Iterable[Who], now: int) -> dict[Who, Crowd]:
+        keys = [(user, domain, hidden.PACKAGE) for user, domain in sorted(presentities)]
+        rows = connection.execute(statement, {**_key_values(backend, keys), "now": now})
+        found = {named(user, domain): Crowd(*counts) for user, domain, *counts in rows}
+        return {(user, domain): found.get(named(user, domain), Crowd()) for user, domain, _ in keys}
 
     return read
 

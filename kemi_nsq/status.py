@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from kemi_nsq.page import Fact, Gauge, Sheet
+from kemi_nsq.page import Fact, Gauge, Sheet, described
 from kemi_nsq.rundir import STACK, sheets
 
 CONSUMER = "consumer"
@@ -128,7 +128,8 @@ def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, str]:
         return "ended", "the consumer has ended" if sheet.role == CONSUMER else ""
     if sheet.role != CONSUMER:
         return "runs", ""
-    busy, doing = sheet.gauges[Gauge.BUSY_SINCE], sheet.facts.get(Fact.DOING, "")
+    busy = sheet.gauges[Gauge.BUSY_SINCE]
+    doing = described(sheet.facts.get(Fact.DOING, ""), sheet.facts.get(Fact.HANDLING, ""))
     wrong = [f"{fact}: {text}" for fact, text in sheet.facts.items() if fact not in _PLAIN and fact is not Fact.STUCK]
     if busy and now - busy > sheet.gauges[Gauge.ROUTE_TIMEOUT]:
         return "stuck", "; ".join([f"stuck for {now - busy:.0f} s in {doing}", *wrong])

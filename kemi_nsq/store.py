@@ -7,7 +7,7 @@ Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5)
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter, methodcaller
 
@@ -32,10 +32,12 @@ class Saved:
         changes: what each row did, in the order in which they were given.
         sizes: the bytes that the documents of some presentities now have, about: of those whose dialogs became fewer
             or more.
+        promoted: presentities of which waiting dialogs are shown now.
     """
 
     changes: list[Change]
     sizes: Mapping[Who, int] = field(default_factory=dict)
+    promoted: Collection[Who] = ()
 
 
 class PresentityStore:
@@ -103,8 +105,9 @@ class PresentityStore:
                 raise
             done.changes |= again.changes
             done.sizes |= again.sizes
+            done.promotions |= again.promotions
         changes = [done.changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
-        return Saved(changes, done.sizes)
+        return Saved(changes, done.sizes, done.promotions.keys())
 
     def _save_round(self, latest: Mapping[RowKey, Row], keys: Sequence[RowKey], *, locked: bool) -> Plan:
         """Write the rows of some keys in one transaction.
@@ -125,8 +128,8 @@ class PresentityStore:
             }
             planned = Plan({key: latest[key] for key in keys}, found)
             if planned.wanting:
-                crowded = [(user, domain, hidden.PACKAGE) for user, domain in sorted(planned.wanting)]
-                planned.seat(self._look_for_crowds(connection, crowded), self._max_dialogs)
+                now = max(row.received_time for row in latest.values())
+                planned.seat(self._look_for_crowds(connection, planned.wanting, now), self._max_dialogs)
             self._write = self._write or upsert(self._table, connection.dialect)
             if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
                 connection.exec_driver_sql(self._write.sql, self._write.parameters(written))
@@ -151,45 +154,61 @@ class PresentityStore:
             statement = sa.update(table).where(*shown).values(values)
             self._database.run(methodcaller("execute", statement), writes=True)
 
-    def lingering(self, since: int, until: int) -> list[Row]:
-        """Return some of our dialogs that are over and still shown, whose `expires` lies between two epoch seconds.
+    def lingering(self, until: int, *, expiring: tuple[int, int]) -> list[Row]:
+        """Return some of our dialogs that have been over at least since an epoch second, and are still shown.
+
+        Args:
+            until: the epoch second.
+            expiring: only rows whose `expires` lies between these two, by which they are found.
 
         Raises:
             StoreError: the table could not be read.
         """
         table = self._table
-        over = is_over(table), table.c.event == hidden.PACKAGE
-        return [row for _, row in self._rows(table.c.expires.between(since, until), *over)]
+        over = is_over(table), table.c.event == hidden.PACKAGE, table.c.received_time <= until
+        return [row for _, row in self._rows(table.c.expires.between(*expiring), *over)]
 
-    def promote(self) -> list[Who]:
+    def promote(self, now: int) -> list[Who]:
         """Show dialogs that wait, where there is room by now, and return their presentities.
 
         Where others' rows have gone, or a process ended between two steps, no dialog that ended did it.
 
+        Args:
+            now: epoch seconds.
+
         Raises:
             StoreError: the table could not be written.
         """
-        table, package = self._table, hidden.PACKAGE
-        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == package
+        table = self._table
+        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == hidden.PACKAGE
         page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).all())
         if not found:
             return []
 
         def work(connection: sa.Connection) -> list[Who]:
-            keys = sorted((user, domain, package) for user, domain in found)
-            crowded, told = self._look_for_crowds(connection, keys), []
-            for user, domain, _ in keys:
-                crowd = crowded.get((user.lower(), domain.lower()))
-                room = self._max_dialogs - (crowd.shown - crowd.over) if crowd and self._max_dialogs else _PAGE
-                if room > 0 and self._promotion(connection, (user, domain), room):
-                    told.append((user, domain))
+            told = []
+            for presentity, crowd in self._look_for_crowds(connection, map(tuple, found), now).items():
+                room = self._max_dialogs - (crowd.shown - crowd.over) if self._max_dialogs else _PAGE
+                if room > 0 and self._promotion(connection, presentity, room):
+                    told.append(presentity)
             return told
 
         return self._database.run(work, writes=True)
 
-    def probe(self) -> None:
+    def fail_fast(self) -> None:
+        """Leave a database that failed alone for a growing time."""
+        self._database.fails_fast = True
+
+    def keep_trying(self) -> None:
+        """Try each time; who calls this knows when it makes sense."""
+        self._database.fails_fast = False
+
+    def probe(self, limit_s: float | None = None) -> None:
         """Do a write that leaves no trace, over a new connection: a read would succeed on a full or read-only database.
+
+        Args:
+            limit_s: seconds that it may take, if that is less than NSQ_DB_TIMEOUT.
 
         Raises:
             RowRefused: the database does not take the row of the probe.
@@ -203,7 +222,10 @@ class PresentityStore:
             connection.execute(sa.insert(self._table).values(row))
             connection.execute(delete)
 
-        self._database.run(work, writes=True)
+        try:
+            self._database.run(work, writes=True, limit_s=limit_s)
+        finally:
+            self._database.close()  # its own limits were told the server
 
     def find(self, below_id: int = sys.maxsize, **columns: str) -> list[tuple[int, Row]]:
         """Return some of our rows that are not over, by descending id, with the ids.

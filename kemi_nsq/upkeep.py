@@ -17,6 +17,7 @@ from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
 from kemi_nsq.ending import ended
 from kemi_nsq.errors import PayloadError
+from kemi_nsq.fields import MAX_INT32
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presentity import GRACE_S, Row, ended_row
 from kemi_nsq.pua import PresencePublisher
@@ -26,7 +27,7 @@ from kemi_nsq.store import PresentityStore
 
 #: How often expiry is looked after; states end up to this much after their time.
 SWEEP_INTERVAL_S = 5
-#: A dialog that is over for this long has been told, or its process died before; longer ones are left to no process.
+#: The process that stored the end of a dialog hides it sooner than this, unless it died before.
 LINGER_S = 2
 #: By how much the clocks of two nodes may differ.
 _CLOCKS_S = 60
@@ -67,11 +68,11 @@ class Upkeep:
                 break
             self._end(rows, 0)  # an event that is under way counts as later
         self._hide_lingering(now - LINGER_S)
-        with self._pua.locked():
-            promoted = self._store.promote()
+        with self._pua.writing():
+            promoted = self._store.promote(now)
         self._pua.tell(promoted, hidden.PACKAGE)
         for _ in range(_PAGES):
-            with self._pua.locked():
+            with self._pua.writing():
                 if not self._store.forget(until):
                     break
 
@@ -79,16 +80,21 @@ class Upkeep:
         """Hide dialogs that were over at an epoch second and are still shown.
 
         With NSQ_PUA_REFRESH 0 these are all: the route tells the watchers. Else the process that stored the end died
-        before it hid it, perhaps before the NOTIFY. Only what ended since the last sweep is looked for.
+        before it hid it, perhaps before the NOTIFY. Where nothing strange has happened, only what ended since the last
+        sweep is looked for: of other rows there may be very many.
         """
         lifetime_s = self._settings.pua_tombstone + GRACE_S
+        expiring = (self._swept_until + lifetime_s, until + lifetime_s)
+        if not 0 < self._swept_until <= until:  # the first sweep, or the clock was set back
+            expiring = (1, MAX_INT32)
         for _ in range(_PAGES):
-            rows = self._store.lingering(self._swept_until + lifetime_s, until + lifetime_s)
+            rows = self._store.lingering(until, expiring=expiring)
             if not rows:
+                self._swept_until = until - _CLOCKS_S
                 break
-            self._pua.tell({(row.username, row.domain) for row in rows}, hidden.PACKAGE)
+            if self._settings.pua_refresh:
+                self._pua.tell({(row.username, row.domain) for row in rows}, hidden.PACKAGE)
             self._pua.hide([row.ruid for row in rows])
-        self._swept_until = until - _CLOCKS_S
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.
@@ -120,7 +126,7 @@ class Upkeep:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-        for change in self._pua.commit(ends):
+        for change in self._pua.commit(ends, by_route=False):
             if change is not Change.STALE:  # another process has ended it, or its producer has said something new
                 self._host.count(Counter.PUA_ENDED)
 

@@ -106,6 +106,9 @@ class Verdicts:
     def answer(self, one: Handled, answers: Answers) -> None:
         """Finish a message, let it come again, or give it up."""
         if one.again and self._settings.ack == "received":
+            if one.again is Fault.WORLD:
+                text = f"the states of message {one.delivery.message_id} are lost: it was finished before (NSQ_ACK)"
+                self._quiet.log(Level.ERROR, "lost", text)
             return  # nsqd has forgotten it
         if one.again is Fault.WORLD:
             self.give_back(one.delivery, answers, doubtful=one.doubtful)

@@ -13,8 +13,11 @@ from kemi_nsq import consumer as module
 from kemi_nsq.consumer import Consumer
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
+from kemi_nsq.page import Fact, read
 from kemi_nsq.plugin import wire
+from kemi_nsq.query import Suspended
 from kemi_nsq.testing import FakeHost
+from kemi_nsq.traffic import Report, Resume
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.settings import settings
 from tests.support.until import until
@@ -196,3 +199,47 @@ def test_it_starts_again_when_one_of_its_threads_breaks(
     assert threads_of_a_consumer() == []
     assert any("a bug of ours" in text for level, text in host.lines if level is Level.ERROR)
     assert len(delays) >= 3
+
+
+# What waits while the main thread is stuck
+
+
+def reply(size: int) -> Resume:
+    return Resume(suspended=Suspended(index=1, label=2, route="R"), reply="x" * size)
+
+
+def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_REPLY_BYTES", 100)
+    host = FakeHost()
+    tested = consumer(host)
+    for _ in range(5):
+        tested._emit(reply(40))
+    assert tested._items.qsize() == 2
+    sheet = read(bytes(host.page.memory))
+    assert sheet is not None
+    assert sheet.counters == {Counter.RESUME_FAILED: 3}, "said at once, where others can see it"
+    tested._take(tested._items.get())
+    tested._emit(reply(40))
+    assert tested._items.qsize() == 2, "what was taken makes room"
+
+
+def test_reports_that_wait_are_bounded_and_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ITEMS", 10)
+    host = FakeHost()
+    tested = consumer(host)
+    for _ in range(50):
+        tested._emit(Report(counter=Counter.REPLY_DROPPED))
+    assert tested._items.qsize() == 11
+    sheet = read(bytes(host.page.memory))
+    assert sheet is not None
+    assert sheet.counters == {Counter.REPLY_DROPPED: 50}
+
+
+def test_a_loop_that_fails_again_and_again_is_shown(monkeypatch: pytest.MonkeyPatch, delays: list[int]) -> None:
+    host = FakeHost()
+    tested = consumer(host)
+    shown: list[str] = []
+    monkeypatch.setattr(tested, "_run", Runs(tested, [ValueError("wrong"), ValueError("again")]))
+    monkeypatch.setattr(tested._stopping, "wait", lambda _delay: shown.append(host.page.shown(Fact.FAILED)))
+    tested.run_forever()
+    assert shown == ["1 times: ValueError: wrong", "2 times: ValueError: again"]

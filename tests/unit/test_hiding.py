@@ -238,6 +238,57 @@ def test_with_refresh_off_the_sweep_hides(store: PresentityStore, monkeypatch: p
     assert expiries(path)[0] < 0
 
 
+def test_with_refresh_off_what_no_route_does_is_told_all_the_same(
+    store: PresentityStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = timed(Process(store, pua_refresh="0"), monkeypatch)
+    process.call("confirmed")
+    process.upkeep.reset("all", position=9, spare_later=False)
+    assert process.host.refreshed == [ALICE]
+
+
+def test_a_refused_refresh_of_a_call_that_goes_on_is_tried_again(process: Process) -> None:
+    process.host.refresh_accepted = False
+    process.call("confirmed")
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2, "once"
+
+
+@pytest.mark.parametrize("back_s", [3600, 86400])
+def test_a_clock_that_goes_back_hides_all_the_same(process: Process, path: Path, back_s: int) -> None:
+    process.upkeep.sweep()
+    process.now -= back_s
+    process.call("terminated")
+    process.pua._hiding.take()  # as if the process had died
+    process.now += LINGER_S
+    process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_a_clock_that_went_back_after_the_end_hides_it_when_it_is_there_again(process: Process, path: Path) -> None:
+    process.call("terminated")
+    process.pua._hiding.take()
+    process.now -= 3600
+    process.upkeep.sweep()
+    assert expiries(path)[0] > 0, "by this clock it has not happened yet"
+    process.now += 3600 + LINGER_S
+    process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_the_first_sweep_hides_what_had_another_tombstone(
+    store: PresentityStore, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    before = timed(Process(store, pua_tombstone="3600"), monkeypatch)
+    before.call("terminated")
+    after = timed(Process(store), monkeypatch)
+    after.now += 60
+    after.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
 def test_a_sweep_after_an_outage_finds_what_ended_before(process: Process, path: Path) -> None:
     process.upkeep.sweep()
     process.call("terminated")

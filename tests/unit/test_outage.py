@@ -99,7 +99,7 @@ def test_a_probe_that_waited_long_is_followed_by_a_rest() -> None:
 def test_another_topic_that_meets_it_is_named_once() -> None:
     desk = Desk()
     desk.fail()
-    assert desk.lines == ["the database fails: refused; no topic waits"]
+    assert desk.lines == ["the database fails: refused; expiry and hiding wait"]
     for _ in range(3):
         desk.fail(A)
     assert desk.lines[1:] == ["the database fails: nothing is taken from a:kamailio either"]

@@ -7,7 +7,7 @@ import itertools
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from kemi_nsq.presentity import Row
 from kemi_nsq.store import PresentityStore
 from tests.support.database import rows
 from tests.support.presentity_table import create_presentity_table
+from tests.support.until import until
 
 ROW = Row(
     username="alice",
@@ -277,3 +278,22 @@ def test_the_error_is_one_line(path: Path) -> None:
     ):
         store.save(ROW)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_database_that_failed_is_left_alone_for_a_while_where_a_caller_would_wait(path: Path) -> None:
+    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        store.fail_fast()
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            store.save(ROW)
+        other.execute("ROLLBACK")
+        with pytest.raises(StoreError, match="left alone after 1 failures"):
+            store.save(ROW)
+        assert until(lambda: _saved(store), what="the time to be over") is Change.STORED
+        store.keep_trying()
+
+
+def _saved(store: PresentityStore) -> Change | None:
+    with suppress(StoreError):
+        return store.save(ROW)
+    return None

@@ -119,9 +119,9 @@ def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
     ends: list[Row] = []
     commit = desk.pua.commit
 
-    def kept(rows: Sequence[Row]) -> list[Change]:
+    def kept(rows: Sequence[Row], *, by_route: bool) -> list[Change]:
         ends.extend(rows)
-        return commit(rows)
+        return commit(rows, by_route=by_route)
 
     monkeypatch.setattr(desk.pua, "commit", kept)
     desk.now += 60
@@ -299,7 +299,9 @@ def test_the_next_sweep_makes_up_for_one_that_failed(desk: Desk, monkeypatch: py
 
     monkeypatch.setattr(desk.store, "expiring", fail_once)
     desk.chores.tick()
-    assert [text for _, text in desk.host.lines] == ["the database fails: the database is locked; no topic waits"]
+    assert [text for _, text in desk.host.lines] == [
+        "the database fails: the database is locked; expiry and hiding wait"
+    ]
     assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
     desk.gate.pass_time(outage.RELAPSE_S + 1)
     due = desk.chores.next_due()
