@@ -54,14 +54,14 @@ def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) 
     with custom_chain("kemi", tmp_path, script="waiting.py", NSQ_ROUTE_TIMEOUT=ROUTE_TIMEOUT_S) as chain:
         assert until(lambda: status(chain)[0] == 0, what="all to be well")
         chain.nsqd.publish_many(TOPIC, [EVENT] * 3)
-        line = f"ERROR: kemi-nsq: stuck for {ROUTE_TIMEOUT_S} s in {ROUTE}, message "
+        line = f"ERROR: kemi-nsq: stuck for {ROUTE_TIMEOUT_S} s in {ROUTE} of {TOPIC}, message "
         until(lambda: chain.log_lines(line), timeout_s=10, what="the line in the log")
         until(
             lambda: chain.log_lines(r'ERROR: kemi-nsq:   File ".*/waiting\.py", line \d+, in stuck'), what="the stack"
         )
         code, consumer = status(chain)
         assert (code, consumer["state"]) == (1, "stuck")
-        assert f"s in {ROUTE}, message " in consumer["wrong"]
+        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["wrong"]
         assert "in stuck\n" in consumer["stack"]
         assert (consumer["counters"]["route_timeout"], consumer["counters"]["stuck"]) == (1, 1)
         until(lambda: status(chain)[1]["counters"].get("given_back", 0) >= 2, what="the others to be given back")
@@ -87,7 +87,7 @@ def test_a_native_route_that_blocks_is_shown_with_the_stack_that_a_timer_wrote(t
         until(lambda: status(chain)[1]["stack"], timeout_s=BLOCKED_S, what="the stack")
         code, consumer = status(chain)
         assert (code, consumer["state"]) == (1, "stuck")
-        assert f"s in {ROUTE}, message " in consumer["wrong"]
+        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["wrong"]
         assert "ksr.py" in consumer["stack"], "where the C code was called from"
         assert list(chain.kamailio.pages_folder.glob("*.stack"))
         until(lambda: status(chain)[0] == 0, timeout_s=BLOCKED_S + 5, what="all to be well again")

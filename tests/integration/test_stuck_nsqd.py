@@ -131,7 +131,9 @@ def test_it_is_shown_counted_and_logged_while_it_lasts(nsqd: Nsqd) -> None:
     nsqd.publish_many(TOPIC, map(numbered, range(3)))
     with Consuming(nsqd, handler, **VALUES) as stuck:
         until(lambda: stuck.host.page.shown(Fact.STUCK), what="it to be shown")
-        told = next(text for text in stuck.lines if text.startswith("stuck for 1 s in nsq:consumer-event, message "))
+        told = next(
+            text for text in stuck.lines if text.startswith(f"stuck for 1 s in nsq:consumer-event of {TOPIC}, message ")
+        )
         assert "in __call__\n    assert self.release.wait(RELEASE_TIMEOUT_S)" in told
         until(lambda: sheet(stuck).gauges[Gauge.IN_FLIGHT] == 1, what="only its own message to be in flight")
         assert sheet(stuck).counters[Counter.ROUTE_TIMEOUT] == 1
@@ -141,7 +143,9 @@ def test_it_is_shown_counted_and_logged_while_it_lasts(nsqd: Nsqd) -> None:
         until(lambda: {0, 1, 2} <= handler.numbers, timeout_s=15, what="all events")
         until(lambda: stuck.host.counters[Counter.GIVEN_BACK] == 2, what="the same counter of the server")
         assert stuck.host.counters[Counter.ROUTE_TIMEOUT] == sheet(stuck).counters[Counter.ROUTE_TIMEOUT] == 1
-        (line,) = [text for text in stuck.lines if text.startswith("stuck no more: nsq:consumer-event, message ")]
+        (line,) = [
+            text for text in stuck.lines if text.startswith(f"stuck no more: nsq:consumer-event of {TOPIC} took ")
+        ]
         assert float(line.split()[-2]) >= TIMEOUT_S
     assert stuck.host.counters[Counter.RESTARTED] == 0
 
