@@ -24,6 +24,8 @@ _OVER = (str(TERMINATED_RANK), str(ENDED_RANK))
 #: Bytes of a body that a document made of many does not have: declaration and root element, less the indentation that
 #: Kamailio adds (measured: 469 bytes of body make 363 in the document).
 _WRAPPING = 100
+#: So many writers at once may give all the seats that each of them sees, and it is noticed.
+_NEAR = 8
 
 
 class Change(enum.Enum):
@@ -43,19 +45,24 @@ class There(NamedTuple):
     expires: int
 
     @property
+    def is_ours(self) -> bool:
+        """Whether we have written it."""
+        return self.ruid is not None and len(self.ruid) == RUID_LENGTH
+
+    @property
     def is_over(self) -> bool:
         """Whether it is a row of ours that says that its state is over."""
-        return self.ruid is not None and len(self.ruid) == RUID_LENGTH and self.ruid[RANK_INDEX] in _OVER
+        return self.ruid is not None and self.is_ours and self.ruid[RANK_INDEX] in _OVER
 
 
 class Crowd(NamedTuple):
     """The dialogs of one presentity in the table.
 
     Attributes:
-        shown: how many its document has.
+        shown: how many of ours its document has. Those of others, such as a phone's PUBLISH, take no room.
         over: how many of these are over.
         waiting: how many live ones wait for room.
-        size: bytes of the bodies that are shown.
+        size: bytes of all bodies that are shown.
     """
 
     shown: int = 0
@@ -83,7 +90,7 @@ def wants_room(row: Row, there: There | None) -> bool:
     """Whether a row that is `STORED` changes how many dialogs its document has, or how many of them live."""
     if row.event != hidden.PACKAGE:
         return False
-    return there is None or there.expires < 0 or there.is_over != hidden.is_over(row)
+    return there is None or there.expires < 0 or not there.is_ours or there.is_over != hidden.is_over(row)
 
 
 @dataclass(slots=True)
@@ -95,16 +102,21 @@ class Plan:
         found: what the table has of these keys.
         changes: what each row does.
         wanting: the rows of each presentity that want room.
-        promotions: for how many waiting dialogs of a presentity there is room.
+        promotions: presentities of which waiting dialogs find room.
         sizes: the bytes that each presentity's document will have, about.
+        near: presentities that have so many live dialogs that others, who give seats at the same time, may give too
+            many, or too few.
+        full: presentities that have too many, because some that were over live again.
     """
 
     rows: dict[RowKey, Row]
     found: Mapping[RowKey, There]
     changes: dict[RowKey, Change] = field(default_factory=dict)
     wanting: dict[Who, list[RowKey]] = field(default_factory=dict)
-    promotions: dict[Who, int] = field(default_factory=dict)
+    promotions: set[Who] = field(default_factory=set)
     sizes: dict[Who, int] = field(default_factory=dict)
+    near: set[Who] = field(default_factory=set)
+    full: set[Who] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Judge each row by itself."""
@@ -128,11 +140,12 @@ class Plan:
 
     def _seat(self, presentity: Who, keys: Sequence[RowKey], crowd: Crowd, most: float) -> None:
         # Live dialogs and those that are over have seats of their own. Those that are over go first: they make room.
-        taken, size = {False: crowd.shown - crowd.over, True: crowd.over}, crowd.size
+        before = crowd.shown - crowd.over
+        taken, size = {False: before, True: crowd.over}, crowd.size
         for key in sorted(keys, key=lambda key: not hidden.is_over(self.rows[key])):
             row, there = self.rows[key], self.found.get(key)
             is_over = hidden.is_over(row)
-            was_shown = there is not None and there.expires > row.received_time
+            was_shown = there is not None and there.is_ours and there.expires > row.received_time
             if there is not None and was_shown:
                 taken[there.is_over] -= 1
             if taken[is_over] < most or (was_shown and not is_over):
@@ -146,4 +159,8 @@ class Plan:
                 self.changes[key] = Change.HIDDEN
         self.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
         if crowd.waiting and taken[False] < most:
-            self.promotions[presentity] = int(min(most - taken[False], crowd.waiting))
+            self.promotions.add(presentity)
+        if max(before, taken[False]) * _NEAR > most:
+            self.near.add(presentity)
+        if taken[False] > most:
+            self.full.add(presentity)

@@ -2,7 +2,7 @@
 """When dialogs that are over leave the document of their presentity; no clock inside.
 
 Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them.
-A NOTIFY that was refused is tried once more before that, whatever it told.
+A NOTIFY that was refused is tried once more before that, whatever it told; and one that was too large, after it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,32 @@ class Hiding:
     def __init__(self) -> None:
         self._ruids: list[str] = []
         self._refused: set[Key] = set()
+        self._large: set[Key] = set()
         self._due: float | None = None
 
-    def add(self, ruids: Collection[str], refused: Collection[Key], now: float) -> None:
+    def add(self, ruids: Collection[str], refused: Collection[Key], large: Collection[Key], now: float) -> None:
         """Take dialogs that were told.
 
         Args:
             ruids: their order keys; perhaps none.
             refused: presentities and packages whose NOTIFY was refused.
+            large: those whose document was too large to be told.
             now: monotonic seconds.
         """
+        if len(self._large) < _MOST:
+            self._large.update(large)
         self._ruids += list(ruids)[: max(0, _MOST - len(self._ruids))]
         if len(self._refused) < _MOST:
             self._refused.update(refused)
-        if (self._ruids or self._refused) and self._due is None:
+        if (self._ruids or self._refused or self._large) and self._due is None:
             self._due = now + AFTER_S
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `take` has something to return."""
         return self._due
 
-    def take(self) -> tuple[list[str], list[Key]]:
-        """Forget and return what is to be hidden, and what is to be told before."""
-        taken = self._ruids, sorted(self._refused)
-        self._ruids, self._refused, self._due = [], set(), None
+    def take(self) -> tuple[list[str], list[Key], list[Key]]:
+        """Forget and return what is to be hidden, what is to be told before, and what after that."""
+        taken = self._ruids, sorted(self._refused), sorted(self._large)
+        self._ruids, self._refused, self._large, self._due = [], set(), set(), None
         return taken

@@ -120,35 +120,36 @@ class PresencePublisher:
     def _tell(self, rows: Sequence[presentity.Row], saved: Saved, *, by_route: bool) -> None:
         for change in saved.changes:
             self._host.count(_COUNTERS[change])
-        self._note_large(rows, saved)
+        large = self._note_large(rows, saved)
         if by_route and not self._settings.pua_refresh:
             return  # the route tells the watchers, and the sweep hides
         told = list(zip(rows, saved.changes, strict=True))
         refused = self._refresh_changed(
-            [row for row, change in told if change is Change.STORED or row.redelivered], saved.promoted
+            [row for row, change in told if change is Change.STORED or row.redelivered], saved.reseated
         )
         over = [
             row.ruid
             for row, change in told
             if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
         ]
-        self._hiding.add(over, refused, time.monotonic())
+        self._hiding.add(over, refused, large, time.monotonic())
         if not self._ticks and self._hiding.next_due() is not None:
             with suppress(StoreError):  # they are stored and told; the sweep will hide them
                 self._hide()
 
-    def _note_large(self, rows: Sequence[presentity.Row], saved: Saved) -> None:
-        """Say which documents are about to be too large for UDP: such a NOTIFY reaches nobody, in silence."""
+    def _note_large(self, rows: Sequence[presentity.Row], saved: Saved) -> list[Key]:
+        """Say which documents are about to be too large for UDP, and return them: such a NOTIFY reaches nobody."""
         sizes = {(f"sip:{user}@{domain}", hidden.PACKAGE): size for (user, domain), size in saved.sizes.items()}
         sizes |= {(row.uri, row.event): len(row.body) for row in rows if len(row.body) > UDP_LIMIT}
-        for (uri, event), size in sizes.items():
-            if size > UDP_LIMIT:
-                self._host.count(Counter.DOCUMENT_TOO_LARGE)
-                text = (
-                    f"the {event} document of {uri} has some {size} bytes, too many for a NOTIFY over UDP: "
-                    "lower NSQ_PUA_MAX_DIALOGS, set NSQ_PUA_INCLUDE_ENTITY 0, or let its watchers use TCP"
-                )
-                self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
+        large = [key for key, size in sizes.items() if size > UDP_LIMIT]
+        for uri, event in large:
+            self._host.count(Counter.DOCUMENT_TOO_LARGE)
+            text = (
+                f"the {event} document of {uri} has some {sizes[uri, event]} bytes, too many for a NOTIFY over UDP: "
+                "lower NSQ_PUA_MAX_DIALOGS, set NSQ_PUA_INCLUDE_ENTITY 0, or let its watchers use TCP"
+            )
+            self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
+        return large
 
     def probe(self) -> None:
         """Find out whether the database takes writes again.
@@ -193,9 +194,11 @@ class PresencePublisher:
         return min(dues, default=None)
 
     def _hide(self) -> None:
-        ruids, refused = self._hiding.take()
-        self._refresh(refused)
+        ruids, refused, large = self._hiding.take()
+        refused_again = self._refresh(refused)
         self.hide(ruids)
+        if ruids:  # what was too large to be told, or was refused, is smaller now
+            self._refresh(list(dict.fromkeys([*large, *refused_again])))
 
     def hide(self, ruids: Sequence[str]) -> None:
         """Take dialogs that are over and were told out of their documents.
@@ -217,8 +220,8 @@ class PresencePublisher:
         """Hold the lock where the database has one writer at a time, for which Kamailio's driver does not wait."""
         return self.locked() if self._store is not None and self._store.one_writer else nullcontext()
 
-    def _refresh_changed(self, rows: Sequence[presentity.Row], promoted: Iterable[tuple[str, str]]) -> list[Key]:
-        urgent: dict[Key, bool] = {(f"sip:{user}@{domain}", hidden.PACKAGE): False for user, domain in promoted}
+    def _refresh_changed(self, rows: Sequence[presentity.Row], reseated: Iterable[tuple[str, str]]) -> list[Key]:
+        urgent: dict[Key, bool] = {(f"sip:{user}@{domain}", hidden.PACKAGE): False for user, domain in reseated}
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.terminal

@@ -58,15 +58,15 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
 def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[Who], int], dict[Who, Crowd]]:
     """Prepare a count of dialogs: given presentities and an epoch second, what each has of them then."""
     shown = table.c.expires > sa.bindparam("now", type_=sa.Integer)
-    ours_over = sa.and_(sa.func.length(table.c.ruid) == RUID_LENGTH, is_over(table))
+    ours = sa.and_(shown, sa.func.length(table.c.ruid) == RUID_LENGTH)
 
     def total(condition: sa.ColumnElement[bool], value: Any = 1) -> sa.ColumnElement[int]:
         return sa.cast(sa.func.sum(sa.case((condition, value), else_=0)), sa.BigInteger)
 
     key = [table.c.username, table.c.domain, table.c.event]
     wanted = (
-        total(shown),
-        total(sa.and_(shown, ours_over)),
+        total(ours),
+        total(sa.and_(ours, is_over(table))),
         total(table.c.expires.between(*hidden.WAITING)),
         total(shown, sa.func.length(table.c.body)),
     )
@@ -87,28 +87,62 @@ def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[W
     return read
 
 
-def promotion(table: sa.Table, *, locked: bool) -> Callable[[sa.Connection, Who, int], int]:
-    """Prepare what shows some of a presentity's waiting dialogs, the oldest first, and returns how many."""
-    waiting = (
-        table.c.username == sa.bindparam("user"),
-        table.c.domain == sa.bindparam("domain"),
-        table.c.event == hidden.PACKAGE,
-        table.c.expires.between(*hidden.WAITING),
+class Seats(NamedTuple):
+    """Ids of the live dialogs of a presentity: of those that are shown, and of those that wait, the oldest first."""
+
+    shown: Sequence[int]
+    waiting: Sequence[int]
+
+
+def seats(table: sa.Table, *, exclusive: bool) -> Callable[[sa.Connection, Who, int], Seats]:
+    """Prepare a look at our live dialogs of a presentity at an epoch second.
+
+    Args:
+        table: the presentity table.
+        exclusive: let one transaction at a time look at a presentity; who comes second sees what the first has done.
+    """
+    columns = table.c
+    named = (
+        columns.username == sa.bindparam("user"),
+        columns.domain == sa.bindparam("domain"),
+        columns.event == hidden.PACKAGE,
     )
-    oldest = sa.select(table.c.id).where(*waiting).order_by(table.c.id).limit(sa.bindparam("count"))
-    if locked:
-        oldest = oldest.with_for_update()
-    shown = hidden.WAITING_OFFSET - table.c.expires
-    show = sa.update(table).where(table.c.id.in_(sa.bindparam("ids", expanding=True))).values(expires=shown)
+    # One row stands for all of them. Were all locked, this would wait for writers of single rows, and those for it. In
+    # the order of the index, or MySQL would lock each row that it looks at.
+    first = sa.select(columns.id).where(*named).order_by(columns.etag).limit(1).with_for_update()
+    waits = columns.expires.between(*hidden.WAITING)
+    seated = columns.expires > sa.bindparam("now", type_=sa.Integer)
+    ours = sa.func.length(columns.ruid) == RUID_LENGTH, sa.not_(is_over(table))
+    all_live = sa.select(columns.id, columns.expires).where(*named, *ours, sa.or_(waits, seated)).order_by(columns.id)
 
-    def promote(connection: sa.Connection, presentity: Who, count: int) -> int:
+    def read(connection: sa.Connection, presentity: Who, now: int) -> Seats:
         user, domain = presentity
-        ids = connection.execute(oldest, {"user": user, "domain": domain, "count": count}).scalars().all()
-        if ids:
-            connection.execute(show, {"ids": ids})
-        return len(ids)
+        if exclusive:
+            connection.execute(first, {"user": user, "domain": domain})
+        rows = connection.execute(all_live, {"user": user, "domain": domain, "now": now}).all()
+        return Seats(
+            [row_id for row_id, expires in rows if expires > 0], [row_id for row_id, expires in rows if expires <= 0]
+        )
 
-    return promote
+    return read
+
+
+def turning(table: sa.Table) -> Callable[[sa.Connection, Sequence[int]], int]:
+    """Prepare what turns waiting dialogs into shown ones and back, by their ids: that is the same subtraction.
+
+    It returns how many it has turned.
+
+    One that has ended since it was looked at is left alone.
+    """
+    expires = table.c.expires
+    live = sa.or_(expires.between(*hidden.WAITING), sa.and_(expires > 0, sa.not_(is_over(table))))
+    which = sa.and_(table.c.id.in_(sa.bindparam("ids", expanding=True)), live)
+    statement = sa.update(table).where(which).values(expires=hidden.WAITING_OFFSET - table.c.expires)
+
+    def turn(connection: sa.Connection, ids: Sequence[int]) -> int:
+        return connection.execute(statement, {"ids": ids}).rowcount if ids else 0
+
+    return turn
 
 
 def is_over(table: sa.Table) -> sa.ColumnElement[bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter, methodcaller
 
@@ -19,9 +20,11 @@ from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
 from kemi_nsq.presentity import RUID_LENGTH, Row
-from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, probe_row, promotion, upsert
+from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, probe_row, seats, turning, upsert
 
 _PAGE = 500
+#: How often seats are looked at again because some dialogs ended meanwhile.
+_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,12 @@ class Saved:
         changes: what each row did, in the order in which they were given.
         sizes: the bytes that the documents of some presentities now have, about: of those whose dialogs became fewer
             or more.
-        promoted: presentities of which waiting dialogs are shown now.
+        reseated: presentities of which other dialogs are shown now.
     """
 
     changes: list[Change]
     sizes: Mapping[Who, int] = field(default_factory=dict)
-    promoted: Collection[Who] = ()
+    reseated: Collection[Who] = ()
 
 
 class PresentityStore:
@@ -62,7 +65,8 @@ class PresentityStore:
         key = [columns[name] for name in KEY]
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
         self._look_for_crowds = crowds(backend, self._table)
-        self._promotion = promotion(self._table, locked=backend != "sqlite")
+        self._seats, self._turn = seats(self._table, exclusive=not self.one_writer), turning(self._table)
+        self._near: set[Who] = set()
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
             self._look_for_watchers = lookup(backend, list(_watchers_table(watchers_table).c))
@@ -106,8 +110,25 @@ class PresentityStore:
             done.changes |= again.changes
             done.sizes |= again.sizes
             done.promotions |= again.promotions
+            done.near |= again.near
         changes = [done.changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
-        return Saved(changes, done.sizes, done.promotions.keys())
+        return Saved(changes, done.sizes, self._reseated(done, rows))
+
+    def _reseated(self, done: Plan, rows: Sequence[Row]) -> set[Who]:
+        """Settle presentities of which another process may have given seats at the same time, after the commit of both.
+
+        Whoever commits last sees what the other has done.
+        """
+        changed = set(done.promotions) if self.one_writer else set()
+        unsettled = done.full if self.one_writer else done.near | done.promotions
+        if unsettled:
+            if len(self._near) < _PAGE:
+                self._near |= unsettled  # once more by the next sweep
+            with suppress(StoreError):  # the rows are stored
+                changed.update(self._settle(unsettled, max(row.received_time for row in rows)))
+            for presentity in changed:
+                done.sizes.pop(presentity, None)  # no more what it is
+        return changed
 
     def _save_round(self, latest: Mapping[RowKey, Row], keys: Sequence[RowKey], *, locked: bool) -> Plan:
         """Write the rows of some keys in one transaction.
@@ -127,14 +148,16 @@ class PresentityStore:
                 for user, domain, event, etag, *there in look(connection, keys)
             }
             planned = Plan({key: latest[key] for key in keys}, found)
+            now = 0
             if planned.wanting:
                 now = max(row.received_time for row in latest.values())
                 planned.seat(self._look_for_crowds(connection, planned.wanting, now), self._max_dialogs)
             self._write = self._write or upsert(self._table, connection.dialect)
             if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
                 connection.exec_driver_sql(self._write.sql, self._write.parameters(written))
-            for presentity, count in planned.promotions.items():
-                self._promotion(connection, presentity, count)
+            # Elsewhere `_reseated` does it: here it would wait for rows of others that wait for ours.
+            for presentity in planned.promotions if self.one_writer else ():
+                self._reseat(connection, presentity, now)
             return planned
 
         return self._database.run(work, writes=True)
@@ -168,10 +191,11 @@ class PresentityStore:
         over = is_over(table), table.c.event == hidden.PACKAGE, table.c.received_time <= until
         return [row for _, row in self._rows(table.c.expires.between(*expiring), *over)]
 
-    def promote(self, now: int) -> list[Who]:
-        """Show dialogs that wait, where there is room by now, and return their presentities.
+    def settle(self, now: int) -> list[Who]:
+        """Show dialogs that wait where there is room by now, hide them where there are too many; name the presentities.
 
-        Where others' rows have gone, or a process ended between two steps, no dialog that ended did it.
+        Where others' rows have gone, where two gave seats at the same time, or a process ended between two steps, no
+        row that was stored did it.
 
         Args:
             now: epoch seconds.
@@ -182,19 +206,29 @@ class PresentityStore:
         table = self._table
         waiting = table.c.expires.between(*hidden.WAITING), table.c.event == hidden.PACKAGE
         page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
-        found = self._database.run(lambda connection: connection.execute(page).all())
-        if not found:
-            return []
+        found = {(user, domain) for user, domain in self._database.run(lambda each: each.execute(page).all())}
+        found |= self._near
+        self._near = set()
+        return self._settle(found, now) if found else []
 
-        def work(connection: sa.Connection) -> list[Who]:
-            told = []
-            for presentity, crowd in self._look_for_crowds(connection, map(tuple, found), now).items():
-                room = self._max_dialogs - (crowd.shown - crowd.over) if self._max_dialogs else _PAGE
-                if room > 0 and self._promotion(connection, presentity, room):
-                    told.append(presentity)
-            return told
+    def _settle(self, presentities: Collection[Who], now: int) -> list[Who]:
+        return self._database.run(
+            lambda connection: [each for each in sorted(presentities) if self._reseat(connection, each, now)],
+            writes=True,
+        )
 
-        return self._database.run(work, writes=True)
+    def _reseat(self, connection: sa.Connection, presentity: Who, now: int) -> bool:
+        """Show as many live dialogs as there is room for, the oldest; return whether that changed anything."""
+        turned = 0
+        for _ in range(_LOOKS):
+            shown, waiting = self._seats(connection, presentity, now)
+            room = self._max_dialogs - len(shown) if self._max_dialogs else len(waiting)
+            to_turn = waiting[:room] if room > 0 else shown[len(shown) + room :]
+            done = self._turn(connection, to_turn)
+            turned += done
+            if done == len(to_turn):
+                break  # else some ended since the look
+        return turned > 0
 
     def fail_fast(self) -> None:
         """Leave a database that failed alone for a growing time."""

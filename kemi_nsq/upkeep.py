@@ -69,8 +69,8 @@ class Upkeep:
             self._end(rows, 0)  # an event that is under way counts as later
         self._hide_lingering(now - LINGER_S)
         with self._pua.writing():
-            promoted = self._store.promote(now)
-        self._pua.tell(promoted, hidden.PACKAGE)
+            reseated = self._store.settle(now)
+        self._pua.tell(reseated, hidden.PACKAGE)
         for _ in range(_PAGES):
             with self._pua.writing():
                 if not self._store.forget(until):

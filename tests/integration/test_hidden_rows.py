@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.stores import NOW, Database, made
 
 LATER = NOW + 1000
 LIMIT = 3
+WRITERS = 4
 
 
 @pytest.fixture
@@ -173,27 +175,42 @@ def test_ends_have_room_of_their_own_and_no_more(limited: PresentityStore, datab
 
 def test_what_makes_room_in_another_way_is_noticed_by_the_sweep(limited: PresentityStore, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(5)])
-    assert limited.promote(NOW) == []
+    assert limited.settle(NOW) == []
     database.execute("DELETE FROM presentity WHERE etag = :etag", etag=live(0, "c0").etag)
-    assert limited.promote(NOW) == [("alice", "example.com")]
+    assert limited.settle(NOW) == [("alice", "example.com")]
     assert shown(database) == {"c1", "c2", "c3"}
-    assert limited.promote(NOW) == []
+    assert limited.settle(NOW) == []
 
 
 def test_without_a_limit_all_that_wait_are_shown(
     limited: PresentityStore, store: PresentityStore, database: Database
 ) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(5)])
-    assert store.promote(NOW) == [("alice", "example.com")]
+    assert store.settle(NOW) == [("alice", "example.com")]
     assert len(shown(database)) == 5
 
 
-def test_rows_of_others_take_room_until_they_are_over(limited: PresentityStore, database: Database) -> None:
+def test_rows_of_others_take_no_room(limited: PresentityStore, database: Database) -> None:
+    """A phone's own dialog may be over and stay for an hour: it must not keep a lamp dark."""
     for number in range(LIMIT):
         database.insert(live(5, f"phone{number}"), ruid=f"{number}")
-    assert limited.save(live(5, "c")) is Change.HIDDEN
-    database.execute("UPDATE presentity SET expires = :now WHERE ruid = '0'", now=NOW)
+    assert limited.save(live(5, "c")) is Change.STORED
+
+
+def test_rows_whose_time_is_over_take_no_room(limited: PresentityStore, database: Database) -> None:
+    limited.save_all([live(number, f"c{number}") for number in range(LIMIT)])
+    database.execute("UPDATE presentity SET expires = :now WHERE etag = :etag", now=NOW, etag=live(0, "c0").etag)
     assert limited.save(live(5, "d")) is Change.STORED, "Kamailio shows it no more"
+
+
+def test_what_lives_again_takes_its_seat_from_the_youngest(limited: PresentityStore, database: Database) -> None:
+    limited.save_all([live(number, f"c{number}") for number in range(2 * LIMIT)])
+    limited.save_all([over(10, f"c{number}") for number in range(LIMIT)])
+    assert len(shown(database)) == 2 * LIMIT
+    saved = limited.save_all([live(11, f"c{number}") for number in range(LIMIT)])
+    assert saved.changes == [Change.STORED] * LIMIT
+    assert set(saved.reseated) == {("alice", "example.com")}
+    assert shown(database) == {f"c{number}" for number in range(LIMIT)}
 
 
 def test_two_presentities_that_differ_in_case_have_room_of_their_own(
@@ -208,8 +225,8 @@ def test_two_presentities_that_differ_in_case_have_room_of_their_own(
 
 def test_presentities_whose_waiting_calls_are_shown_are_named(limited: PresentityStore) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(LIMIT + 1)])
-    assert set(limited.save_all([over(9, "c0")]).promoted) == {("alice", "example.com")}
-    assert set(limited.save_all([over(9, "c1")]).promoted) == set()
+    assert set(limited.save_all([over(9, "c0")]).reseated) == {("alice", "example.com")}
+    assert set(limited.save_all([over(9, "c1")]).reseated) == set()
 
 
 def test_a_waiting_call_expires_and_can_be_reset(limited: PresentityStore, database: Database) -> None:
@@ -230,3 +247,42 @@ def test_sizes_grow_with_what_is_shown(limited: PresentityStore) -> None:
     step = len(live(0, "c0").body) - 100
     assert sizes == [step, 2 * step, 3 * step, 3 * step]
     assert limited.save_all([live(9, "c0", "confirmed")]).sizes == {}, "as many as before"
+
+
+# Several writers
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20])
+def test_writers_at_once_give_no_more_seats_than_there_are_and_leave_none_empty(database: Database, limit: int) -> None:
+    """Calls begin and end in four processes at the same time."""
+    calls = [f"c{number}" for number in range(60)]
+    failures: list[BaseException] = []
+
+    def write(rows: list[list[Row]]) -> None:
+        try:
+            with closing(PresentityStore(database.url, "presentity", max_dialogs=limit)) as own:
+                for batch in rows:
+                    own.save_all(batch)
+                    counted = len(shown(database))
+                    assert counted <= WRITERS * 2 * limit, "even in between"
+        except BaseException as error:
+            failures.append(error)
+
+    begins = [[live(5, call) for call in calls[number::WRITERS]] for number in range(WRITERS)]
+    at_once(write, [[batch[start : start + 5] for start in range(0, len(batch), 5)] for batch in begins])
+    assert failures == []
+    assert len(shown(database)) == limit
+    ends = [[over(9, call) for call in calls[number:40:WRITERS]] for number in range(WRITERS)]
+    at_once(write, [[batch[start : start + 3] for start in range(0, len(batch), 3)] for batch in ends])
+    assert failures == []
+    seated = [row for row in database.rows("expires > 0") if b"terminated" not in bytes(row["body"])]  # type: ignore[call-overload]
+    assert len(seated) == limit
+
+
+def at_once(write: Callable[[list[list[Row]]], None], work: list[list[list[Row]]]) -> None:
+    threads = [threading.Thread(target=write, args=(each,)) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()

@@ -113,25 +113,25 @@ def texts(host: FakeHost) -> list[str]:
 def test_what_was_told_is_due_a_moment_later_all_at_once() -> None:
     queue = Hiding()
     assert queue.next_due() is None
-    queue.add(["a"], [], 10.0)
-    queue.add(["b"], [ALICE], 10.3)
+    queue.add(["a"], [], [], 10.0)
+    queue.add(["b"], [ALICE], [ALICE], 10.3)
     assert queue.next_due() == 10.0 + AFTER_S
-    assert queue.take() == (["a", "b"], [ALICE])
+    assert queue.take() == (["a", "b"], [ALICE], [ALICE])
     assert queue.next_due() is None
-    assert queue.take() == ([], [])
+    assert queue.take() == ([], [], [])
 
 
 def test_nothing_told_is_nothing_due() -> None:
     queue = Hiding()
-    queue.add([], [], 10.0)
+    queue.add([], [], [], 10.0)
     assert queue.next_due() is None
 
 
 def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hiding, "_MOST", 3)
     queue = Hiding()
-    queue.add("ab", [], 1.0)
-    queue.add("cde", [], 1.0)
+    queue.add("ab", [], [], 1.0)
+    queue.add("cde", [], [], 1.0)
     assert queue.take()[0] == ["a", "b", "c"]
 
 
@@ -187,7 +187,7 @@ def test_a_refused_refresh_is_tried_again_before_it_is_hidden(process: Process, 
     process.call("terminated")
     assert process.host.counters[Counter.REFRESH_FAILED] == 1
     process.wait(1)
-    assert process.host.refreshed == [ALICE] * 2
+    assert process.host.refreshed == [ALICE] * 3, "and once more, when it is hidden"
     assert expiries(path)[0] < 0, "else the document would grow"
 
 
@@ -332,6 +332,17 @@ def test_what_is_too_large_for_udp_is_said(process: Process, package: str) -> No
     (text,) = [text for text in texts(process.host) if "too many" in text]
     assert f"the {package} document of {ALICE[0]} has some 64" in text
     assert "NSQ_PUA_MAX_DIALOGS" in text
+
+
+def test_an_end_whose_document_was_too_large_is_told_when_it_is_hidden(process: Process) -> None:
+    """Else a lamp would stay on whose last NOTIFY could not be sent."""
+    names = [f"c{number}" for number in range(5)]
+    process.call("confirmed", *names, From=f'"{"x" * 20_000}" <{ALICE[0]}>')
+    process.call("terminated", *names, position=2, From=f'"{"x" * 20_000}" <{ALICE[0]}>')
+    assert process.host.counters[Counter.DOCUMENT_TOO_LARGE] == 2
+    process.host.refreshed.clear()
+    process.wait(1)
+    assert process.host.refreshed == [ALICE]
 
 
 def test_a_tombstone_has_no_dialog() -> None:
