@@ -60,7 +60,7 @@ class EventHandling:
         gate: Gate,
         verdicts: Verdicts,
         page: Page,
-        died: Mapping[str, int],
+        died: Mapping[str, float],
     ) -> None:
         self._settings = settings
         self._host = host
@@ -155,7 +155,7 @@ class EventHandling:
     def _decode_and_run(self, delivery: Delivery) -> Handled:
         deaths = self._died.get(delivery.message_id, 0) if self._died else 0
         if deaths >= DEATHS:
-            reason = f"Kamailio died {deaths} times while it was handled"
+            reason = "Kamailio died again and again while it was handled"
             return Handled(delivery=delivery, refused=reason, counter=Counter.GAVE_UP)
         try:
             event = _decode(delivery, self._settings.max_event_size)
@@ -210,7 +210,7 @@ class EventHandling:
                 for one in wrote:
                     self._commit([one])
             elif isinstance(error, RowRefused):
-                self._drop_row(wrote[0], error)
+                self._blame(wrote[0], error)
             else:
                 self._failed(wrote[0], error)
 
@@ -229,7 +229,7 @@ class EventHandling:
                 failed.append(one)
                 last = error
             except RowRefused as error:
-                self._drop_row(one, error)
+                self._blame(one, error)
         if last is not None and len(failed) == len(wrote):
             self._database_failed(failed, last)
         elif last is not None:
@@ -251,6 +251,15 @@ class EventHandling:
         self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
         for one in wrote:
             one.again, one.doubtful = Fault.WORLD, True
+
+    def _blame(self, one: Handled, refused: RowRefused) -> None:
+        """Drop a message whose row is refused, unless the table takes none at all: a column was changed, ids ended."""
+        try:
+            self._pua.blame_table()
+        except StoreError as error:
+            self._database_failed([one], error)
+        else:
+            self._drop_row(one, refused)
 
     def _drop_row(self, one: Handled, error: RowRefused) -> None:
         one.refused = str(error)

@@ -31,7 +31,7 @@ class Host(Protocol):
 
     page: Page
 
-    def take_run_folder(self, path: str) -> Mapping[str, int]:
+    def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Hold the runtime folder from now on, and show pages there.
 
         Returns:

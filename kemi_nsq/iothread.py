@@ -13,17 +13,18 @@ import selectors
 import threading
 import time
 import traceback
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
+from typing import TypeAlias
 
 from kemi_nsq import connection as nsq
 from kemi_nsq import transport
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError
 from kemi_nsq.event import JsonValue
-from kemi_nsq.flow import ready_share
+from kemi_nsq.flow import ready_share, remember
 from kemi_nsq.host import Level
 from kemi_nsq.link import Link
 from kemi_nsq.names import Subscription
@@ -37,6 +38,9 @@ HEARTBEAT_S = 10.0
 SILENCE_S = 2.5 * HEARTBEAT_S
 _TICK_S = 0.5
 _SETTLE_S = 1.0
+_DONE_KEPT = 10_000
+#: Id and time of a message: several nsqd may use one id.
+_Name: TypeAlias = tuple[bytes, int]
 #: RDY for replies, which this thread handles itself, at once.
 _REPLIES_IN_FLIGHT = 1000
 
@@ -83,6 +87,10 @@ class IoThread(threading.Thread):
         self._stopping = False
         self._stuck = False
         self._limits: dict[Subscription, int] = {}
+        #: Messages that were finished when the connection that they came by was gone: a native route that kept Python's
+        #: lock for long would run again and again, and never be done.
+        self._done: OrderedDict[_Name, None] = OrderedDict()
+        self._turned_at = time.monotonic()
 
     # Called by other threads
 
@@ -151,11 +159,21 @@ class IoThread(threading.Thread):
         for key, _ in self._selector.select(self._patience()):
             key.data()
         now = time.monotonic()
+        self._note_if_held_up(now)
         self._desk.expire(now)
         self._take_inbox()
         self._watch(now)
         for link in list(self._links.values()):
             self._guard(link, partial(self._tend, link, now))
+
+    def _note_if_held_up(self, now: float) -> None:
+        """Say who kept Python's lock for so long that nsqd may have lost patience; it was not silent, we were deaf."""
+        held_up_s, self._turned_at = now - self._turned_at, now
+        if held_up_s < HEARTBEAT_S:
+            return
+        for link in self._links.values():
+            link.heard_at = now
+        self._items.put([self._overseer.held_up(held_up_s)])
 
     def _watch(self, now: float) -> None:
         """Let nsqd hand messages to other consumers while the main thread is stuck (RDY 0), and to us again after."""
@@ -243,6 +261,8 @@ class IoThread(threading.Thread):
                 pass  # it timed out while a native route kept Python's lock; the answer to come is good for it
             case nsq.Message(message_id=message_id) if message_id in link.late:
                 link.connection.finish(message_id)
+            case nsq.Message() if self._done and _name(event) in self._done:
+                link.connection.finish(event.message_id)
             case nsq.Message():
                 if not link.touch_at:
                     self._overseer.answered(link.heard_at)
@@ -283,6 +303,8 @@ class IoThread(threading.Thread):
         self._overseer.answered(now)
         link = self._links.get(delivery.link_id)
         if link is None:  # its connection is gone; the message comes again when its timeout is over
+            if delay_ms is None:
+                remember(self._done, _name(delivery.message), None, most=_DONE_KEPT)
             return
         if delay_ms is None:
             link.finish(delivery.message.message_id, now)
@@ -300,3 +322,7 @@ class IoThread(threading.Thread):
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
             if self._selector.get_key(link.socket).events != wanted:
                 self._selector.modify(link.socket, wanted, self._reader(link))
+
+
+def _name(message: nsq.Message) -> _Name:
+    return message.message_id, message.timestamp_ns

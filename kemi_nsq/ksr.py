@@ -59,7 +59,7 @@ class KamailioHost:
         self._folder: rundir.RunFolder | None = None
         self.page = Page()
 
-    def take_run_folder(self, path: str) -> Mapping[str, int]:
+    def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
         uid, gid = _own("uid") or os.geteuid(), _own("gid") or os.getegid()
         self._folder = rundir.take(Path(path), uid=uid, gid=gid)

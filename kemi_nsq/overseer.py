@@ -75,6 +75,14 @@ class Overseer:
         self._page.count(counter)
         return Report(level=level, text=text, counter=counter)
 
+    def held_up(self, seconds: float) -> Report:
+        """Tell that the main thread, in C code, kept this thread from running."""
+        text = (
+            f"Python's lock was kept for {seconds:.0f} s, last by {self._page.last or 'nobody known'}: nsqd had no "
+            "heartbeat meanwhile, and may have hung up"
+        )
+        return Report(level=Level.WARNING, text=text)
+
     def answered(self, now: float) -> None:
         """Note that a message was answered, or is the first that waits."""
         self._watchdog.answered(now)

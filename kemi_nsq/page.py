@@ -204,6 +204,11 @@ class Page:
             self.show(Fact.DOING, what)
         self._floats[_BUSY] = time.time()
 
+    @property
+    def last(self) -> str:
+        """What the main thread does, or did last."""
+        return self._what
+
     def described(self, doing: Doing) -> str:
         """Say what the main thread does, and with which messages."""
         return described(doing.what, self.shown(Fact.HANDLING))

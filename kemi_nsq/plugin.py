@@ -61,7 +61,7 @@ _STORED: Mapping[Change, int] = {
 
 
 #: No process has ended while it handled a message.
-NOBODY: Mapping[str, int] = {}
+NOBODY: Mapping[str, float] = {}
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -102,7 +102,7 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def wire(
-    host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool, died: Mapping[str, int] = NOBODY
+    host: Host, settings: Settings, handlers: Mapping[str, Handler], *, native: bool, died: Mapping[str, float] = NOBODY
 ) -> Parts:
     """Build everything. Leaves nothing open: this runs before Kamailio forks.
 

@@ -24,6 +24,8 @@ from kemi_nsq.store import PresentityStore, Saved
 _ASK_FOR_WATCHERS = 2
 #: Seconds for a probe of a database that failed, and how many probes there are to one that may take NSQ_DB_TIMEOUT.
 _PROBE_S, _PATIENT_PROBE = 1.0, 5
+#: A table that took rows not longer ago takes rows: one that it refuses is to blame itself.
+_TAKES_ROWS_S = 5.0
 #: A document above this does not fit a UDP datagram (65,507 bytes) with the headers of its NOTIFY.
 UDP_LIMIT = 64_000
 _COUNTERS = {
@@ -51,6 +53,8 @@ class PresencePublisher:
         self._pacer = Pacer(0)
         self._hiding = Hiding()
         self._probes = 0
+        self._stored_at = -_TAKES_ROWS_S
+        self._refuses_all = False
         self._ticks = False
         self._quiet = Quiet(host)
 
@@ -111,6 +115,7 @@ class PresencePublisher:
         try:
             with self.writing():
                 saved = self._store.save_all(rows)
+            self._stored_at = time.monotonic()
         except (RowRefused, StoreError) as error:
             self._tell(error.stored, Saved([Change.STORED] * len(error.stored)), by_route=by_route)
             raise
@@ -157,14 +162,30 @@ class PresencePublisher:
         Raises:
             StoreError: it does not.
         """
-        # Where it does not like the row of the probe, it works, and what it takes only a message can tell.
+        # Where it does not like the row of the probe, it works, unless it likes no other either.
         if self._store is not None:
             self._probes += 1
             # A database that is frozen must not hold up the rest for long. One that is slow is given all its time now
             # and then, or it would never be found to work.
             limit_s = None if self._probes % _PATIENT_PROBE == 0 else _PROBE_S
-            with suppress(RowRefused), self.writing():
-                self._store.probe(limit_s)
+            try:
+                with self.writing():
+                    self._store.probe(limit_s)
+            except RowRefused as error:
+                if self._refuses_all:
+                    raise StoreError(str(error)) from error
+            self._refuses_all = False
+
+    def blame_table(self) -> None:
+        """Look who is to blame that a row was refused.
+
+        Raises:
+            StoreError: the table, which has taken no row for a while, and that of the probe neither.
+        """
+        if time.monotonic() - self._stored_at < _TAKES_ROWS_S:
+            return
+        self._refuses_all = True
+        self.probe()
 
     def begin_ticking(self) -> None:
         """Say that this process calls `tick` in time, and knows itself when to leave the database alone.

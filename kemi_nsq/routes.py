@@ -123,9 +123,9 @@ class PythonRoutes:
         self._host.page.begin(_named(name, event.topic))
         try:
             result = handler(event)
-        except (Exception, SystemExit) as error:  # the operator's code: the next event must be handled all the same
+        except BaseException as error:  # the operator's code: the next event must be handled all the same
             where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{name} raised {error!r} at {where.filename}:{where.lineno} for message {event.message_id}"
+            text = f"{name} raised {_said(error)} at {where.filename}:{where.lineno} for message {event.message_id}"
             self._host.log(Level.ERROR, text)
             self._host.log(Level.DEBUG, traceback.format_exc())
             self._host.count(Counter.ROUTE_FAILED)
@@ -157,6 +157,11 @@ class NativeRoutes:
             remember(self._misses, name, None, most=_REMEMBERED_MISSES)
             return Outcome.MISSING
         return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
+
+
+def _said(error: BaseException) -> str:
+    """Return an exception in one line, whatever its own methods do."""
+    return traceback.format_exception_only(error)[-1].strip()
 
 
 @lru_cache(maxsize=_REMEMBERED_NAMES)

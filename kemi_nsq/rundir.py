@@ -14,19 +14,21 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
 
 from kemi_nsq import page as layout
 from kemi_nsq.died import Deaths
 from kemi_nsq.errors import RunFolderError
-from kemi_nsq.page import Fact, Page, Sheet
+from kemi_nsq.page import Fact, Gauge, Page, Sheet
 from kemi_nsq.processes import is_running, start_of
 
 LOCK, DIED = "lock", "died"
 PAGE, STACK = ".page", ".stack"
 _SETTING = "NSQ_RUN_DIR"
-_EXCUSES = frozenset({Fact.DATABASE, Fact.DEAD_LETTERS, Fact.BACKOFF, Fact.STUCK})
+#: The I/O thread of a process shows for how long it has lived on.
+_SOON_S = 2.0
 _MODE = 0o700
 _FILE_MODE = 0o600
 #: Never through a symbolic link, and never for the programs that a process may start.
@@ -43,7 +45,7 @@ class RunFolder:
 
     Attributes:
         page: shows what each process does.
-        died: message ids to how often a process ended while it handled that message.
+        died: message ids to how often a process ended while it handled that message (see `Deaths`).
 
     Raises:
         RunFolderError: the folder cannot be used, or another Kamailio holds it.
@@ -86,26 +88,33 @@ class RunFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
-    def _sweep(self) -> Mapping[str, int]:
+    def _sweep(self) -> Mapping[str, float]:
         """Count the messages that ended a process of an earlier run, then remove what that run left."""
         with os.fdopen(self._file(DIED), "r+b") as file:
             deaths = Deaths(file.read(), int(time.time()))
             names = os.listdir(self._folder)
             for name in names:
                 if name.endswith(PAGE):
-                    deaths.add(_last_words(self._read(name)))
+                    ids, soon = _last_words(self._read(name))
+                    deaths.add(ids, soon=soon)
             # A crash between this and the removal would count them twice, which is better than not at all.
             file.seek(0)
             file.write(deaths.as_bytes())
             file.truncate()
         for name in names:
             if name.endswith((PAGE, STACK)):
-                os.unlink(name, dir_fd=self._folder)
+                with suppress(OSError):  # whatever has such a name, it is not in our way
+                    os.unlink(name, dir_fd=self._folder)
         return deaths.by_message()
 
     def _read(self, name: str) -> bytes:
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._folder), "rb") as file:
-            return file.read(layout.SIZE + 1)
+        """Read a file; nothing where there is no file of this name, but something else."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(name, flags, dir_fd=self._folder), "rb") as file:
+                return file.read(layout.SIZE + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+        except OSError:
+            return b""
 
     def _page_memory(self, pid: int) -> layout.Memory:
         """Make the page of a process. One that cannot be made is memory that nobody sees: Kamailio must go on."""
@@ -160,15 +169,21 @@ def _opened(path: Path, uid: int, gid: int) -> int:
     return folder
 
 
-def _last_words(data: bytes) -> list[str]:
-    """Return the messages that a process was handling when it ended, unless something else was wrong with it.
-
-    Who restarts Kamailio in an outage, or because a route hangs, does not accuse a message.
-    """
+def _last_words(data: bytes) -> tuple[list[str], bool]:
+    """Return the messages that a process was handling when it ended, and whether it ended soon after it had begun."""
     sheet = layout.read(data)
-    if sheet is None or start_of(sheet.pid) == sheet.started or _EXCUSES & sheet.facts.keys():
-        return []
-    return sheet.facts.get(Fact.HANDLING, "").split()
+    if sheet is None or start_of(sheet.pid) == sheet.started:
+        return [], False
+    lived_s = sheet.gauges[Gauge.IO_TURN] - sheet.gauges[Gauge.BUSY_SINCE]
+    return sheet.facts.get(Fact.HANDLING, "").split(), lived_s <= _SOON_S
+
+
+def _whole(file: Path) -> bytes | None:
+    """Read a page that may be gone by now."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
 
 
 def sheets(path: Path) -> list[tuple[Sheet, bool]]:
@@ -178,9 +193,10 @@ def sheets(path: Path) -> list[tuple[Sheet, bool]]:
         RunFolderError: there is no such folder, it may not be read, or its pages are those of another release.
     """
     try:
-        found = [layout.read(file.read_bytes()) for file in sorted(path.iterdir()) if file.suffix == PAGE]
+        files = [file for file in sorted(path.iterdir()) if file.suffix == PAGE and file.is_file()]
     except OSError as error:
         raise RunFolderError(f"{_SETTING} {path} cannot be read: {error.strerror}; see --run-dir") from None
+    found = [layout.read(data) for data in map(_whole, files) if data is not None]
     if found and not any(found):
         raise RunFolderError(f"{_SETTING} {path} has pages of another release: restart Kamailio")
     return [(sheet, is_running(sheet.pid, sheet.started)) for sheet in found if sheet is not None]

@@ -150,4 +150,7 @@ def _number(gauge: Gauge, value: float) -> str:
 
 
 def _clock(epoch: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(epoch)) if epoch else "-"
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(epoch)) if epoch else "-"
+    except (ValueError, OverflowError, OSError):  # somebody wrote nonsense into the page
+        return "?"

@@ -58,7 +58,7 @@ class FakeHost:
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self._defines = dict(defines or {})
 
-    def take_run_folder(self, path: str) -> Mapping[str, int]:
+    def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Make no folder; no process has ended."""
         return {}
 

@@ -102,6 +102,7 @@ class Verdicts:
         self._dead_letters = dead_letters
         self._quiet = Quiet(host)
         self._given_back: OrderedDict[bytes, int] = OrderedDict()
+        self._failed: OrderedDict[bytes, int] = OrderedDict()
 
     def answer(self, one: Handled, answers: Answers) -> None:
         """Finish a message, let it come again, or give it up."""
@@ -137,17 +138,23 @@ class Verdicts:
 
     def _finish(self, delivery: Delivery, answers: Answers) -> None:
         self._given_back.pop(delivery.message.message_id, None)
+        self._failed.pop(delivery.message.message_id, None)
         answers.finish(delivery)
 
     def _again(self, one: Handled, answers: Answers) -> None:
-        given_back = self._given_back.get(one.delivery.message.message_id, 0)
-        own = max(1, one.delivery.message.attempts - given_back)
+        """Let a message come again by its own fault, or give it up.
+
+        Its failures are counted here. nsqd counts deliveries, for whatever reason, so that number would make it pay for
+        an outage that another process met, or this one before it was started again.
+        """
+        message_id = one.delivery.message.message_id
+        own = self._failed.get(message_id, 0) + 1
         if own >= self._settings.max_attempts:
-            one.refused = f"its route asked for it again after {own} deliveries"
-            one.refused += f"; {given_back} more do not count" if given_back else ""
+            one.refused = f"its route failed, or asked for it again, {own} times"
             one.counter = Counter.GAVE_UP
             self._refuse(one, answers)
             return
+        remember(self._failed, message_id, own, most=_REMEMBERED)
         self._host.count(Counter.REQUEUED)
         answers.requeue(one.delivery, requeue_delay_ms(own))
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.errors import ConnectionLost, StoreError
+from kemi_nsq.errors import ConnectionLost, RowRefused, StoreError
+from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Outgoing, Publisher
 from kemi_nsq.store import PresentityStore
+from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
 from tests.support.stores import IMPATIENT_S, NOW, Database, emptied, made
@@ -83,6 +85,30 @@ def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureReques
             store.probe()
         other.exec_driver_sql("ROLLBACK")
         store.probe()
+
+
+def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_database: Database) -> None:
+    with closing(server_database.store()) as store:
+        pua = PresencePublisher(settings(), FakeHost(), store)
+        change = {
+            "postgresql": "ALTER TABLE presentity ALTER COLUMN username TYPE VARCHAR({})",
+            "mariadb": "ALTER TABLE presentity MODIFY username VARCHAR({}) NOT NULL",
+        }[server_database.name]
+        server_database.execute(change.format(4))
+        try:
+            with pytest.raises(RowRefused):
+                pua.commit([made(1)])
+            with pytest.raises(StoreError, match="refuses"):
+                pua.blame_table()
+            with pytest.raises(StoreError, match="refuses"):
+                pua.probe()
+        finally:
+            server_database.execute(change.format(64))
+        pua.probe()
+        pua.commit([made(1)])
+        with pytest.raises(RowRefused):
+            pua.commit([made(2, Call_ID="x")._replace(sender=None)])  # type: ignore[arg-type]
+        pua.blame_table()
 
 
 # nsqd

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import socket
 import struct
 import threading
 from collections.abc import Sequence
@@ -244,30 +245,32 @@ def test_a_message_that_is_as_large_as_nsqd_allows() -> None:
 
 
 def test_attempts_are_counted_without_a_sign() -> None:
-    # 40000 does not fit 16 bits with a sign; as -25536 it would never be given up when its route fails.
+    # 40000 does not fit 16 bits with a sign.
     worn_out = frames.message(numbered(1), message_id=ID, attempts=40_000)
     script: list[Step] = [*HANDSHAKE, Send(worn_out), Expect(b"FIN " + ID), Hold()]
     with (
         ScriptedNsqd(script) as nsqd,
-        Consuming(None, lambda _: -1, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
+        Consuming(None, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
     ):
-        until(lambda: consuming.host.counters[Counter.GAVE_UP] == 1, what="giving up")
         until(lambda: b"FIN " + ID in nsqd.received(0), what="FIN")
     assert [event.attempts for event in consuming.events] == [40_000]
 
 
-def test_what_is_in_flight_at_the_end_is_given_back() -> None:
-    def interrupted(event: Event) -> None:
-        raise KeyboardInterrupt
-
+def test_what_is_in_flight_at_the_end_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[Step] = [*HANDSHAKE, Send(MESSAGE), Expect(b"RDY 0\n"), Expect(b"REQ " + ID + b" 100\n"), Hold()]
-    with (
-        ScriptedNsqd(first, IDLE) as nsqd,
-        Consuming(None, interrupted, nsqd_tcp_address=nsqd.address, topic_channel=PAIR) as consuming,
-    ):
-        until(lambda: nsqd.received(0).endswith(b"RDY 0\nREQ " + ID + b" 100\n"), what="REQ")
-        until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
-        until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")
+    with ScriptedNsqd(first, IDLE) as nsqd:
+        tested = Consuming(None, nsqd_tcp_address=nsqd.address, topic_channel=PAIR)
+        interruptions = [KeyboardInterrupt()]
+
+        def interrupted(*_: object) -> None:
+            if interruptions:
+                raise interruptions.pop()
+
+        monkeypatch.setattr(tested.parts.consumer._handling, "handle", interrupted)
+        with tested as consuming:
+            until(lambda: nsqd.received(0).endswith(b"RDY 0\nREQ " + ID + b" 100\n"), what="REQ")
+            until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
+            until(lambda: nsqd.connections == 2 and b"RDY" in nsqd.received(1), what="the new connection")
 
 
 # More than it was asked for
@@ -351,3 +354,44 @@ def test_a_nsqd_that_keeps_to_a_large_rdy_keeps_its_connection() -> None:
         release.set()
         until(lambda: len(consuming.events) == 2500, timeout_s=20, what="all")
     assert Counter.OVERFILLED not in consuming.host.counters
+
+
+def test_what_was_finished_when_its_connection_had_gone_is_not_handled_again() -> None:
+    """As after a native route that kept Python's lock for longer than nsqd bears: it would run for ever."""
+    release = threading.Event()
+    handled: list[str] = []
+
+    def slow(event: Event) -> None:
+        handled.append(event.message_id)
+        assert release.wait(10)
+
+    first: list[Step] = [*HANDSHAKE, Send(MESSAGE), Cut()]
+    with (
+        ScriptedNsqd(first, IDLE, GOOD) as server,
+        Consuming(handler=slow, nsqd_tcp_address=server.address, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: server.connections == 2, what="a new connection, while the message is handled")
+        release.set()
+        io = consuming.parts.consumer._io
+        until(lambda: io._done, what="it to be done")
+        for link in list(io._links.values()):
+            link.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again
+        until(lambda: b"FIN " + ID in server.received(server.connections - 1), what="FIN")
+        assert handled == [ID.decode()]
+
+
+def test_who_kept_python_s_lock_is_named_and_nsqd_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kemi_nsq.iothread.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 1.0)
+
+    def keeps_the_lock(_event: Event) -> None:
+        ctypes.PyDLL(None).usleep(LONGER_US)
+
+    with (
+        ScriptedNsqd(GOOD) as server,
+        Consuming(handler=keeps_the_lock, nsqd_tcp_address=server.address, topic_channel=PAIR) as consuming,
+    ):
+        until(lambda: b"FIN " + ID in server.received(0), what="FIN on the same connection")
+        line = until(lambda: [text for text in consuming.lines if "lock was kept" in text], what="the line")[0]
+        assert line.startswith("Python's lock was kept for 1 s, last by ")
+        assert not any("nsqd was silent" in text for text in consuming.lines)

@@ -21,7 +21,7 @@ from kemi_nsq.presentity import Row
 from kemi_nsq.probe import Probe
 from kemi_nsq.pua import PresencePublisher
 from kemi_nsq.publisher import Publisher
-from kemi_nsq.routes import Current, PythonRoutes, Router
+from kemi_nsq.routes import Current, Outcome, Router
 from kemi_nsq.store import PresentityStore, Saved
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.traffic import Delivery
@@ -188,7 +188,7 @@ class PresenceConsumer:
         self.handling = EventHandling(
             settings=self._settings,
             host=self.host,
-            router=Router([PythonRoutes({"nsq:consumer-event": self.publish}, self.host)], current),
+            router=Router([self], current),
             current=current,
             pua=self.pua,
             gate=self._gate,
@@ -196,6 +196,11 @@ class PresenceConsumer:
             page=self._gate.page,
             died={},
         )
+
+    def run(self, _name: str, event: Event) -> Outcome:
+        """Be the source of the route, as one in Kamailio: the end of the process comes through it."""
+        self.publish(event)
+        return Outcome.DONE
 
     def publish(self, _event: Event) -> None:
         """Be the route: `nsq_pua_publish`, whose code a native route does not look at."""

@@ -30,5 +30,6 @@ CREATE TABLE presentity (
 def create_presentity_table(path: Path) -> Path:
     """Make a database with an empty presentity table and return its path."""
     with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")  # as at each start of Kamailio
         database.executescript(_DDL)
     return path

@@ -366,6 +366,8 @@ def test_settings_come_from_the_environment_too(environment: pytest.MonkeyPatch,
 
 def test_starting_puts_an_sqlite_file_into_wal_mode_and_leaves_it_closed(path: Path) -> None:
     """Bytes 18 and 19 of a file's header say so: 2 (sqlite.org/fileformat2.html)."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
     assert path.read_bytes()[18:20] == b"\1\1"
     native(FakeHost(defines={"NSQ_DB_URL": f"sqlite:///{path}"}))
     assert path.read_bytes()[18:20] == b"\2\2"
@@ -442,7 +444,7 @@ class FolderHost(FakeHost):
         self._refusal = refusal
         self.taken: list[str] = []
 
-    def take_run_folder(self, path: str) -> Mapping[str, int]:
+    def take_run_folder(self, path: str) -> Mapping[str, float]:
         self.taken.append(path)
         if self._refusal:
             raise RunFolderError(self._refusal)

@@ -29,15 +29,15 @@ as_root = pytest.mark.skipif(UID != 0, reason="only root can give a folder away"
 OTHER = """
 import os, sys
 from pathlib import Path
-from kemi_nsq.page import Fact
+from kemi_nsq.page import Fact, Gauge
 from kemi_nsq.counters import Counter
 from kemi_nsq.rundir import RunFolder
 folder = RunFolder(Path(sys.argv[1]), uid=os.geteuid(), gid=os.getegid())
 folder.page.role("consumer")
 folder.page.count(Counter.RECEIVED)
 folder.page.show(Fact.HANDLING, sys.argv[2])
-if sys.argv[3]:
-    folder.page.show(Fact(sys.argv[3]), "since noon")
+folder.page.set(Gauge.BUSY_SINCE, 1000.0)
+folder.page.set(Gauge.IO_TURN, 1000.0 + float(sys.argv[3]))
 print("taken", flush=True)
 sys.stdin.read()
 """
@@ -49,9 +49,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def other(path: Path, handling: str = "", *, kill: bool = False, wrong: str = "") -> Iterator[int]:
-    """Let another process hold the folder, and show what is wrong; it ends with the context, by SIGKILL if wanted."""
-    command = [sys.executable, "-c", OTHER, str(path), handling, wrong]
+def other(path: Path, handling: str = "", *, kill: bool = False, lived_s: float = 0.0) -> Iterator[int]:
+    """Let another process hold the folder; it ends with the context, by SIGKILL if wanted.
+
+    The page shows that it lived on for `lived_s` seconds after it had begun to handle.
+    """
+    command = [sys.executable, "-c", OTHER, str(path), handling, str(lived_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"taken\n"
@@ -242,10 +245,37 @@ def test_the_messages_that_ended_a_process_are_counted(path: Path) -> None:
     del held
 
 
-@pytest.mark.parametrize("wrong", [Fact.DATABASE, Fact.DEAD_LETTERS, Fact.BACKOFF, Fact.STUCK])
-def test_who_restarts_because_something_is_wrong_accuses_no_message(path: Path, wrong: Fact) -> None:
-    with other(path, IDS[0], kill=True, wrong=wrong):
+@pytest.mark.parametrize(("lived_s", "deaths"), [(0, 1), (1.9, 1), (2.1, 0.34), (60, 0.34)])
+def test_a_message_that_was_handled_for_a_while_is_suspected_less(path: Path, lived_s: float, deaths: float) -> None:
+    """Who restarts Kamailio because a route takes long, or in an outage, hardly accuses a message."""
+    with other(path, IDS[0], kill=True, lived_s=lived_s):
         pass
+    assert folder(path).died == {IDS[0]: deaths}
+
+
+@pytest.mark.parametrize("odd", ["folder", "link", "fifo"])
+def test_what_is_no_page_stops_neither_the_start_nor_the_look(path: Path, odd: str) -> None:
+    first = folder(path)
+    first.page.count(Counter.BUG)
+    odd_page = path / "7.page"
+    if odd == "folder":
+        odd_page.mkdir()
+    elif odd == "link":
+        odd_page.symlink_to("nowhere")
+    else:
+        os.mkfifo(odd_page)
+    assert len(sheets(path)) == 1
+    os.close(first._lock)
+    assert folder(path).died == {}
+
+
+@pytest.mark.parametrize(
+    "data", [b'[["x",1e300,1e300]]', b'[["x",-1,1]]', b'[["x",NaN,1]]', b"[[1,2]]", b"{}", b"\xff"]
+)
+def test_what_is_no_count_of_deaths_counts_as_nothing(path: Path, data: bytes) -> None:
+    first = folder(path)
+    (path / rundir.DIED).write_bytes(data)
+    os.close(first._lock)
     assert folder(path).died == {}
 
 
