@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     )
     max_attempts: int = _setting(
         10,
-        "Deliveries of one message after which it is given up, if its own route fails each time; those that were given "
-        "back for another reason do not count.",
+        "Failures of a message's own route, seen by one consumer process, after which it is given up; other deliveries do "
+        "not count.",
         "1 to 65535",
         ge=1,
         le=65535,
