@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,12 +277,19 @@ def test_a_message_that_takes_longer_than_nsqd_waits_is_touched_and_runs_once(tm
         assert Counter.REFUSED not in consuming.host.counters
 
 
-def test_the_consumer_starts_again_and_what_was_in_flight_comes_again_at_once(old_nsqd: Nsqd) -> None:
-    def interrupted(event: Event) -> None:
-        if event.attempts == 1:
-            raise KeyboardInterrupt
+def test_the_consumer_starts_again_and_what_was_in_flight_comes_again_at_once(
+    old_nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Consuming(old_nsqd, topic_channel=PAIR, max_in_flight="3") as consuming:
+        handling = consuming.parts.consumer._handling
+        handle, interruptions = handling.handle, [KeyboardInterrupt()]
 
-    with Consuming(old_nsqd, interrupted, topic_channel=PAIR, max_in_flight="3") as consuming:
+        def interrupted(*arguments: Any) -> None:
+            if interruptions:
+                raise interruptions.pop()
+            handle(*arguments)
+
+        monkeypatch.setattr(handling, "handle", interrupted)
         until(lambda: ready_counts(old_nsqd) == [3], what="the subscription")
         old_nsqd.publish_many(TOPIC, map(numbered, range(3)))
         # nsqd itself would wait for its msg_timeout, 15 minutes here.

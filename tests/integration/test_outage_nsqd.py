@@ -159,17 +159,19 @@ def test_what_is_given_back_goes_to_another_consumer_at_once(nsqd: Nsqd, path: P
         assert rows(whole) == EVENTS
 
 
-def test_a_consumer_that_starts_anew_goes_on_with_its_outage(nsqd: Nsqd, path: Path) -> None:
-    def interrupt(_event: Event) -> None:
+def test_a_consumer_that_starts_anew_goes_on_with_its_outage(
+    nsqd: Nsqd, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with locked(path) as release, PresenceConsuming(nsqd, path) as consuming:
         nsqd.publish_many(TOPIC, calls(3))
         until(lambda: ready_counts(nsqd, TOPIC) == [0], what="RDY 0")
-        publish, consuming._handler = consuming._handler, interrupt
-        nsqd.publish(OTHER, numbered(1))
-        until(lambda: consuming.host.counters[Counter.RESTARTED] >= 1, what="a restart")
-        consuming._handler = publish
+        with monkeypatch.context() as patched:
+            patched.setattr(consuming.parts.consumer._handling, "handle", interrupt)
+            nsqd.publish(OTHER, numbered(1))
+            until(lambda: consuming.host.counters[Counter.RESTARTED] >= 1, what="a restart")
         until(lambda: ready_counts(nsqd, OTHER) == [5], timeout_s=15, what="the connections")
         rest(1)
         assert ready_counts(nsqd, TOPIC) == [0]

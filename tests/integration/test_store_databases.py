@@ -566,7 +566,9 @@ def end_connections(database: Database) -> None:
 #: How many transactions wait for a lock.
 _WAITING = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-    "mariadb": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    # innodb_trx would be looked up in a cache, which is not renewed for who looks more often than every 0.1 s.
+    "mariadb": "SELECT CAST(variable_value AS INTEGER) FROM information_schema.global_status "
+    "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'",
 }
 
 
