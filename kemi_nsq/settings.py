@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     )
     max_attempts: int = _setting(
         10,
-        "Failures of a message's own route, seen by one consumer process, after which it is given up; other deliveries do "
-        "not count.",
+        "Failures of a message's own route, seen by one consumer process, after which it is given up; other deliveries "
+        "do not count.",
         "1 to 65535",
         ge=1,
         le=65535,
