@@ -230,6 +230,8 @@ class EventHandling:
                 last = error
             except RowRefused as error:
                 self._blame(one, error)
+            except Exception as error:
+                self._failed(one, error)
         if last is not None and len(failed) == len(wrote):
             self._database_failed(failed, last)
         elif last is not None:

@@ -621,6 +621,23 @@ def test_a_database_that_only_seemed_to_work_is_not_asked_for_each_message(path:
     assert desk.gate.holds(Subscription("events", "kamailio"))
 
 
+def test_a_bug_that_only_one_message_meets_while_they_are_written_apart_spares_the_others(path: Path) -> None:
+    class Broken(Picky):
+        def save_all(self, given: Sequence[Row]) -> Saved:
+            if [row.username for row in given] == ["bob"]:
+                raise ZeroDivisionError("a bug")
+            return super().save_all(given)
+
+    desk = presence_desk(path, store=Broken(path, "alice"))
+    batch = [call(user, "early") for user in ("alice", "bob", "carol")]
+    desk.handle(*batch)
+    desk.gate.pass_time(1)
+    desk.answers.given.clear()
+    desk.handle(*batch, attempts=2)
+    assert desk.answers.given == [answer(0, REQ, 1000), answer(1, REQ, 500), answer(2, FIN)]
+    assert desk.host.counters[Counter.BUG] == 1
+
+
 def test_rows_that_are_locked_one_after_the_other_do_not_hold_the_consumer_up_for_long(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
