@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kemi_nsq import hidden
-from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
+from kemi_nsq.presentity import OVER_RANKS, RANK_INDEX, RUID_LENGTH, Row
 
 #: A row's user, domain, event package and etag.
 RowKey = tuple[str, str, str, str]
 #: A presentity's user and domain.
 Who = tuple[str, str]
-_OVER = (str(TERMINATED_RANK), str(ENDED_RANK))
 #: Bytes of a body that a document made of many does not have: declaration and root element, less the indentation that
 #: Kamailio adds (measured: 469 bytes of body make 363 in the document).
 _WRAPPING = 100
@@ -52,7 +51,7 @@ class There(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether it is a row of ours that says that its state is over."""
-        return self.ruid is not None and self.is_ours and self.ruid[RANK_INDEX] in _OVER
+        return self.ruid is not None and self.is_ours and self.ruid[RANK_INDEX] in OVER_RANKS
 
 
 class Crowd(NamedTuple):

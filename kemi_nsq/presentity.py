@@ -32,6 +32,8 @@ _LIMITS = {
 }
 #: Ranks in the order key of a row that is over: its producer said so, or nobody spoke for it any more.
 TERMINATED_RANK, ENDED_RANK = DIALOG_STATES["terminated"], 9
+#: How the order key of a state that is over has its rank.
+OVER_RANKS = (str(TERMINATED_RANK), str(ENDED_RANK))
 #: Length of our order keys, and where the digit of the rank stands in them, from 0.
 RUID_LENGTH, RANK_INDEX = 64, 25
 _KEY_DIGITS = 20

@@ -19,7 +19,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from kemi_nsq import hidden
 from kemi_nsq.change import Crowd, Who
-from kemi_nsq.presentity import ENDED_RANK, RANK_INDEX, RUID_LENGTH, TERMINATED_RANK, Row
+from kemi_nsq.presentity import OVER_RANKS, RANK_INDEX, RUID_LENGTH, Row
 
 #: Columns of the presentity table: those of its key, and those that an update changes.
 KEY = ("username", "domain", "event", "etag")
@@ -58,7 +58,7 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
 def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[Who], int], dict[Who, Crowd]]:
     """Prepare a count of dialogs: given presentities and an epoch second, what each has of them then."""
     shown = table.c.expires > sa.bindparam("now", type_=sa.Integer)
-    ours = sa.and_(shown, sa.func.length(table.c.ruid) == RUID_LENGTH)
+    ours = sa.and_(shown, is_ours(table))
 
     def total(condition: sa.ColumnElement[bool], value: Any = 1) -> sa.ColumnElement[int]:
         return sa.cast(sa.func.sum(sa.case((condition, value), else_=0)), sa.BigInteger)
@@ -112,7 +112,7 @@ def seats(table: sa.Table, *, exclusive: bool) -> Callable[[sa.Connection, Who, 
     first = sa.select(columns.id).where(*named).order_by(columns.etag).limit(1).with_for_update()
     waits = columns.expires.between(*hidden.WAITING)
     seated = columns.expires > sa.bindparam("now", type_=sa.Integer)
-    ours = sa.func.length(columns.ruid) == RUID_LENGTH, sa.not_(is_over(table))
+    ours = is_ours(table), sa.not_(is_over(table))
     all_live = sa.select(columns.id, columns.expires).where(*named, *ours, sa.or_(waits, seated)).order_by(columns.id)
 
     def read(connection: sa.Connection, presentity: Who, now: int) -> Seats:
@@ -145,10 +145,15 @@ def turning(table: sa.Table) -> Callable[[sa.Connection, Sequence[int]], int]:
     return turn
 
 
+def is_ours(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether we have written a row: Kamailio's own ruids are shorter (core/utils/sruid.h, SRUID_SIZE)."""
+    return sa.func.length(table.c.ruid) == RUID_LENGTH
+
+
 def is_over(table: sa.Table) -> sa.ColumnElement[bool]:
     """Whether a row of ours is over: the rank in its order key says so."""
     rank = sa.func.substr(table.c.ruid, RANK_INDEX + 1, 1)
-    return rank.in_([str(TERMINATED_RANK), str(ENDED_RANK)])
+    return rank.in_(OVER_RANKS)
 
 
 def _with_keys(backend: str, statement: sa.Select[Any], key: Sequence[sa.Column[Any]]) -> sa.Select[Any]:

@@ -19,8 +19,21 @@ from kemi_nsq.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.database import Database
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.flow import Key
-from kemi_nsq.presentity import RUID_LENGTH, Row
-from kemi_nsq.statements import CHANGED, KEY, Lookup, Write, crowds, is_over, lookup, probe_row, seats, turning, upsert
+from kemi_nsq.presentity import Row
+from kemi_nsq.statements import (
+    CHANGED,
+    KEY,
+    Lookup,
+    Write,
+    crowds,
+    is_ours,
+    is_over,
+    lookup,
+    probe_row,
+    seats,
+    turning,
+    upsert,
+)
 
 _PAGE = 500
 #: How often seats are looked at again because some dialogs ended meanwhile.
@@ -300,7 +313,7 @@ class PresentityStore:
         """
         table = self._table
         expired = table.c.expires.between(hidden.tombstone_expires(until), until)
-        condition = _is_ours(table), is_over(table), expired
+        condition = is_ours(table), is_over(table), expired
         page = sa.select(table.c.id).where(*condition).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).scalars().all())
         if found:
@@ -309,7 +322,7 @@ class PresentityStore:
         return len(found)
 
     def _rows(self, *condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
-        statement = sa.select(self._table).where(*condition, _is_ours(self._table))
+        statement = sa.select(self._table).where(*condition, is_ours(self._table))
         page = statement.order_by(self._table.c.id.desc()).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).mappings().all())
         names = (*KEY, *CHANGED)
@@ -349,11 +362,6 @@ def _presentity_table(name: str) -> sa.Table:
         sa.Column("id", sa.BigInteger),
         sa.Column("body", sa.LargeBinary),
     )
-
-
-def _is_ours(table: sa.Table) -> sa.ColumnElement[bool]:
-    """Kamailio's own ruids are shorter (core/utils/sruid.h, SRUID_SIZE)."""
-    return sa.func.length(table.c.ruid) == RUID_LENGTH
 
 
 def _watchers_table(name: str) -> sa.Table:
