@@ -71,8 +71,7 @@ class Chores:
         try:
             self._pua.tick()
         except StoreError as error:  # calls that are over are shown until a sweep after it
-            self._host.count(Counter.PUA_DATABASE_ERROR)
-            self._gate.failed(Kind.DATABASE, (), str(error))
+            self._database_failed(error)
 
     def _ask_everybody(self, now: float) -> None:
         self._probe_due = None
@@ -87,8 +86,11 @@ class Chores:
         try:
             upkeep.sweep()
         except StoreError as error:
-            self._host.count(Counter.PUA_DATABASE_ERROR)
-            self._gate.failed(Kind.DATABASE, (), str(error))
+            self._database_failed(error)
         except RowRefused as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
             self._quiet.log(Level.ERROR, "sweep", f"expiry waits: {error}")
+
+    def _database_failed(self, error: StoreError) -> None:
+        self._host.count(Counter.PUA_DATABASE_ERROR)
+        self._gate.failed(Kind.DATABASE, (), str(error))

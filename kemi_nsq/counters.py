@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 
-class Counter(enum.StrEnum):
-    """Names of the counters. All start at Kamailio's start and are shared by its processes."""
+class Named(enum.StrEnum):
+    """Names, each with a sentence that says what it stands for."""
 
     meaning: str
 
-    def __new__(cls, name: str, meaning: str) -> Counter:
-        """Make a member from its name and a sentence that says what it counts."""
+    def __new__(cls, name: str, meaning: str) -> Self:
+        """Make a member from its name and its sentence."""
         member = str.__new__(cls, name)
         member._value_ = name
         member.meaning = meaning
         return member
+
+
+class Counter(Named):
+    """Names of the counters. All start at Kamailio's start and are shared by its processes."""
 
     RECEIVED = "received", "messages taken from nsqd, redeliveries included"
     INVALID = "invalid", "messages dropped because their body is no JSON object of an allowed size"

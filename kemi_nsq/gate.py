@@ -152,8 +152,8 @@ class Gate:
 
     def _show(self) -> None:
         for kind, outage in self._outages.items():
-            since = self._wall(outage.since or 0.0)
-            self._show_fact(_FACTS[kind], f"since {since}: {outage.cause}" if outage.shown else "")
+            since = outage.since if outage.shown else None
+            self._show_fact(_FACTS[kind], "" if since is None else f"since {self._wall(since)}: {outage.cause}")
         waiting = [
             f"{each.topic} until {self._wall(each.until)}" if each.until is not None else f"{each.topic}, one on trial"
             for each in self._backoffs.values()

@@ -23,7 +23,7 @@ from itertools import accumulate
 from mmap import mmap
 from typing import NamedTuple, TypeAlias
 
-from kemi_nsq.counters import Counter
+from kemi_nsq.counters import Counter, Named
 
 #: Bytes of a text, if its fact does not say otherwise.
 _TEXT = 512
@@ -54,17 +54,8 @@ class Fact(enum.StrEnum):
     STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"
 
 
-class Gauge(enum.StrEnum):
+class Gauge(Named):
     """A number that goes up and down: its name and what it says. Times are seconds since the epoch, 0 for never."""
-
-    meaning: str
-
-    def __new__(cls, name: str, meaning: str) -> Gauge:
-        """Make a member from its name and a sentence that says what it shows."""
-        member = str.__new__(cls, name)
-        member._value_ = name
-        member.meaning = meaning
-        return member
 
     IN_FLIGHT = "in_flight", "messages that nsqd waits to have answered, of all connections"
     QUEUED = "queued", "messages that the main thread has not begun"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from kemi_nsq import document, hidden, presence, presentity
-from kemi_nsq.change import Change
+from kemi_nsq.change import Change, Who
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError, RowRefused, StoreError
 from kemi_nsq.event import JsonObject
@@ -144,7 +144,7 @@ class PresencePublisher:
 
     def _note_large(self, rows: Sequence[presentity.Row], saved: Saved) -> list[Key]:
         """Say which documents are about to be too large for UDP, and return them: such a NOTIFY reaches nobody."""
-        sizes = {(f"sip:{user}@{domain}", hidden.PACKAGE): size for (user, domain), size in saved.sizes.items()}
+        sizes = {_dialogs_of(who): size for who, size in saved.sizes.items()}
         sizes |= {(row.uri, row.event): len(row.body) for row in rows if len(row.body) > UDP_LIMIT}
         large = [key for key, size in sizes.items() if size > UDP_LIMIT]
         for uri, event in large:
@@ -233,16 +233,16 @@ class PresencePublisher:
         with self.writing():
             self._store.hide(ruids, until=until)
 
-    def tell(self, presentities: Iterable[tuple[str, str]], event: str) -> None:
-        """Send a NOTIFY to the watchers of some presentities, given as user and domain."""
-        self._refresh([(f"sip:{user}@{domain}", event) for user, domain in presentities])
+    def tell(self, presentities: Iterable[Who]) -> None:
+        """Send a NOTIFY to those who watch the dialogs of some presentities."""
+        self._refresh([*map(_dialogs_of, presentities)])
 
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock where the database has one writer at a time, for which Kamailio's driver does not wait."""
         return self.locked() if self._store is not None and self._store.one_writer else nullcontext()
 
-    def _refresh_changed(self, rows: Sequence[presentity.Row], reseated: Iterable[tuple[str, str]]) -> list[Key]:
-        urgent: dict[Key, bool] = {(f"sip:{user}@{domain}", hidden.PACKAGE): False for user, domain in reseated}
+    def _refresh_changed(self, rows: Sequence[presentity.Row], reseated: Iterable[Who]) -> list[Key]:
+        urgent = dict.fromkeys(map(_dialogs_of, reseated), False)
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.terminal
@@ -298,3 +298,8 @@ class PresencePublisher:
         finally:
             if held:
                 self._host.unlock(name)
+
+
+def _dialogs_of(who: Who) -> Key:
+    user, domain = who
+    return f"sip:{user}@{domain}", hidden.PACKAGE

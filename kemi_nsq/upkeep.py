@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from kemi_nsq import hidden
 from kemi_nsq.change import Change
 from kemi_nsq.counters import Counter
 from kemi_nsq.ending import ended
@@ -70,7 +69,7 @@ class Upkeep:
         self._hide_lingering(now - LINGER_S)
         with self._pua.writing():
             reseated = self._store.settle(now)
-        self._pua.tell(reseated, hidden.PACKAGE)
+        self._pua.tell(reseated)
         for _ in range(_PAGES):
             with self._pua.writing():
                 if not self._store.forget(until):
@@ -93,7 +92,7 @@ class Upkeep:
                 self._swept_until = until - _CLOCKS_S
                 break
             if self._settings.pua_refresh:
-                self._pua.tell({(row.username, row.domain) for row in rows}, hidden.PACKAGE)
+                self._pua.tell({(row.username, row.domain) for row in rows})
             self._pua.hide([row.ruid for row in rows])
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
