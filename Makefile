@@ -13,7 +13,7 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types unit check integration acceptance test bench chaos demo docs lock clean
+.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,13 +34,16 @@ lint: venv ## look for what ruff finds
 types: venv ## check the types
 	$(BIN)/mypy $(SOURCES)
 
+walls: venv ## check who imports whom, as pyproject.toml has it
+	$(BIN)/lint-imports --no-logo
+
 unit: venv ## tests that need nothing else
 	$(BIN)/pytest --quiet tests/unit
 
 style: venv
 	$(BIN)/ruff format --check $(SOURCES)
 
-check: style lint types unit ## format, lint, types and unit tests: before each commit
+check: style lint types walls unit ## format, lint, types, walls and unit tests: before each commit
 
 integration: setup ## tests against a real nsqd
 	$(BIN)/pytest tests/integration

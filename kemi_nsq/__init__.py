@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from kemi_nsq.consumer.routes import event_route
 from kemi_nsq.event import Event
-from kemi_nsq.kemi import KemiNsq
-from kemi_nsq.native import NativeNsq
-from kemi_nsq.routes import event_route
+from kemi_nsq.plugin.kemi import KemiNsq
+from kemi_nsq.plugin.native import NativeNsq
 
 __all__ = ["Event", "KemiNsq", "NativeNsq", "event_route"]

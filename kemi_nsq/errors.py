@@ -25,12 +25,6 @@ Anything else that is raised is a bug of ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kemi_nsq.presentity import Row
-
 
 class NsqError(Exception):
     """Base of everything that this package raises on purpose."""
@@ -64,12 +58,7 @@ class PayloadError(UsageError):
 
 
 class RowRefused(PayloadError):
-    """The database refuses a row for what is in it: it would be refused again.
-
-    `stored` has the rows that were stored before, in another transaction, and whose watchers must hear of it.
-    """
-
-    stored: Sequence[Row] = ()
+    """The database refuses a row for what is in it: it would be refused again."""
 
 
 class TransientError(NsqError):
@@ -111,6 +100,4 @@ class QueryFailed(TransientError):
 
 
 class StoreError(TransientError):
-    """The presence database could not be read or written; `stored` as of RowRefused."""
-
-    stored: Sequence[Row] = ()
+    """The presence database could not be read or written."""

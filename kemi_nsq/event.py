@@ -8,15 +8,10 @@ repair: a missing value skips the names that need it instead of leaving a dangli
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
-
-import orjson
+from typing import NamedTuple
 
 from kemi_nsq.errors import PayloadError
-
-JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
-JsonObject: TypeAlias = Mapping[str, JsonValue]
+from kemi_nsq.jsontext import JsonObject, field_text, json_object
 
 ROUTE_PREFIX = "nsq:consumer-event"
 #: Of few producers come many events. Bounded, because names come from the network.
@@ -69,37 +64,6 @@ def decode(body: bytes, *, max_size: int) -> tuple[str, JsonObject]:
     return text, json_object(text)
 
 
-def json_object(text: str) -> JsonObject:
-    """Decode JSON text that must be an object (RFC 8259 section 4).
-
-    Raises:
-        PayloadError: the text is no JSON, or JSON of another type.
-    """
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise PayloadError(_not_json(text, error)) from error
-    if not isinstance(value, dict):
-        raise PayloadError(f"the body is a JSON {_json_type(value)}; a JSON object is wanted")
-    return value
-
-
-def field_text(fields: JsonObject, name: str) -> str:
-    """Return a field as text: a string as it is, missing and null as '', anything else as JSON writes it.
-
-    What is nested too deeply to be written is '' too: orjson reads 1024 levels and writes 254.
-    """
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        return ""
-
-
 def route_names(fields: JsonObject, key: str, subkey: str) -> list[str]:
     """List the event routes that may handle an event, the most specific first.
 
@@ -127,15 +91,3 @@ def _route_names(category: str, name: str, key: str, subkey: str) -> tuple[str, 
 def normal_name(name: str) -> str:
     """Write a route name as Kamailio's nsq module looks it up: lower case, `_` as `-`."""
     return name.lower().replace("_", "-")
-
-
-def _not_json(text: str, error: orjson.JSONDecodeError) -> str:
-    where = f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-    if text[error.pos : error.pos + 1] == "'":
-        return f"{where}; JSON strings stand in double quotes, this one uses single quotes"
-    return where
-
-
-def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.page import Page
-from kemi_nsq.query import Suspended
 
 
 class Level(enum.Enum):
@@ -91,3 +91,12 @@ class Host(Protocol):
 
     def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspended:
+    """A SIP transaction that waits for a reply: tm's index and label, and the route in which it goes on."""
+
+    index: int
+    label: int
+    route: str

@@ -58,3 +58,8 @@ def _nearest(name: str) -> str:
     from difflib import get_close_matches  # only needed to report a mistake
 
     return next(iter(get_close_matches(name, names(), n=1, cutoff=0)))
+
+
+def host_name() -> str:
+    """Return the name of this machine, as the operating system has it."""
+    return os.uname().nodename

@@ -55,3 +55,21 @@ def topic_name(text: str) -> str:
     if not protocol.valid_topic_name(text) or text.endswith("\n"):
         raise ValueError(f"{text!r} is no name for a topic or channel")
     return text
+
+
+#: What kazoo's and nsq's `encode` keep as it is; everything else becomes `%` and two digits for each byte of UTF-8.
+_KEPT = re.compile(r"[A-Za-z0-9~_-]")
+
+
+def encode_key(text: str) -> str:
+    """Encode text as part of a routing key (kz_amqp.c, `kz_amqp_util_encode`), beyond ASCII as UTF-8.
+
+    `#` and `*` alone stay as they are; a blank becomes `+`.
+    """
+    if text in ("#", "*"):
+        return text
+    return "".join(char if _KEPT.match(char) else _encoded(char) for char in text)
+
+
+def _encoded(char: str) -> str:
+    return "+" if char == " " else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))

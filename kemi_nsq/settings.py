@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kemi_nsq.names import Subscription
-from kemi_nsq.values import Addresses, DatabaseUrl, Name, OptionalName, States, Subscriptions
+from kemi_nsq.setting_types import Addresses, DatabaseUrl, Name, OptionalName, States, Subscriptions
 
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.

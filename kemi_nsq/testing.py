@@ -11,9 +11,8 @@ from collections import Counter as Multiset
 from collections.abc import Callable, Mapping
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.host import Level
+from kemi_nsq.host import Level, Suspended
 from kemi_nsq.page import Page
-from kemi_nsq.query import Suspended
 
 
 class FakeHost:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.pua import UDP_LIMIT
-from kemi_nsq.upkeep import SWEEP_INTERVAL_S
+from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S
+from kemi_nsq.presence.writer import UDP_LIMIT
 from tests.acceptance.conftest import complaints
 from tests.support.chain import TOPIC, Chain, Person, event
 from tests.support.database import rows

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.reader import Reader
+from kemi_nsq.tools.reader import Reader
 from tests.support.chain import SHIPPED, Chain
 from tests.support.responding import Request, Responding
 from tests.support.sipp import sipp

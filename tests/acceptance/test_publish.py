@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.reader import Reader
+from kemi_nsq.tools.reader import Reader
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain
 from tests.support.ports import LOOPBACK

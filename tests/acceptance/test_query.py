@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.reader import Reader
+from kemi_nsq.tools.reader import Reader
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain
 from tests.support.responding import Request, Responding, reply_to

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pymysql
 
-from kemi_nsq.presentity import Row
+from kemi_nsq.presence.row import Row
 
 _KEY = ("username", "domain", "event", "etag")
 _CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")

@@ -6,8 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from kemi_nsq import document, event, presence, presentity
-from kemi_nsq.presentity import Order, Row
+from kemi_nsq import event
+from kemi_nsq.presence import document
+from kemi_nsq.presence import reading as presence
+from kemi_nsq.presence import row as presentity
+from kemi_nsq.presence.row import Order, Row
 from tests.support.chain import DOMAIN
 from tests.support.chain import event as chain_event
 

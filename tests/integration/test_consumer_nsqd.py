@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from kemi_nsq.connection import Connection
-from kemi_nsq.consumer import _identify
+from kemi_nsq.consumer.supervisor import _identify
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
+from kemi_nsq.nsq.protocol import Conversation
 from tests.support.consuming import Consuming, numbered
 from tests.support.nsqd import Nsqd, Nsqlookupd
 from tests.support.ports import LOOPBACK
@@ -182,7 +182,7 @@ def test_two_nsqd_share_max_in_flight_and_one_alone_has_all(tmp_path: Path) -> N
 
 def test_nsqd_is_told_to_hold_nothing_back(nsqd: Nsqd) -> None:
     with socket.create_connection((LOOPBACK, nsqd.tcp_port), timeout=5) as client, client.makefile("rb") as answers:
-        client.sendall(Connection(identify=_identify(settings())).data_to_send())
+        client.sendall(Conversation(identify=_identify(settings())).data_to_send())
         size = int.from_bytes(answers.read(4), "big")
         agreed = json.loads(answers.read(size)[4:])
     # nsqd's words for an output_buffer_size of -1 (client_v2.go, SetOutputBuffer).
@@ -348,8 +348,8 @@ def test_messages_in_flight_when_nsqd_stops_are_not_lost(nsqd: Nsqd) -> None:
 
 
 def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 2.5)
+    monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 2.5)
     with Nsqd(tmp_path, msg_timeout="2s") as nsqd, Consuming(nsqd, topic_channel=PAIR) as consuming:
         nsqd.publish(TOPIC, numbered(1))
         consuming.wait_for([1])
@@ -363,8 +363,8 @@ def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkey
 
 
 def test_an_nsqd_that_lives_is_not_taken_for_dead(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 1.5)
+    monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 1.5)
     with Consuming(nsqd, topic_channel=PAIR) as consuming:
         until(lambda: nsqd.channel(TOPIC, CHANNEL).clients == 1, what="the subscription")
         enough = time.monotonic() + 4.0
@@ -412,7 +412,7 @@ def test_one_nsqd_that_is_away_does_not_hold_up_the_other(tmp_path: Path) -> Non
 
 
 def test_every_nsqd_that_nsqlookupd_knows_is_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.connector.LOOKUP_INTERVAL_S", 0.2)
+    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.2)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,
@@ -444,7 +444,7 @@ def test_a_lost_connection_asks_nsqlookupd_at_once(tmp_path: Path) -> None:
 
 
 def test_an_outage_of_nsqlookupd_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.connector.LOOKUP_INTERVAL_S", 0.1)
+    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.1)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,

@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from kemi_nsq import hidden
-from kemi_nsq.change import Change
-from kemi_nsq.presentity import GRACE_S, Row, ended_row
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.presence import hidden
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.row import GRACE_S, Row, ended_row
+from kemi_nsq.presence.table import PresentityTable
 from tests.support.stores import NOW, Database, made
 
 LATER = NOW + 1000
@@ -21,9 +21,9 @@ WRITERS = 4
 
 
 @pytest.fixture
-def limited(database: Database) -> Iterator[PresentityStore]:
+def limited(database: Database) -> Iterator[PresentityTable]:
     """Return a store whose documents have room for three."""
-    with closing(PresentityStore(database.url, "presentity", max_dialogs=LIMIT)) as store:
+    with closing(PresentityTable(database.url, "presentity", max_dialogs=LIMIT)) as store:
         yield store
 
 
@@ -47,7 +47,7 @@ def shown(database: Database) -> set[str]:
 # Tombstones
 
 
-def test_a_call_that_is_over_is_hidden_by_its_order_key(store: PresentityStore, database: Database) -> None:
+def test_a_call_that_is_over_is_hidden_by_its_order_key(store: PresentityTable, database: Database) -> None:
     ends = [over(5, "a"), over(5, "b")]
     store.save_all([*ends, live(5, "c")])
     store.hide([ends[0].ruid], until=LATER)
@@ -56,7 +56,7 @@ def test_a_call_that_is_over_is_hidden_by_its_order_key(store: PresentityStore, 
     assert (row["body"], row["ruid"]) == (hidden.TOMBSTONE_BODY, ends[0].ruid)
 
 
-def test_what_came_after_the_end_is_not_hidden(store: PresentityStore, database: Database) -> None:
+def test_what_came_after_the_end_is_not_hidden(store: PresentityTable, database: Database) -> None:
     end = over(5, "a")
     store.save(end)
     assert store.save(live(6, "a", "confirmed")) is Change.STORED
@@ -64,7 +64,7 @@ def test_what_came_after_the_end_is_not_hidden(store: PresentityStore, database:
     assert shown(database) == {"a"}
 
 
-def test_many_are_hidden_at_once(store: PresentityStore, database: Database) -> None:
+def test_many_are_hidden_at_once(store: PresentityTable, database: Database) -> None:
     ends = [over(5, f"c{number}") for number in range(1201)]
     store.save_all(ends)
     store.hide([end.ruid for end in ends], until=LATER)
@@ -72,7 +72,7 @@ def test_many_are_hidden_at_once(store: PresentityStore, database: Database) -> 
 
 
 @pytest.mark.parametrize("state", ["trying", "early", "confirmed"])
-def test_a_late_event_does_not_revive_a_hidden_call(store: PresentityStore, database: Database, state: str) -> None:
+def test_a_late_event_does_not_revive_a_hidden_call(store: PresentityTable, database: Database, state: str) -> None:
     end = over(5, "a")
     store.save(end)
     store.hide([end.ruid], until=LATER)
@@ -80,7 +80,7 @@ def test_a_late_event_does_not_revive_a_hidden_call(store: PresentityStore, data
     assert shown(database) == set()
 
 
-def test_a_repeated_end_stays_hidden_and_nobody_is_told(store: PresentityStore, database: Database) -> None:
+def test_a_repeated_end_stays_hidden_and_nobody_is_told(store: PresentityTable, database: Database) -> None:
     end = over(5, "a")
     store.save(end)
     store.hide([end.ruid], until=LATER)
@@ -89,7 +89,7 @@ def test_a_repeated_end_stays_hidden_and_nobody_is_told(store: PresentityStore, 
     assert store.save(live(5, "a")) is Change.STALE, "the later end counts"
 
 
-def test_a_new_call_of_the_same_name_is_shown(store: PresentityStore, database: Database) -> None:
+def test_a_new_call_of_the_same_name_is_shown(store: PresentityTable, database: Database) -> None:
     end = over(5, "a")
     store.save(end)
     store.hide([end.ruid], until=LATER)
@@ -98,7 +98,7 @@ def test_a_new_call_of_the_same_name_is_shown(store: PresentityStore, database: 
     assert [row["body"] for row in database.rows("expires > 0")] == [again.body]
 
 
-def test_tombstones_are_forgotten_when_their_time_is_over(store: PresentityStore, database: Database) -> None:
+def test_tombstones_are_forgotten_when_their_time_is_over(store: PresentityTable, database: Database) -> None:
     ends = [over(5, "a"), over(5, "b")]
     store.save_all([*ends, live(5, "c")])
     store.hide([ends[0].ruid], until=LATER)
@@ -111,7 +111,7 @@ def test_tombstones_are_forgotten_when_their_time_is_over(store: PresentityStore
     assert set(expiries(database)) == {"b", "c", "hard", "eternal"}
 
 
-def test_lingering_finds_ends_that_are_still_shown(store: PresentityStore, database: Database) -> None:
+def test_lingering_finds_ends_that_are_still_shown(store: PresentityTable, database: Database) -> None:
     end, quiet = over(5, "a"), over(5, "b")
     mailbox = ended_row(made(Event_Package="message-summary"), b"x", now=NOW, position=6, tombstone_s=300)
     store.save_all([end, quiet, live(5, "c"), mailbox])
@@ -122,7 +122,7 @@ def test_lingering_finds_ends_that_are_still_shown(store: PresentityStore, datab
     assert store.lingering(NOW - 1, expiring=(0, end.expires)) == [], "its process may be about to hide it"
 
 
-def test_only_calls_hide(store: PresentityStore, database: Database) -> None:
+def test_only_calls_hide(store: PresentityTable, database: Database) -> None:
     """A mailbox, or a presence, that is over has a document that says so."""
     for package in ("presence", "message-summary"):
         row = made(Event_Package=package, Messages_New=1, State="busy")
@@ -134,7 +134,7 @@ def test_only_calls_hide(store: PresentityStore, database: Database) -> None:
 # Room
 
 
-def test_what_finds_no_room_is_stored_and_waits(limited: PresentityStore, database: Database) -> None:
+def test_what_finds_no_room_is_stored_and_waits(limited: PresentityTable, database: Database) -> None:
     calls = [live(number, f"c{number}") for number in range(5)]
     assert limited.save_all(calls).changes == [*[Change.STORED] * LIMIT, *[Change.HIDDEN] * 2]
     assert shown(database) == {"c0", "c1", "c2"}
@@ -144,14 +144,14 @@ def test_what_finds_no_room_is_stored_and_waits(limited: PresentityStore, databa
     assert limited.save(made(9, From="sip:bob@example.com")) is Change.STORED, "another presentity has room of its own"
 
 
-def test_a_waiting_call_goes_on_hidden_and_a_shown_one_shown(limited: PresentityStore, database: Database) -> None:
+def test_a_waiting_call_goes_on_hidden_and_a_shown_one_shown(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(4)])
     assert limited.save(live(9, "c3", "confirmed")) is Change.HIDDEN
     assert limited.save(live(9, "c0", "confirmed")) is Change.STORED
     assert shown(database) == {"c0", "c1", "c2"}
 
 
-def test_for_each_that_ends_one_is_shown(limited: PresentityStore, database: Database) -> None:
+def test_for_each_that_ends_one_is_shown(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(6)])
     assert limited.save(over(10, "c1")) is Change.STORED
     assert shown(database) == {"c0", "c1", "c2", "c3"}, "the end is told, and the oldest that waits"
@@ -162,7 +162,7 @@ def test_for_each_that_ends_one_is_shown(limited: PresentityStore, database: Dat
     assert shown(database) == {"c0", "c2", "c3", "c4"}
 
 
-def test_ends_have_room_of_their_own_and_no_more(limited: PresentityStore, database: Database) -> None:
+def test_ends_have_room_of_their_own_and_no_more(limited: PresentityTable, database: Database) -> None:
     """Else a backlog of ends would make the document too large to be told."""
     limited.save_all([live(number, f"c{number}") for number in range(3)])
     assert limited.save_all([over(9, f"x{number}") for number in range(5)]).changes == [
@@ -173,7 +173,7 @@ def test_ends_have_room_of_their_own_and_no_more(limited: PresentityStore, datab
     assert shown(database) == {"c1", "c2", "x0", "x1", "x2"}
 
 
-def test_what_makes_room_in_another_way_is_noticed_by_the_sweep(limited: PresentityStore, database: Database) -> None:
+def test_what_makes_room_in_another_way_is_noticed_by_the_sweep(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(5)])
     assert limited.settle(NOW) == []
     database.execute("DELETE FROM presentity WHERE etag = :etag", etag=live(0, "c0").etag)
@@ -183,27 +183,27 @@ def test_what_makes_room_in_another_way_is_noticed_by_the_sweep(limited: Present
 
 
 def test_without_a_limit_all_that_wait_are_shown(
-    limited: PresentityStore, store: PresentityStore, database: Database
+    limited: PresentityTable, store: PresentityTable, database: Database
 ) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(5)])
     assert store.settle(NOW) == [("alice", "example.com")]
     assert len(shown(database)) == 5
 
 
-def test_rows_of_others_take_no_room(limited: PresentityStore, database: Database) -> None:
+def test_rows_of_others_take_no_room(limited: PresentityTable, database: Database) -> None:
     """A phone's own dialog may be over and stay for an hour: it must not keep a lamp dark."""
     for number in range(LIMIT):
         database.insert(live(5, f"phone{number}"), ruid=f"{number}")
     assert limited.save(live(5, "c")) is Change.STORED
 
 
-def test_rows_whose_time_is_over_take_no_room(limited: PresentityStore, database: Database) -> None:
+def test_rows_whose_time_is_over_take_no_room(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(LIMIT)])
     database.execute("UPDATE presentity SET expires = :now WHERE etag = :etag", now=NOW, etag=live(0, "c0").etag)
     assert limited.save(live(5, "d")) is Change.STORED, "Kamailio shows it no more"
 
 
-def test_what_lives_again_takes_its_seat_from_the_youngest(limited: PresentityStore, database: Database) -> None:
+def test_what_lives_again_takes_its_seat_from_the_youngest(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(2 * LIMIT)])
     limited.save_all([over(10, f"c{number}") for number in range(LIMIT)])
     assert len(shown(database)) == 2 * LIMIT
@@ -214,7 +214,7 @@ def test_what_lives_again_takes_its_seat_from_the_youngest(limited: PresentitySt
 
 
 def test_two_presentities_that_differ_in_case_have_room_of_their_own(
-    limited: PresentityStore, database: Database
+    limited: PresentityTable, database: Database
 ) -> None:
     """Where the database takes them for two; MariaDB takes them for one, and so does Kamailio."""
     limited.save_all([live(number, f"c{number}") for number in range(LIMIT)])
@@ -223,13 +223,13 @@ def test_two_presentities_that_differ_in_case_have_room_of_their_own(
     assert limited.save_all([live(9, "e"), other]).changes == [Change.HIDDEN, change]
 
 
-def test_presentities_whose_waiting_calls_are_shown_are_named(limited: PresentityStore) -> None:
+def test_presentities_whose_waiting_calls_are_shown_are_named(limited: PresentityTable) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(LIMIT + 1)])
     assert set(limited.save_all([over(9, "c0")]).reseated) == {("alice", "example.com")}
     assert set(limited.save_all([over(9, "c1")]).reseated) == set()
 
 
-def test_a_waiting_call_expires_and_can_be_reset(limited: PresentityStore, database: Database) -> None:
+def test_a_waiting_call_expires_and_can_be_reset(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(4)])
     until = made().expires
     assert limited.expiring(until - 1) == []
@@ -241,7 +241,7 @@ def test_a_waiting_call_expires_and_can_be_reset(limited: PresentityStore, datab
     assert expiries(database)["c3"] == -(NOW + 300 + GRACE_S)
 
 
-def test_sizes_grow_with_what_is_shown(limited: PresentityStore) -> None:
+def test_sizes_grow_with_what_is_shown(limited: PresentityTable) -> None:
     alice = ("alice", "example.com")
     sizes = [limited.save_all([live(number, f"c{number}")]).sizes[alice] for number in range(4)]
     step = len(live(0, "c0").body) - 100
@@ -260,7 +260,7 @@ def test_writers_at_once_give_no_more_seats_than_there_are_and_leave_none_empty(
 
     def write(rows: list[list[Row]]) -> None:
         try:
-            with closing(PresentityStore(database.url, "presentity", max_dialogs=limit)) as own:
+            with closing(PresentityTable(database.url, "presentity", max_dialogs=limit)) as own:
                 for batch in rows:
                     own.save_all(batch)
                     counted = len(shown(database))

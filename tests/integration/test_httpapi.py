@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq import httpapi
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Address, address
+from kemi_nsq.nsq import httpapi
 from tests.support.nsqd import Nsqd, Nsqlookupd
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.scripted_nsqd import Cut, Expect, Hold, ScriptedNsqd, Send, Step

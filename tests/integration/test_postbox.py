@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.errors import ConnectionLost
-from kemi_nsq.transport import Postbox
+from kemi_nsq.queries.postbox import Postbox
 
 NOBODY = 65534
 #: How late a wait may end on a busy machine.

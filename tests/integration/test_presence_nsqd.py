@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.connection import Connection, Message, Subscribed
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
-from kemi_nsq.hidden import TOMBSTONE_BODY
 from kemi_nsq.names import Subscription
-from kemi_nsq.plugin import Parts, wire
+from kemi_nsq.nsq.protocol import Conversation, Message, Subscribed
+from kemi_nsq.plugin.plugin import Parts, wire
+from kemi_nsq.presence.hidden import TOMBSTONE_BODY
 from tests.support.histories import DOMAIN, ORDER_FIELD, STATES, Said, expected, shown_by
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
@@ -110,7 +110,7 @@ class Consuming:
 @contextmanager
 def thief(nsqd: Nsqd) -> Iterator[list[bytes]]:
     """Take messages and answer none of them; yield their ids, which grow."""
-    connection = Connection(identify={"client_id": "thief"}, subscription=Subscription(TOPIC, CHANNEL))
+    connection = Conversation(identify={"client_id": "thief"}, subscription=Subscription(TOPIC, CHANNEL))
     taken: list[bytes] = []
 
     def take() -> None:
@@ -139,7 +139,7 @@ def thief(nsqd: Nsqd) -> Iterator[list[bytes]]:
 def test_requeues_and_timeouts_end_in_the_state_of_the_history(
     nsqd: Nsqd, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, order: str, count: int
 ) -> None:
-    monkeypatch.setattr("kemi_nsq.verdict.requeue_delay_ms", lambda attempts: 10)
+    monkeypatch.setattr("kemi_nsq.consumer.verdict.requeue_delay_ms", lambda attempts: 10)
     sqlite_database.clear()
     history, views = calls(), Views(sqlite_database)
     numbered = order == "numbered by the producer"

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from kemi_nsq import hiding, upkeep
-from kemi_nsq.traffic import Delivery
+from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.presence import expiry as upkeep
+from kemi_nsq.presence import pacing as hiding
 from tests.support.histories import FORMS, ORDER_FIELD, Key, Said, deliveries, expected, histories, shown_by
 from tests.support.presence_consumers import FlakyStore, PresenceConsumer, Seen, ViewingHost, Views, again
 from tests.support.stores import Database

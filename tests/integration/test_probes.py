@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.errors import ConnectionLost, RowRefused, StoreError
-from kemi_nsq.pua import PresencePublisher
-from kemi_nsq.publisher import Outgoing, Publisher
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
@@ -29,7 +29,7 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["tcp", "http"])
 # The database
 
 
-def test_a_probe_leaves_no_trace(database: Database, store: PresentityStore) -> None:
+def test_a_probe_leaves_no_trace(database: Database, store: PresentityTable) -> None:
     store.save(made(1))
     before = database.rows()
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureReques
 
 def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_database: Database) -> None:
     with closing(server_database.store()) as store:
-        pua = PresencePublisher(settings(), FakeHost(), store)
+        pua = PresenceWriter(settings(), FakeHost(), store)
         change = {
             "postgresql": "ALTER TABLE presentity ALTER COLUMN username TYPE VARCHAR({})",
             "mariadb": "ALTER TABLE presentity MODIFY username VARCHAR({}) NOT NULL",

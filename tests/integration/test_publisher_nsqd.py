@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq import connection as nsq
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.publisher import Outgoing, Publisher
-from kemi_nsq.reader import Reader
+from kemi_nsq.nsq import protocol as nsq
+from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.tools.reader import Reader
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
 from tests.support.settings import settings

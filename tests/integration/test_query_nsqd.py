@@ -15,18 +15,18 @@ from pathlib import Path
 import orjson
 import pytest
 
-from kemi_nsq import asker as asker_module
-from kemi_nsq import transport
-from kemi_nsq.asker import Asker
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed
 from kemi_nsq.event import Event
-from kemi_nsq.publisher import Publisher
-from kemi_nsq.query import Suspended
-from kemi_nsq.replies import desk_name
-from kemi_nsq.responder import ask
+from kemi_nsq.host import Suspended
+from kemi_nsq.nsq import sockets as transport
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.queries import asker as asker_module
+from kemi_nsq.queries.asker import Asker
+from kemi_nsq.queries.desk import desk_name
+from kemi_nsq.queries.postbox import Postbox
 from kemi_nsq.settings import Settings
-from kemi_nsq.transport import Postbox
+from kemi_nsq.tools.responder import ask
 from tests.support.consuming import Consuming
 from tests.support.nsqd import Nsqd, Nsqlookupd
 from tests.support.responding import Request, Responding, reply_to

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from kemi_nsq import transport
-from kemi_nsq.connector import Connector
+from kemi_nsq.consumer.connector import Connector
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
+from kemi_nsq.nsq import sockets as transport
 from kemi_nsq.page import Gauge, read
 from kemi_nsq.settings import Settings
 from tests.support import frames
@@ -70,14 +70,14 @@ def _one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def connector(chosen: Settings, subscriptions: Sequence[Subscription], **callbacks: Any) -> Connector:
         return Connector(chosen, subscriptions[:-1], **callbacks)
 
-    monkeypatch.setattr("kemi_nsq.consumer.Connector", connector)
+    monkeypatch.setattr("kemi_nsq.consumer.supervisor.Connector", connector)
 
 
 @pytest.mark.parametrize("name", EVIL)
 def test_an_nsqd_that_misbehaves_is_left_and_tried_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, reason = EVIL[name]
     if reason == "silent for":
-        monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 0.3)
+        monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 0.3)
     served = [*GOOD[:-1], Cut()] if reason == "silent for" else GOOD
     with (
         ScriptedNsqd(script, served, IDLE) as nsqd,
@@ -374,15 +374,15 @@ def test_what_was_finished_when_its_connection_had_gone_is_not_handled_again() -
         release.set()
         io = consuming.parts.consumer._io
         until(lambda: io._done, what="it to be done")
-        for link in list(io._links.values()):
-            link.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again
+        for connection in list(io._connections.values()):
+            connection.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again
         until(lambda: b"FIN " + ID in server.received(server.connections - 1), what="FIN")
         assert handled == [ID.decode()]
 
 
 def test_who_kept_python_s_lock_is_named_and_nsqd_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.iothread.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.iothread.SILENCE_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.iothread.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 1.0)
 
     def keeps_the_lock(_event: Event) -> None:
         ctypes.PyDLL(None).usleep(LONGER_US)

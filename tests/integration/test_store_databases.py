@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -12,13 +13,13 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import database as module
-from kemi_nsq import store as store_module
-from kemi_nsq.change import Change
 from kemi_nsq.errors import NsqError, RowRefused, StoreError
-from kemi_nsq.event import JsonValue
-from kemi_nsq.presentity import RUID_LENGTH, Row
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.presence import database as module
+from kemi_nsq.presence import table as store_module
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.row import RUID_LENGTH, Row
+from kemi_nsq.presence.table import PresentityTable
 from tests.support.stores import IMPATIENT_S, NOW, Database, columns, made
 from tests.support.until import until
 
@@ -30,13 +31,13 @@ EARLIER = made(4, State="trying")
 # One row
 
 
-def test_a_new_row_is_stored_as_it_is(store: PresentityStore, database: Database) -> None:
+def test_a_new_row_is_stored_as_it_is(store: PresentityTable, database: Database) -> None:
     given = ROW._replace(body=b"\xc3\xa4\xff", priority=7)
     assert store.save(given) is Change.STORED
     assert database.rows() == [columns(given)]
 
 
-def test_a_later_row_replaces_every_column_of_an_earlier_one(store: PresentityStore, database: Database) -> None:
+def test_a_later_row_replaces_every_column_of_an_earlier_one(store: PresentityTable, database: Database) -> None:
     store.save(ROW)
     later = LATER._replace(expires=7, received_time=8, sender="x", priority=9)
     assert store.save(later) is Change.STORED
@@ -44,27 +45,27 @@ def test_a_later_row_replaces_every_column_of_an_earlier_one(store: PresentitySt
 
 
 @pytest.mark.parametrize("other", [ROW, ROW._replace(body=b"other", expires=1), EARLIER], ids=["same", "twin", "early"])
-def test_what_is_not_later_changes_nothing(store: PresentityStore, database: Database, other: Row) -> None:
+def test_what_is_not_later_changes_nothing(store: PresentityTable, database: Database, other: Row) -> None:
     store.save(ROW)
     assert store.save(other) is Change.STALE
     assert database.rows() == [columns(ROW)]
 
 
-def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityStore, database: Database) -> None:
+def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityTable, database: Database) -> None:
     store.save(ROW)
     longer = LATER._replace(body=ROW.body, expires=ROW.expires + 99)
     assert store.save(longer) is Change.UNCHANGED
     assert database.rows() == [columns(longer)]
 
 
-def test_the_same_document_after_the_old_one_had_expired_is_news(store: PresentityStore) -> None:
+def test_the_same_document_after_the_old_one_had_expired_is_news(store: PresentityTable) -> None:
     store.save(ROW._replace(expires=NOW))
     assert store.save(LATER._replace(body=ROW.body, received_time=NOW)) is Change.STORED
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_whatever_the_order_the_latest_stays(
-    store: PresentityStore, database: Database, order: tuple[int, ...]
+    store: PresentityTable, database: Database, order: tuple[int, ...]
 ) -> None:
     events = [made(position, State=state) for position, state in enumerate(("trying", "early", "early", "terminated"))]
     for number in order:
@@ -74,7 +75,7 @@ def test_whatever_the_order_the_latest_stays(
 
 @pytest.mark.parametrize(("states", "kept"), [(("terminated", "early"), 0), (("early", "confirmed"), 1)])
 def test_at_one_time_the_later_state_of_a_dialog_wins(
-    store: PresentityStore, database: Database, states: tuple[str, str], kept: int
+    store: PresentityTable, database: Database, states: tuple[str, str], kept: int
 ) -> None:
     """Whichever came first: the message id counts only for one state."""
     events = [made(5, message, State=state) for message, state in zip((1, 2), states, strict=True)]
@@ -86,13 +87,13 @@ def test_at_one_time_the_later_state_of_a_dialog_wins(
 
 
 @pytest.mark.parametrize("body", [b"<foreign/>", ROW.body], ids=["other", "same"])
-def test_a_row_of_another_writer_without_ruid_is_older(store: PresentityStore, database: Database, body: bytes) -> None:
+def test_a_row_of_another_writer_without_ruid_is_older(store: PresentityTable, database: Database, body: bytes) -> None:
     database.insert(ROW._replace(body=body), ruid=None)
     assert store.save(EARLIER) is Change.STORED
     assert database.rows() == [columns(EARLIER)]
 
 
-def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: PresentityStore, database: Database) -> None:
+def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: PresentityTable, database: Database) -> None:
     store.save(ROW)
     database.execute("DELETE FROM presentity")
     assert store.save(EARLIER) is Change.STORED
@@ -102,7 +103,7 @@ def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: Presenti
 # Several rows
 
 
-def test_rows_written_together_say_each_what_they_did(store: PresentityStore, database: Database) -> None:
+def test_rows_written_together_say_each_what_they_did(store: PresentityTable, database: Database) -> None:
     there = made(5, Call_ID="same"), made(9, Call_ID="old")
     store.save_all(there)
     batch = [
@@ -117,19 +118,19 @@ def test_rows_written_together_say_each_what_they_did(store: PresentityStore, da
     assert database.rows() == [columns(each) for each in expected]
 
 
-def test_one_message_twice_in_a_batch_is_one_row(store: PresentityStore, database: Database) -> None:
+def test_one_message_twice_in_a_batch_is_one_row(store: PresentityTable, database: Database) -> None:
     assert sorted(store.save_all([ROW, made()]).changes, key=str) == [Change.STALE, Change.STORED]
     assert database.rows() == [columns(ROW)]
 
 
-def test_many_rows_at_once(store: PresentityStore, database: Database) -> None:
+def test_many_rows_at_once(store: PresentityTable, database: Database) -> None:
     rows = [made(number, Call_ID=f"c{number}") for number in range(1500)]
     assert set(store.save_all(rows).changes) == {Change.STORED}
     assert set(store.save_all(rows).changes) == {Change.STALE}
     assert len(database.rows()) == 1500
 
 
-def test_rows_written_together_are_written_all_or_none(store: PresentityStore, database: Database) -> None:
+def test_rows_written_together_are_written_all_or_none(store: PresentityTable, database: Database) -> None:
     with pytest.raises(RowRefused):
         store.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(sender=None)])  # type: ignore[arg-type]
     assert database.rows() == []
@@ -139,7 +140,7 @@ def test_rows_written_together_are_written_all_or_none(store: PresentityStore, d
 # Looking for rows
 
 
-def test_find_returns_ours_that_are_not_over(store: PresentityStore, database: Database) -> None:
+def test_find_returns_ours_that_are_not_over(store: PresentityTable, database: Database) -> None:
     ours = [made(Call_ID=f"c{number}", Sender_URI=f"sip:{number % 2}@pbx") for number in range(4)]
     store.save_all([*ours, made(Call_ID="over", State="terminated")])
     database.insert(ROW, etag="foreign", ruid=None)
@@ -151,7 +152,7 @@ def test_find_returns_ours_that_are_not_over(store: PresentityStore, database: D
     assert store.find(username="alice", domain="example.net") == []
 
 
-def test_find_gives_pages(store: PresentityStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_gives_pages(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_PAGE", 2)
     store.save_all([made(Call_ID=f"c{number}") for number in range(5)])
     pages = [store.find()]
@@ -161,7 +162,7 @@ def test_find_gives_pages(store: PresentityStore, monkeypatch: pytest.MonkeyPatc
     assert [len(page) for page in pages] == [2, 2, 1, 0], "what comes meanwhile is left alone"
 
 
-def test_expiring(store: PresentityStore) -> None:
+def test_expiring(store: PresentityTable) -> None:
     soon, late = made(Call_ID="soon", Expires=10), made(Call_ID="late", Expires=100)
     store.save_all([soon, late, made(Call_ID="over", State="terminated")])
     assert store.expiring(soon.expires - 1) == []
@@ -169,7 +170,7 @@ def test_expiring(store: PresentityStore) -> None:
     assert len(store.expiring(late.expires)) == 2
 
 
-def test_forget_deletes_what_is_over_of_ours_and_nothing_else(store: PresentityStore, database: Database) -> None:
+def test_forget_deletes_what_is_over_of_ours_and_nothing_else(store: PresentityTable, database: Database) -> None:
     over = made(Call_ID="over", State="terminated")
     store.save_all([over, ROW])
     database.insert(ROW, etag="none", ruid=None)
@@ -180,7 +181,7 @@ def test_forget_deletes_what_is_over_of_ours_and_nothing_else(store: PresentityS
     assert [each["etag"] for each in database.rows()] == [ROW.etag, "kamailio", "none"]
 
 
-def test_watched(store: PresentityStore, database: Database) -> None:
+def test_watched(store: PresentityTable, database: Database) -> None:
     database.watch("sip:a@x", "dialog", number=1)
     database.watch("sip:a@x", "dialog", number=2)
     database.watch("sip:b@x", "presence", number=3)
@@ -188,7 +189,7 @@ def test_watched(store: PresentityStore, database: Database) -> None:
     assert store.watched(keys) == {("sip:a@x", "dialog"), ("sip:b@x", "presence")}
 
 
-def test_watched_in_another_case(store: PresentityStore, database: Database) -> None:
+def test_watched_in_another_case(store: PresentityTable, database: Database) -> None:
     """There MariaDB, and so Kamailio, finds the subscription: whoever has it must be told."""
     database.watch("sip:Alice@x", "dialog")
     keys = [("sip:alice@x", "dialog"), ("sip:alice@x", "presence")]
@@ -213,7 +214,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_hostile_values_are_stored_as_data(store: PresentityStore, database: Database, value: str) -> None:
+def test_hostile_values_are_stored_as_data(store: PresentityTable, database: Database, value: str) -> None:
     given = made(5, From_User=value, To_User=value, Call_ID=value)
     assert store.save(given) is Change.STORED
     assert database.rows() == [columns(given)]
@@ -224,7 +225,7 @@ def test_hostile_values_are_stored_as_data(store: PresentityStore, database: Dat
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_hostile_sender_is_stored_or_refused_but_not_changed(
-    store: PresentityStore, database: Database, value: str
+    store: PresentityTable, database: Database, value: str
 ) -> None:
     """MariaDB's table may be of a character set that does not have it."""
     given = made(Sender_URI=f"sip:{value}@pbx")
@@ -238,7 +239,7 @@ def test_a_hostile_sender_is_stored_or_refused_but_not_changed(
     assert [found for _, found in store.find(sender=given.sender)] == [given]
 
 
-def test_nul_is_refused_or_stored_as_it_is(store: PresentityStore, database: Database) -> None:
+def test_nul_is_refused_or_stored_as_it_is(store: PresentityTable, database: Database) -> None:
     """No event brings one (`fields.clean`); if one did, the database must not cut the value there."""
     given = ROW._replace(sender="sip:a\0b@x")
     if database.name == "postgresql":
@@ -250,7 +251,7 @@ def test_nul_is_refused_or_stored_as_it_is(store: PresentityStore, database: Dat
     assert database.rows() == [columns(given)]
 
 
-def test_the_longest_values_fit(store: PresentityStore, database: Database) -> None:
+def test_the_longest_values_fit(store: PresentityTable, database: Database) -> None:
     given = ROW._replace(
         username="u" * 64, domain="d" * 64, etag="e" * 128, sender="s" * 255, body=b"b" * 65535, expires=2**31 - 1
     )
@@ -269,7 +270,7 @@ def test_what_is_too_long_is_refused_not_cut(server_database: Database, column: 
         assert store.save(ROW) is Change.STORED
 
 
-def test_calls_that_differ_in_case_only_are_two_rows(store: PresentityStore, database: Database) -> None:
+def test_calls_that_differ_in_case_only_are_two_rows(store: PresentityTable, database: Database) -> None:
     """Kamailio's tables in MariaDB compare without case; a Call-ID has it (RFC 3261 section 20.8)."""
     calls = [made(Call_ID="aBcD"), made(Call_ID="AbCd")]
     assert [store.save(each) for each in calls] == [Change.STORED, Change.STORED]
@@ -287,7 +288,7 @@ def test_calls_that_differ_in_case_only_are_two_rows(store: PresentityStore, dat
     ids=["user", "domain", "unicode", "escaped"],
 )
 def test_names_that_differ_in_case_only_are_stored(
-    store: PresentityStore, database: Database, name: dict[str, JsonValue], other: dict[str, JsonValue]
+    store: PresentityTable, database: Database, name: dict[str, JsonValue], other: dict[str, JsonValue]
 ) -> None:
     """They share a row in MariaDB, which then returns another key than it was asked for."""
     one_row = database.name == "mariadb"
@@ -306,7 +307,7 @@ def test_names_that_differ_in_case_only_are_stored(
 
 @pytest.mark.parametrize("column", ["username", "domain", "etag"])
 def test_a_row_of_another_writer_with_a_blank_at_the_end(
-    store: PresentityStore, database: Database, column: str
+    store: PresentityTable, database: Database, column: str
 ) -> None:
     """MariaDB takes it for the same key."""
     database.insert(ROW, **{column: f"{getattr(ROW, column)} "})
@@ -461,7 +462,7 @@ def test_who_waits_for_each_other_is_not_told(server_database: Database) -> None
         other = connection.execution_options(isolation_level="READ COMMITTED")
         other.execute(sa.text("UPDATE presentity SET sender = 'x' WHERE etag LIKE '%other%'"))
         other.execute(update, {"etag": rows[1].etag})
-        changes: list[Change] = []
+        changes: list[Change | None] = []
         later = [made(number + 9, Call_ID=f"c{number}", State="confirmed") for number in range(2)]
         with writers(lambda: changes.extend(store.save_all(later).changes)):
             until(lambda: _waits(server_database), what="our writer to wait for the other one")
@@ -489,9 +490,10 @@ def test_a_second_round_that_fails_says_what_the_first_one_stored(server_databas
         store.save(ROW)
         other = connection.execution_options(isolation_level="READ COMMITTED")
         other.execute(sa.text("UPDATE presentity SET sender = 'x'"))
-        with pytest.raises(StoreError, match=r"[Ll]ock") as caught:
-            store.save_all([same, new, late])
-        assert caught.value.stored == (new,)
+        saved = store.save_all([same, new, late])
+        assert saved.changes == [None, Change.STORED, None]
+        assert isinstance(saved.failed, StoreError)
+        assert re.search(r"[Ll]ock", str(saved.failed))
         other.rollback()
         assert store.save_all([same, new, late]).changes == [Change.UNCHANGED, Change.STALE, Change.STALE]
 

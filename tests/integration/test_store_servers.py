@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.change import Change
 from kemi_nsq.errors import RowRefused, StoreError
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.table import PresentityTable
 from tests.support.database import SCHEMAS, share_folder
 from tests.support.stores import IMPATIENT_S, Database, emptied, made
 from tests.support.until import until
@@ -25,7 +25,7 @@ def postgresql(request: pytest.FixtureRequest) -> Database:
 
 
 @contextmanager
-def encoded(server: Database, encoding: str) -> Iterator[PresentityStore]:
+def encoded(server: Database, encoding: str) -> Iterator[PresentityTable]:
     """Make a database of another encoding, with Kamailio's tables."""
     name = encoding.lower()
     server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
@@ -36,7 +36,7 @@ def encoded(server: Database, encoding: str) -> Iterator[PresentityStore]:
             connection.exec_driver_sql(share_folder("postgres").joinpath(schema).read_text(encoding="utf-8"))
     engine.dispose()
     try:
-        with closing(PresentityStore(url, "presentity")) as store:
+        with closing(PresentityTable(url, "presentity")) as store:
             yield store
     finally:
         server.execute(f"DROP DATABASE {name}")

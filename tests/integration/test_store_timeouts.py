@@ -12,10 +12,10 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import database as module
-from kemi_nsq.change import Change
 from kemi_nsq.errors import StoreError
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.presence import database as module
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.table import PresentityTable
 from tests.support.process import is_stopped
 from tests.support.stores import Database, columns, emptied, made
 from tests.support.until import until
@@ -38,7 +38,7 @@ def failing_in_time(match: str) -> Iterator[None]:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def own_process(store: PresentityStore) -> int:
+def own_process(store: PresentityTable) -> int:
     """Return the process of PostgreSQL that serves a store's connection."""
     query = "SELECT pg_backend_pid()"
     return int(store._database.run(lambda connection: connection.exec_driver_sql(query).scalar_one()))

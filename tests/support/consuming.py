@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from kemi_nsq.event import Event
-from kemi_nsq.plugin import wire
+from kemi_nsq.plugin.plugin import wire
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kemi_nsq.consumer.gate import Gate
+from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.errors import StoreError
-from kemi_nsq.gate import Gate
 from kemi_nsq.host import Host
 from kemi_nsq.names import Subscription
-from kemi_nsq.outage import Kind
 from kemi_nsq.page import Page
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from kemi_nsq.connection import Message
+from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.names import Subscription
-from kemi_nsq.traffic import Delivery
+from kemi_nsq.nsq.protocol import Message
 
 DOMAIN = "example.com"
 STATES = ("trying", "proceeding", "early", "confirmed", "terminated")
@@ -102,7 +102,7 @@ def _delivery(said: Said, form: str | None) -> Delivery:
     message = Message(
         message_id=b"%016x" % said.message_id, timestamp_ns=timestamp_ns, attempts=1, body=json.dumps(fields).encode()
     )
-    return Delivery(link_id=1, subscription=Subscription("events", "kamailio"), message=message)
+    return Delivery(connection_id=1, subscription=Subscription("events", "kamailio"), message=message)
 
 
 _POSITIONS = st.lists(st.integers(0, 15), min_size=1, max_size=6).map(sorted)

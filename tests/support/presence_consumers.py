@@ -12,21 +12,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from kemi_nsq.deadletters import DeadLetters
+from kemi_nsq.consumer.deadletters import DeadLetters
+from kemi_nsq.consumer.handling import EventHandling
+from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.routes import Current, Outcome, Router
+from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.errors import NsqError, StoreError
 from kemi_nsq.event import Event
-from kemi_nsq.handling import EventHandling
-from kemi_nsq.presence_functions import PresenceFunctions
-from kemi_nsq.presentity import Row
-from kemi_nsq.probe import Probe
-from kemi_nsq.pua import PresencePublisher
-from kemi_nsq.publisher import Publisher
-from kemi_nsq.routes import Current, Outcome, Router
-from kemi_nsq.store import PresentityStore, Saved
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.plugin.pua_functions import PresenceFunctions
+from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.probe import Probe
+from kemi_nsq.presence.row import Row
+from kemi_nsq.presence.table import PresentityTable, Saved
+from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
-from kemi_nsq.traffic import Delivery
-from kemi_nsq.upkeep import Upkeep
-from kemi_nsq.verdict import Verdicts
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.stores import Database
@@ -94,7 +94,7 @@ class ViewingHost(FakeHost):
         return super().refresh_watchers(presentity_uri, event)
 
 
-class FlakyStore(PresentityStore):
+class FlakyStore(PresentityTable):
     """A store that fails when it is told to: before anything is stored, or when all is, but nobody says so."""
 
     def __init__(self, database: Database, faults: Callable[[], str] = lambda: "", max_dialogs: int = 0) -> None:
@@ -164,7 +164,7 @@ class PresenceConsumer:
         functions: what its routes may call.
     """
 
-    def __init__(self, host: FakeHost, store: PresentityStore, **values: str) -> None:
+    def __init__(self, host: FakeHost, store: PresentityTable, **values: str) -> None:
         self.host = host
         self.store = store
         self._settings = settings(**{"max_attempts": "1000", **values})
@@ -173,9 +173,9 @@ class PresenceConsumer:
     def start(self) -> None:
         """Begin as a new process: nothing is remembered."""
         current, publisher = Current(), Publisher(self._settings)
-        self.pua = PresencePublisher(self._settings, self.host, self.store)
+        self.pua = PresenceWriter(self._settings, self.host, self.store)
         self.pua.begin_ticking()
-        self.upkeep = Upkeep(self._settings, self.host, self.store, self.pua)
+        self.upkeep = Expiry(self._settings, self.host, self.store, self.pua)
         self.functions = PresenceFunctions(
             settings=self._settings,
             host=self.host,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from kemi_nsq import responder
 from kemi_nsq.errors import NsqError, PayloadError
+from kemi_nsq.tools import responder
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
 from tests.support.until import until

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq import document, presentity
-from kemi_nsq.event import JsonValue
-from kemi_nsq.presence import from_event
-from kemi_nsq.presentity import Order, Row
-from kemi_nsq.store import PresentityStore
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.presence import document
+from kemi_nsq.presence import row as presentity
+from kemi_nsq.presence.reading import from_event
+from kemi_nsq.presence.row import Order, Row
+from kemi_nsq.presence.table import PresentityTable
 from tests.support import sqlservers
 from tests.support.database import create_database
 from tests.support.settings import settings
@@ -64,9 +65,9 @@ class Database:
     outage: Callable[[], AbstractContextManager[None]] | None = None
     silence: Callable[[], AbstractContextManager[None]] | None = None
 
-    def store(self, timeout_s: float = 5.0) -> PresentityStore:
+    def store(self, timeout_s: float = 5.0) -> PresentityTable:
         """Return a store with connections of its own, as each process has."""
-        return PresentityStore(self.url, "presentity", WATCHERS_TABLE, timeout_s=timeout_s)
+        return PresentityTable(self.url, "presentity", WATCHERS_TABLE, timeout_s=timeout_s)
 
     def execute(self, statement: str, **values: object) -> None:
         """Run a statement with `:name` for the values."""
@@ -156,7 +157,7 @@ def server_database(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[PresentityStore]:
+def store(database: Database) -> Iterator[PresentityTable]:
     """Return a store on each of the databases."""
     with closing(database.store()) as made:
         yield made

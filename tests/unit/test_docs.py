@@ -21,21 +21,24 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from kemi_nsq import event, presence, reference, settings
-from kemi_nsq.cli import app
-from kemi_nsq.connection import Message
+from kemi_nsq import event, jsontext, settings
+from kemi_nsq.consumer.deadletters import DeadLetters
+from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.counters import Counter
-from kemi_nsq.deadletters import DeadLetters
 from kemi_nsq.errors import PayloadError
-from kemi_nsq.event import Event, JsonObject
-from kemi_nsq.kemi import KemiNsq
+from kemi_nsq.event import Event
+from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.loading import load
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.native import NativeNsq
-from kemi_nsq.probe import Probe
-from kemi_nsq.publisher import Publisher
+from kemi_nsq.nsq.protocol import Message
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.plugin.kemi import KemiNsq
+from kemi_nsq.plugin.native import NativeNsq
+from kemi_nsq.presence import reading as presence
+from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
-from kemi_nsq.traffic import Delivery
+from kemi_nsq.tools import reference
+from kemi_nsq.tools.cli import app
 from tests.support.markdown import (
     ROOT,
     Command,
@@ -174,7 +177,7 @@ class TestPresenceStaysRight:
         )
         subscription = Subscription(shown["Topic"], shown["Channel"])
         given = load({"NSQ_DEAD_LETTER_TOPIC": "dead", "NSQ_NODE": shown["Node"]})
-        delivery = Delivery(link_id=1, subscription=subscription, message=message)
+        delivery = Delivery(connection_id=1, subscription=subscription, message=message)
         DeadLetters(given, Publisher(given)).send(delivery, reason=shown["Reason"], route=shown["Route"])
         assert published == [shown]
 
@@ -211,13 +214,13 @@ class TestShellExamples:
         with group.commands[name].make_context(name, arguments) as context:
             for parameter in ("payload", "reply"):
                 if text := context.params.get(parameter):
-                    event.json_object(text)
+                    jsontext.json_object(text)
 
     @pytest.mark.parametrize("command", commands("kemi-nsq", "curl"), ids=ids)
     def test_events_in_it_describe_a_state(self, command: Command) -> None:
         for word in command.words:
             if "Event-Package" in word:
-                assert presence.from_event(event.json_object(word)).event == "dialog"
+                assert presence.from_event(jsontext.json_object(word)).event == "dialog"
 
     def test_the_steps_of_an_installation_exist(self) -> None:
         setup = (ROOT / "docker/setup.sh").read_text(encoding="utf-8")

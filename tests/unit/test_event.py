@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import PayloadError
-from kemi_nsq.event import Event, JsonObject, JsonValue, decode, field_text, json_object, normal_name, route_names
+from kemi_nsq.event import Event, decode, normal_name, route_names
+from kemi_nsq.jsontext import JsonObject, JsonValue, field_text, json_object
 
 MAX_SIZE = 65536
 KEY, SUBKEY = "Event-Category", "Event-Name"

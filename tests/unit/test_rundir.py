@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq import died, rundir
+from kemi_nsq import deaths as died
+from kemi_nsq import rundir
 from kemi_nsq.counters import Counter
-from kemi_nsq.died import Deaths
+from kemi_nsq.deaths import Deaths
 from kemi_nsq.errors import RunFolderError
 from kemi_nsq.page import Fact, Page, Sheet
 from kemi_nsq.rundir import RunFolder, sheets, take

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from kemi_nsq.errors import SettingsError
 from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
-from kemi_nsq.publication import Meaning
+from kemi_nsq.setting_types import Meaning
 from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names, rows
 from tests.support.settings import wipe_environment
 

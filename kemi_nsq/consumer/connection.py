@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One open connection of a consumer process, as the I/O thread keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from kemi_nsq.consumer.items import Target
+from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.memory import remember
+from kemi_nsq.nsq import protocol as nsq
+from kemi_nsq.nsq import sockets as transport
+
+#: What is in flight at the end comes again after this long.
+GIVE_BACK_MS = 100
+#: So many ids of messages that timed out are kept.
+_LATE_KEPT = 1000
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Connection:
+    """One open connection.
+
+    Attributes:
+        connection_id: its number; a `Delivery` names it.
+        target: what it is for.
+        socket: its socket.
+        conversation: its conversation with nsqd.
+        heard_at: monotonic second at which nsqd was heard last.
+        subscribed: nsqd has accepted SUB.
+        max_rdy: the largest RDY that nsqd allows.
+        ready: the RDY that nsqd was told last.
+        touch_every_s: seconds between two TOUCHes of a message.
+        touch_at: messages that wait for their answer, and the monotonic second of the next TOUCH of each.
+        late: messages that were not touched in time, while a native route kept Python's lock. nsqd may send them again
+            although they are finished.
+        abandoned: messages that are touched no more, because their route takes too long, and when it was their turn.
+        promised: the largest RDY that nsqd was ever told.
+        unasked: messages that came since it was told RDY 0.
+        unsent: bytes that the socket has not taken yet.
+    """
+
+    connection_id: int
+    target: Target
+    socket: transport.Socket
+    conversation: nsq.Conversation
+    heard_at: float
+    subscribed: bool = False
+    max_rdy: int = 0
+    ready: int = 0
+    touch_every_s: float = 0.0
+    touch_at: dict[bytes, float] = field(default_factory=dict)
+    late: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    abandoned: dict[bytes, float] = field(default_factory=dict)
+    promised: int = 0
+    unasked: int = 0
+    unsent: bytes = b""
+
+    @property
+    def ignores_ready(self) -> bool:
+        """Whether nsqd has sent more than any RDY allowed, the last one or those that were in force before."""
+        return max(len(self.touch_at), self.unasked) > self.promised
+
+    def tell_ready(self, count: int) -> None:
+        """Send RDY, if it is another one than nsqd was told."""
+        if count != self.ready:
+            self.ready = count
+            self.promised = max(self.promised, count)
+            self.unasked = 0
+            self.conversation.ready(count)
+
+    def take(self, message_id: bytes) -> None:
+        """Note a message that waits for its answer from now on."""
+        self.touch_at[message_id] = self.heard_at + self.touch_every_s
+        if not self.ready:
+            self.unasked += 1
+
+    def abandon(self) -> None:
+        """Touch what is in flight no more: nsqd hands it to another consumer when its timeout is over."""
+        for message_id, due in self.touch_at.items():
+            self.abandoned.setdefault(message_id, due)
+            self.touch_at[message_id] = math.inf
+
+    def touch(self, now: float) -> None:
+        """Send TOUCH for the messages whose turn it is."""
+        for message_id, due in self.touch_at.items():
+            if now >= due:
+                self._note_if_late(message_id, due, now)
+                self.conversation.touch(message_id)
+                self.touch_at[message_id] = now + self.touch_every_s
+
+    def finish(self, message_id: bytes, now: float) -> None:
+        """Send FIN for a message."""
+        due = self.touch_at.pop(message_id, now)
+        self._note_if_late(message_id, self.abandoned.pop(message_id, due), now)
+        self.conversation.finish(message_id)
+
+    def requeue(self, message_id: bytes, delay_ms: int) -> None:
+        """Send REQ for a message."""
+        self.touch_at.pop(message_id, None)
+        self.abandoned.pop(message_id, None)
+        self.late.pop(message_id, None)  # it shall come again
+        self.conversation.requeue(message_id, delay_ms)
+
+    def give_back(self) -> None:
+        """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
+
+        Not at once, so that nsqd does not hand it to this connection again.
+        """
+        if self.conversation.in_flight:
+            self.conversation.ready(0)
+        for message_id in self.conversation.in_flight:
+            self.conversation.requeue(message_id, GIVE_BACK_MS)
+        with contextlib.suppress(ConnectionLost):
+            transport.send(self.socket, self.unsent + self.conversation.data_to_send())
+
+    def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
+        """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
+        if now > due + self.touch_every_s:
+            remember(self.late, message_id, None, most=_LATE_KEPT)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which topics take nothing now, and why: outages of the world, and routes that fail for every event.
+
+The policies are `outage` and `backoff`. Here they meet the clock, the probes, the log and the I/O thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from kemi_nsq.consumer.backoff import Backoff
+from kemi_nsq.consumer.outage import Kind, Outage
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import NsqError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.names import Subscription
+from kemi_nsq.page import Fact, Page
+
+#: Does what fails in an outage, and leaves no trace; raises NsqError while it fails.
+Probe = Callable[[], None]
+_FACTS: Mapping[Kind, Fact] = {Kind.DATABASE: Fact.DATABASE, Kind.DEAD_LETTERS: Fact.DEAD_LETTERS}
+
+
+class Valve(Protocol):
+    """Who lets messages of a topic come."""
+
+    def pause(self, subscription: Subscription) -> None:
+        """Take nothing more, before any answer that is given after this."""
+
+    def resume(self, subscription: Subscription, limit: int | None = None) -> None:
+        """Take messages again: as many as usual, or at most `limit` from each nsqd at a time."""
+
+
+class Gate:
+    """Holds the topics that met an outage, or whose route always fails, until that is over.
+
+    Args:
+        host: the SIP server.
+        page: shows what holds.
+        probes: tell whether an outage is over.
+        backoff_max_s: NSQ_BACKOFF_MAX; 0 for no backoff.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        page: Page,
+        probes: Mapping[Kind, Probe],
+        *,
+        backoff_max_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._page = page
+        self._probes = probes
+        self._backoff_max_s = backoff_max_s
+        self._clock = clock
+        self._outages = {kind: Outage(kind) for kind in Kind}
+        self._backoffs: dict[Subscription, Backoff] = {}
+        self._limits: dict[Subscription, int] = {}
+        self._valve: Valve | None = None
+
+    def attach(self, valve: Valve) -> None:
+        """Take over a new I/O thread, which lets everything come: pause there what is held."""
+        self._valve, self._limits = valve, {}
+        self._apply()
+
+    def holds(self, topic: Subscription) -> bool:
+        """Whether a topic takes nothing now."""
+        return self._limits.get(topic) == 0
+
+    def lasts(self, kind: Kind) -> bool:
+        """Whether there is an outage of this kind."""
+        return self._outages[kind].lasts
+
+    def doubtful(self, kind: Kind) -> bool:
+        """Whether an outage of this kind seemed to be over a moment ago."""
+        return self._outages[kind].doubtful
+
+    def failed(self, kind: Kind, topics: Iterable[Subscription], cause: str) -> None:
+        """Begin an outage, or go on with it, and hold the topics that met it."""
+        outage, now = self._outages[kind], self._clock()
+        if outage.since is None:
+            self._host.count(Counter.OUTAGES)
+        self._say(Level.ERROR, outage.failed(cause, topics, now))
+        self._apply()
+
+    def route_failed(self, topic: Subscription, message_id: str) -> None:
+        """Take note of a message whose own fault, or whose route's, it was."""
+        if not self._backoff_max_s:
+            return
+        backoff = self._backoffs.setdefault(topic, Backoff(topic, self._backoff_max_s))
+        line = backoff.failed(message_id, self._clock())
+        if line:
+            self._host.count(Counter.BACKOFFS)
+            self._say(Level.ERROR, line)
+        self._apply()
+
+    def route_succeeded(self, topic: Subscription) -> None:
+        """Take note of a message whose route did what it shall do."""
+        backoff = self._backoffs.pop(topic, None)
+        if backoff is not None:
+            self._say(Level.WARNING, backoff.succeeded(self._clock()))
+            self._apply()
+
+    def next_due(self) -> float | None:
+        """Return the second at which `tick` has something to do."""
+        dues = [outage.next_due() for outage in self._outages.values()]
+        dues += [backoff.next_due() for backoff in self._backoffs.values()]
+        return min((due for due in dues if due is not None), default=None)
+
+    def tick(self) -> None:
+        """Probe, let one message try, and say what is to be said."""
+        due = self.next_due()
+        if due is None or self._clock() < due:
+            return
+        for outage in self._outages.values():
+            if outage.probe_due is not None and self._clock() >= outage.probe_due:
+                self._probe(outage)
+            self._say(Level.ERROR if outage.lasts else Level.WARNING, outage.tick(self._clock()))
+        for backoff in self._backoffs.values():
+            self._say(Level.ERROR, backoff.tick(self._clock()))
+        self._apply()
+
+    def _probe(self, outage: Outage) -> None:
+        began, cause = self._clock(), ""
+        try:
+            self._probes[outage.kind]()
+        except NsqError as error:
+            cause = str(error) or type(error).__name__
+        now = self._clock()
+        line = outage.probed(cause, now, took_s=now - began)
+        self._say(Level.ERROR if cause else Level.WARNING, line)
+
+    def _say(self, level: Level, line: str) -> None:
+        if line:
+            self._host.log(level, line)
+
+    def _apply(self) -> None:
+        """Tell the I/O thread and the page what has changed."""
+        limits = {topic: each.limit for topic, each in self._backoffs.items() if each.limit is not None}
+        limits |= {topic: 0 for outage in self._outages.values() for topic in outage.held}
+        changed = [topic for topic in limits | self._limits if limits.get(topic) != self._limits.get(topic)]
+        self._limits = limits
+        if self._valve is not None:
+            for topic in changed:
+                _turn(self._valve, topic, limits.get(topic))
+        self._show()
+
+    def _show(self) -> None:
+        for kind, outage in self._outages.items():
+            since = outage.since if outage.shown else None
+            self._show_fact(_FACTS[kind], "" if since is None else f"since {self._wall(since)}: {outage.cause}")
+        waiting = [
+            f"{each.topic} until {self._wall(each.until)}" if each.until is not None else f"{each.topic}, one on trial"
+            for each in self._backoffs.values()
+            if each.limit is not None
+        ]
+        self._show_fact(Fact.BACKOFF, ", ".join(waiting))
+
+    def _show_fact(self, fact: Fact, text: str) -> None:
+        if self._page.shown(fact) != text:
+            self._page.show(fact, text)
+
+    def _wall(self, second: float) -> str:
+        """Write a monotonic second as the operator's clock shows it."""
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + second - self._clock()))
+
+
+def _turn(valve: Valve, topic: Subscription, limit: int | None) -> None:
+    if limit == 0:
+        valve.pause(topic)
+    else:
+        valve.resume(topic, limit)

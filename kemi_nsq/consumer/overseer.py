@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the I/O thread does about a main thread that is stuck, and about a nsqd that sends more than it may.
+
+While the main thread is stuck nobody else can show, count or log anything: so it is done here, at once, in the page and
+without `KSR`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from kemi_nsq.consumer.connection import GIVE_BACK_MS, Connection
+from kemi_nsq.consumer.custody import Custody
+from kemi_nsq.consumer.items import Delivery, Item
+from kemi_nsq.consumer.stacks import Stacks
+from kemi_nsq.consumer.watchdog import FINE, Verdict, Watchdog
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import ProtocolError
+from kemi_nsq.host import Level
+from kemi_nsq.page import Gauge, Page
+from kemi_nsq.reports import Report
+from kemi_nsq.settings import Settings
+
+#: The page shows how much is in flight at most this often.
+_SHOW_S = 0.1
+#: What may wait in the queue besides some times what RDY allows: nsqd counts what it has timed out as not in flight,
+#: and sends more, while a native route keeps us from reading.
+_SLACK_MESSAGES = 1000
+_TIMES = 4
+_LEAST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may wait in the queue for the main thread."""
+
+    messages: int
+    size: int
+
+
+def bounds(settings: Settings) -> Bounds:
+    """Return what a nsqd that keeps to RDY, and events that are not too large, never reach."""
+    asked_for = _TIMES * settings.max_in_flight * len(settings.subscriptions)
+    return Bounds(asked_for + _SLACK_MESSAGES, max(_LEAST_BYTES, asked_for * settings.max_event_size))
+
+
+class Overseer:
+    """Watches for the I/O thread, in its turns.
+
+    Args:
+        settings: NSQ_ROUTE_TIMEOUT, and what bounds the queue.
+        page: where this process shows its state.
+        stacks: tells where the main thread is.
+        items: what the main thread is told.
+
+    Attributes:
+        custody: who has which message.
+    """
+
+    def __init__(self, settings: Settings, page: Page, stacks: Stacks, items: SimpleQueue[list[Item]]) -> None:
+        self.custody = Custody()
+        self._bounds = bounds(settings)
+        self._page = page
+        self._stacks = stacks
+        self._items = items
+        self._watchdog = Watchdog(settings.route_timeout)
+        self._shown_at = 0.0
+        self._silent = False
+        self._came = 0
+
+    def report(self, level: Level, text: str, counter: Counter) -> Report:
+        """Count in the page, at once, and return what tells the main thread, which may take a while."""
+        self._page.count(counter)
+        return Report(level=level, text=text, counter=counter)
+
+    def held_up(self, seconds: float) -> Report:
+        """Tell that the main thread, in C code, kept this thread from running."""
+        text = (
+            f"Python's lock was kept for {seconds:.0f} s, last by {self._page.last or 'nobody known'}: nsqd had no "
+            "heartbeat meanwhile, and may have hung up"
+        )
+        return Report(level=Level.WARNING, text=text)
+
+    def answered(self, now: float) -> None:
+        """Note that a message was answered, or is the first that waits."""
+        self._watchdog.answered(now)
+
+    def arrived(self, delivery: Delivery, connection: Connection) -> Delivery:
+        """Note a message that goes into the queue.
+
+        Raises:
+            ProtocolError: nsqd ignores RDY and has filled the queue. The connection must be closed.
+        """
+        custody, size = self.custody, len(delivery.message.body)
+        full = custody.queued >= self._bounds.messages or custody.queued_bytes + size > self._bounds.size
+        if full and connection.ignores_ready:
+            self._items.put([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
+            raise ProtocolError(
+                f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
+                f"wait here, and RDY was at most {connection.promised}"
+            )
+        custody.arrived(delivery)
+        return delivery
+
+    def look(self, now: float, connections: Collection[Connection]) -> Verdict:
+        """Judge whether the main thread is stuck, and show it."""
+        waiting = any(connection.touch_at for connection in connections)
+        verdict = self._watchdog.look(now, waiting=waiting, doing=self._page.doing)
+        if verdict.silent and not self._silent:
+            text = f"no message was answered for {verdict.silent_s:.0f} s: nsqd was asked for no more until one was"
+            self._items.put([self.report(Level.WARNING, text, Counter.STUCK)])
+        self._silent = verdict.silent
+        return verdict
+
+    def act(self, verdict: Verdict, now: float, connections: Mapping[int, Connection]) -> None:
+        """Do what the verdict says, as far as it is not about RDY."""
+        if verdict is not FINE:
+            self._rescue(verdict, connections)
+        if now - self._shown_at >= _SHOW_S:
+            self._show(now, connections.values())
+
+    def _rescue(self, verdict: Verdict, connections: Mapping[int, Connection]) -> None:
+        if verdict.overdue:
+            self._give_back(connections)
+        if verdict.began is not None:
+            self._page.count(Counter.ROUTE_TIMEOUT)
+            self._stacks.began(verdict.began)
+        if verdict.hopeless:
+            for connection in connections.values():
+                connection.abandon()
+        if verdict.ended is not None:
+            self._stacks.ended()
+            text = f"stuck no more: {verdict.ended.what} took {verdict.took_s:.1f} s"
+            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
+
+    def _give_back(self, connections: Mapping[int, Connection]) -> None:
+        """Let other consumers have what the main thread does not handle."""
+        for delivery in self.custody.give_back():
+            connection = connections.get(delivery.connection_id)
+            if connection is not None:
+                connection.requeue(delivery.message.message_id, GIVE_BACK_MS)
+                self._items.put([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
+
+    def _show(self, now: float, connections: Collection[Connection]) -> None:
+        """Do what is done some times a second only: under load there is a turn for each message."""
+        self._shown_at = now
+        if self._page.doing is None:
+            self._stacks.disarm(now)
+        else:
+            self._stacks.arm(now)
+        self._page.set(Gauge.IO_TURN, time.time())
+        if self.custody.came != self._came:
+            self._came = self.custody.came
+            self._page.set(Gauge.LAST_EVENT, time.time())
+        self._page.set(Gauge.IN_FLIGHT, sum(len(connection.touch_at) for connection in connections))
+        self._page.set(Gauge.QUEUED, self.custody.queued)
+        self._page.set(Gauge.QUEUED_BYTES, self.custody.queued_bytes)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Event routes: which one handles an event, and what it decided.
+
+There are two kinds. A Python handler is a function decorated with `event_route`. A native one is an
+`event_route[...]` of kamailio.cfg, which the host runs. For each name, the most specific first, a Python handler goes
+before a native route.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, TypeAlias, TypeVar
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.event import Event, normal_name
+from kemi_nsq.host import Host, Level
+from kemi_nsq.memory import remember
+from kemi_nsq.presence.row import Row
+
+Handler: TypeAlias = Callable[[Event], "int | None"]
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+#: What kamailio.cfg allows as the name of an event route (core/cfg.lex, EVENT_RT_NAME, which goes on after the colon).
+NATIVE_NAME = re.compile(r"[a-z][0-9a-z-]*(:[a-z][0-9a-z_-]*)+")
+#: What a native event route finds, and may set, in `$var(...)`.
+NATIVE_VARIABLES: Mapping[str, str] = {
+    "nqE": "the event's payload; `$evr(data)` and, inside quoted strings, `$nqE` are the same",
+    "nqTopic": "the topic that it came from",
+    "nqChannel": "the channel that it came from",
+    "nqAttempts": "how often nsqd has delivered it, 1 for the first time",
+    "nqAck": "set it to `requeue` and the event comes again later",
+}
+_ATTRIBUTE = "__kemi_nsq_routes__"
+#: Names come from the network, so what is remembered of them is bounded.
+_REMEMBERED_MISSES = 1000
+_LONGEST_NAME = 200
+_REMEMBERED_NAMES = 256
+
+
+class Outcome(enum.Enum):
+    """What a route made of an event."""
+
+    MISSING = enum.auto()
+    DONE = enum.auto()
+    REQUEUE = enum.auto()
+
+
+@dataclass(slots=True)
+class Current:
+    """The event that the main thread is handling, for functions that are called from inside its route.
+
+    Attributes:
+        event: None outside event routes.
+        store_failed: a presence write of this event failed, by the database or a bug of ours; it must come again.
+        store_error: how the database failed, which is not the event's fault; or ''.
+        invalid: why a function found this event of no use, or ''.
+        collected: rows that are written together after the routes of several events; None if each is written at once.
+    """
+
+    event: Event | None = None
+    store_failed: bool = False
+    store_error: str = ""
+    invalid: str = ""
+    collected: list[Row] | None = None
+
+
+class RouteSource(Protocol):
+    """Something that may have a route of a given name."""
+
+    def run(self, name: str, event: Event) -> Outcome:
+        """Run the route `name`, or return MISSING."""
+
+
+def event_route(*names: str) -> Callable[[Decorated], Decorated]:
+    """Mark a function, or a method of a `KemiNsq` class, as the handler of events.
+
+    It is called with one frozen `Event` (a method with `self` before it). Raising, or returning a negative integer,
+    requeues the message; anything else finishes it.
+
+    Args:
+        names: route names such as `nsq:consumer-event-presence-update`; case and `_` for `-` do not matter.
+    """
+
+    def mark(function: Decorated) -> Decorated:
+        setattr(function, _ATTRIBUTE, tuple(normal_name(name) for name in names))
+        return function
+
+    return mark
+
+
+def handlers_of(namespace: Mapping[str, object]) -> dict[str, Handler]:
+    """Collect what `event_route` marked among the values of a namespace (a module's, or an object's bound methods)."""
+    return {
+        name: value  # type: ignore[misc]  # marked functions take an Event, by contract
+        for value in namespace.values()
+        for name in _marks(value)
+    }
+
+
+def _marks(value: object) -> tuple[str, ...]:
+    marks = getattr(value, _ATTRIBUTE, ())
+    return marks if isinstance(marks, tuple) else ()  # a proxy or a mock answers to every name
+
+
+class PythonRoutes:
+    """Handlers written in Python."""
+
+    def __init__(self, handlers: Mapping[str, Handler], host: Host) -> None:
+        self._handlers = handlers
+        self._host = host
+
+    def run(self, name: str, event: Event) -> Outcome:
+        """Call the handler of this name; an exception is logged with its traceback and requeues."""
+        handler = self._handlers.get(name)
+        if handler is None:
+            return Outcome.MISSING
+        self._host.page.begin(_named(name, event.topic))
+        try:
+            result = handler(event)
+        except BaseException as error:  # the operator's code: the next event must be handled all the same
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{name} raised {_said(error)} at {where.filename}:{where.lineno} for message {event.message_id}"
+            self._host.log(Level.ERROR, text)
+            self._host.log(Level.DEBUG, traceback.format_exc())
+            self._host.count(Counter.ROUTE_FAILED)
+            return Outcome.REQUEUE
+        return Outcome.REQUEUE if isinstance(result, int) and result < 0 else Outcome.DONE
+
+
+class NativeRoutes:
+    """`event_route[...]` blocks of kamailio.cfg.
+
+    The route finds the event in `$var(nqE)` and `$evr(data)`, and `$var(nqTopic)`, `$var(nqChannel)`,
+    `$var(nqAttempts)`. It asks for redelivery by `$var(nqAck) = "requeue"`: Kamailio does not tell the caller what a
+    route returned.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._misses: OrderedDict[str, None] = OrderedDict()
+
+    def run(self, name: str, event: Event) -> Outcome:
+        """Run the native route of this name. A name that has none is asked for once and then remembered."""
+        if name in self._misses or len(name) > _LONGEST_NAME or not NATIVE_NAME.fullmatch(name):
+            return Outcome.MISSING
+        values = (event.payload, event.topic, event.channel, str(event.attempts), "")
+        for variable, value in zip(NATIVE_VARIABLES, values, strict=True):
+            self._host.set_variable(variable, value)
+        self._host.page.begin(_named(name, event.topic))
+        if not self._host.run_event_route(name, event.payload):
+            remember(self._misses, name, None, most=_REMEMBERED_MISSES)
+            return Outcome.MISSING
+        return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
+
+
+def _said(error: BaseException) -> str:
+    """Return an exception in one line, whatever its own methods do."""
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+@lru_cache(maxsize=_REMEMBERED_NAMES)
+def _named(name: str, topic: str) -> str:
+    """Name a route for who looks; the same text each time, so that it need not be shown again."""
+    return f"{name} of {topic}"
+
+
+class Router:
+    """Finds the route of an event and runs it."""
+
+    def __init__(self, sources: Sequence[RouteSource], current: Current) -> None:
+        self._sources = sources
+        self._current = current
+
+    def run(self, names: Sequence[str], event: Event) -> Outcome:
+        """Run the first route that exists under one of `names`, or return MISSING."""
+        self._current.event, self._current.store_failed = event, False
+        self._current.invalid = self._current.store_error = ""
+        try:
+            outcome = self._first(names, event)
+            return Outcome.REQUEUE if self._current.store_failed else outcome
+        finally:
+            self._current.event = None
+
+    def _first(self, names: Sequence[str], event: Event) -> Outcome:
+        for name in names:
+            for source in self._sources:
+                outcome = source.run(name, event)
+                if outcome is not Outcome.MISSING:
+                    return outcome
+        return Outcome.MISSING

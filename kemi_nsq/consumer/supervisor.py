@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The main loop of a consumer process: takes what its threads bring, and has it handled.
+
+The process belongs to Kamailio's evrexec module. If its function returned or raised, the process would sleep for ever
+and look healthy (evrexec_mod.c, `evrexec_process_start`): so `run_forever` does neither.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from queue import Empty, SimpleQueue
+
+from kemi_nsq.consumer.chores import Chores
+from kemi_nsq.consumer.connector import Connector
+from kemi_nsq.consumer.gate import Gate
+from kemi_nsq.consumer.handling import EventHandling
+from kemi_nsq.consumer.iothread import HEARTBEAT_S, IoThread
+from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.overseer import Overseer
+from kemi_nsq.consumer.stacks import Stacks
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import NsqError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.nsq.limits import reconnect_delay_s
+from kemi_nsq.nsq.outbox import Outbox, OutboxSender
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.page import Fact, Gauge
+from kemi_nsq.queries.desk import ReplyDesk
+from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
+from kemi_nsq.reports import Broken, Report
+from kemi_nsq.settings import Settings
+
+#: A loop that ran for this long has not failed in a row.
+HEALTHY_S = 60.0
+_JOIN_S = 10.0
+#: What may wait for the main thread besides events: lists of items, and characters of replies.
+_MOST_ITEMS = 20_000
+_MOST_REPLY_BYTES = 64 * 1024 * 1024
+
+
+class _Replies:
+    """How much the replies have that wait for the main thread. One thread adds, the main thread takes."""
+
+    def __init__(self) -> None:
+        self._came = self._went = 0
+
+    def full(self, resume: Resume) -> bool:
+        """Whether there is no room for one more."""
+        return self._came - self._went + len(resume.reply) > _MOST_REPLY_BYTES
+
+    def came(self, resume: Resume) -> None:
+        """Count one that waits."""
+        self._came += len(resume.reply)
+
+    def went(self, resume: Resume) -> None:
+        """Count one that waits no longer."""
+        self._went += len(resume.reply)
+
+
+class _IoFailed(NsqError):
+    """The I/O thread ended; the message is its traceback."""
+
+
+class Supervisor:
+    """Consumes what the settings name.
+
+    Args:
+        settings: what to consume, and how.
+        host: the SIP server.
+        handling: handles the messages.
+        chores: what is to be done besides.
+        gate: holds topics in an outage.
+        outbox: what `nsq_publish` could not publish, to be sent from here; or None.
+    """
+
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        handling: EventHandling,
+        chores: Chores,
+        gate: Gate,
+        *,
+        outbox: Outbox | None = None,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._handling = handling
+        self._chores = chores
+        self._gate = gate
+        self._outbox = outbox
+        self._items: SimpleQueue[list[Item]] = SimpleQueue()
+        self._replies = _Replies()
+        self._stopping = threading.Event()
+        self._stacks: Stacks
+        self._io: IoThread
+        self._connector: Connector
+
+    def run_forever(self) -> None:
+        """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
+        gc.freeze()  # what is there stays; looking for garbage in it, again and again, would cost more than the events
+        self._host.page.role("consumer")
+        self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
+        self._chores.begin()
+        failures, trace = 0, ""
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                if trace:  # inside the `try`, because the log may fail as well
+                    self._recover(failures, trace)
+                self._run()
+            except BaseException:  # also SystemExit: this process must not end, nor sleep for ever
+                failures = failures + 1 if time.monotonic() - started < HEALTHY_S else 1
+                trace = traceback.format_exc()
+
+    def stop(self) -> None:
+        """Let `run_forever` return, from another thread: for tests. Kamailio ends the whole process instead."""
+        self._stopping.set()
+        self._items.put([])
+
+    def _recover(self, failures: int, trace: str) -> None:
+        delay_s = reconnect_delay_s(failures, random.random())
+        self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
+        self._host.page.wait()
+        try:
+            self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
+            self._host.log(Level.ERROR, trace)
+            self._host.count(Counter.RESTARTED)
+        finally:
+            self._stopping.wait(delay_s)
+
+    def _run(self) -> None:
+        self._items, self._replies = SimpleQueue(), _Replies()
+        desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
+        self._stacks = Stacks(self._host, self._settings.route_timeout)
+        self._io = IoThread(
+            max_in_flight=self._settings.max_in_flight,
+            overseer=Overseer(self._settings, self._host.page, self._stacks, self._items),
+            identify=_identify(self._settings),
+            items=self._items,
+            desk=desk,
+            on_closed=self._on_closed,
+        )
+        self._gate.attach(self._io)
+        self._connector = Connector(
+            self._settings,
+            (*self._settings.subscriptions, desk.subscription),
+            adopt=self._io.adopt,
+            report=self._emit,
+        )
+        threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
+        if self._outbox is not None:
+            threads.append(OutboxSender(self._outbox, Publisher(self._settings), self._emit))
+        try:
+            for thread in threads:
+                thread.start()
+            self._loop()
+        finally:
+            for thread in threads:
+                thread.stop()
+            # The reply topic and the outbox's lock must be free before the next start.
+            for thread in threads:
+                thread.join(_JOIN_S)
+            self._stacks.close()
+            self._host.page.wait()
+
+    def _loop(self) -> None:
+        failed = bool(self._host.page.shown(Fact.FAILED))
+        while not self._stopping.is_set():
+            items = self._waiting()
+            self._stacks.arm(time.monotonic())
+            self._take(items)
+            self._host.page.begin("expiry and other chores")
+            self._chores.tick()
+            if failed:
+                failed = False
+                self._host.page.show(Fact.FAILED, "")
+
+    def _emit(self, item: Item) -> None:
+        """Take what another thread has to say; what it counts is in the page at once, even if this thread is stuck.
+
+        While it is stuck only so much is kept: of a transaction that waits tm has thought better by then.
+        """
+        full = self._items.qsize() > _MOST_ITEMS
+        if isinstance(item, Report):
+            if item.counter:
+                self._host.page.count(item.counter)
+            if full:
+                return
+        elif isinstance(item, Resume):
+            if full or self._replies.full(item):
+                self._host.page.count(Counter.RESUME_FAILED)
+                return
+            self._replies.came(item)
+        self._items.put([item])
+
+    def _on_closed(self, target: Target, was_subscribed: bool) -> None:
+        self._connector.closed(target, was_subscribed)
+
+    def _waiting(self) -> list[Item]:
+        """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
+        self._host.page.wait()
+        due = self._chores.next_due()
+        try:
+            items = self._items.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+        except Empty:
+            return []
+        while len(items) < self._settings.batch:
+            try:
+                items = items + self._items.get_nowait()
+            except Empty:
+                break
+        return items
+
+    def _take(self, items: Sequence[Item]) -> None:
+        deliveries = []
+        for item in items:
+            match item:
+                case Delivery():
+                    deliveries.append(item)
+                case Resume():
+                    self._resume(item)
+                case Report():
+                    if item.text:
+                        self._host.log(item.level, item.text)
+                    if item.counter:
+                        self._host.mirror(item.counter)
+                    if item.counter is Counter.CONNECTED:
+                        self._chores.connected()
+                case Broken():
+                    raise _IoFailed(item.trace)
+        size = self._settings.batch
+        for start in range(0, len(deliveries), size):
+            self._handling.handle(deliveries[start : start + size], self._io)
+
+    def _resume(self, resume: Resume) -> None:
+        """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
+        self._replies.went(resume)
+        self._host.page.begin(f"route {resume.suspended.route}, which goes on with a reply")
+        self._host.set_variable(REPLY_VARIABLE, resume.reply)
+        self._host.set_variable(REASON_VARIABLE, resume.reason or "")
+        if not self._host.continue_transaction(resume.suspended):
+            self._host.count(Counter.RESUME_FAILED)
+
+
+def _identify(settings: Settings) -> dict[str, JsonValue]:
+    """Return the fields of IDENTIFY (NSQ TCP protocol spec)."""
+    identify: dict[str, JsonValue] = {
+        "client_id": f"kamailio-{os.getpid()}",
+        "hostname": settings.node,
+        "user_agent": f"kemi-nsq/{version('kemi-nsq')}",
+        "heartbeat_interval": int(HEARTBEAT_S * 1000),
+        # nsqd would hold messages back for up to 250 ms; unbuffered, an event arrives in a fraction of a millisecond.
+        "output_buffer_size": -1,
+    }
+    if settings.msg_timeout:
+        identify["msg_timeout"] = settings.msg_timeout * 1000
+    return identify

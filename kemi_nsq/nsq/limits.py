@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much and how fast: shares of max_in_flight, delays, what is remembered and held back; no clock inside."""
+
+from __future__ import annotations
+
+RECONNECT_FIRST_S = 0.1
+RECONNECT_MAX_S = 10.0
+REQUEUE_FIRST_MS = 500
+#: nsqd's default for --max-req-timeout is one hour; a lamp that waits longer than a minute is wrong anyway.
+REQUEUE_MAX_MS = 60_000
+#: A nsqd that failed to take a message is left alone for this long, doubled with each failure.
+BREAKER_FIRST_S = 0.1
+BREAKER_MAX_S = 5.0
+
+
+def ready_share(max_in_flight: int, connections: int, max_rdy: int) -> int:
+    """Return the RDY count of one of `connections` to the same topic.
+
+    Every nsqd gets at least 1, or its messages would never come: with more nsqd than NSQ_MAX_IN_FLIGHT, the sum is
+    above the setting by what is missing.
+    """
+    return max(1, min(max_in_flight // max(1, connections), max_rdy))
+
+
+def reconnect_delay_s(failures: int, chance: float) -> float:
+    """Return the seconds to wait before connecting again.
+
+    Args:
+        failures: connects in a row that failed, 1 or more.
+        chance: between 0 and 1; spreads the clients of a restarted nsqd over the second half of the delay.
+    """
+    delay = min(RECONNECT_MAX_S, RECONNECT_FIRST_S * 2.0 ** min(failures - 1, 16))
+    return delay * (0.5 + chance / 2)
+
+
+def breaker_delay_s(failures: int) -> float:
+    """Return the seconds for which a nsqd is left alone after `failures` publishes in a row that it did not take."""
+    return min(BREAKER_MAX_S, BREAKER_FIRST_S * 2.0 ** min(failures - 1, 16))
+
+
+def requeue_delay_ms(attempts: int) -> int:
+    """Return the milliseconds that a message waits before its next delivery, doubled with each attempt."""
+    return min(REQUEUE_MAX_MS, REQUEUE_FIRST_MS * (1 << min(max(attempts, 1) - 1, 16)))

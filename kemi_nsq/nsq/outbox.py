@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file that keeps messages while no nsqd takes them. The only module that imports `sqlite3`.
+
+Any process puts messages in; one thread of one consumer process sends them, the oldest first, and removes each as
+soon as nsqd has taken it. The file survives the death of all of them. Only a crash between nsqd's OK and the removal
+sends a message twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import NsqdRefused, StoreError, TransientError
+from kemi_nsq.host import Level
+from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.reports import Broken, Report
+
+BUSY_TIMEOUT_S = 0.2
+#: How often the sender looks for new messages, and tries again when nsqd refuses.
+LOOK_INTERVAL_S = 0.5
+#: How often a file that cannot be opened is tried again.
+RETRY_S = 60.0
+_BATCH = 100
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS message (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, body BLOB NOT NULL, due REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS used (messages INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO used SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM used);
+CREATE TRIGGER IF NOT EXISTS kept AFTER INSERT ON message BEGIN
+    UPDATE used SET messages = messages + 1, bytes = bytes + length(new.body); END;
+CREATE TRIGGER IF NOT EXISTS sent AFTER DELETE ON message BEGIN
+    UPDATE used SET messages = messages - 1, bytes = bytes - length(old.body); END;
+"""
+_KEEP = """INSERT INTO message (topic, body, due) SELECT :topic, :body, :due
+    FROM used WHERE messages < :max_messages AND bytes + length(:body) <= :max_bytes"""
+
+
+class Outbox:
+    """The messages of one file. Opened at the first use in a process.
+
+    Args:
+        path: the SQLite file.
+        max_messages: how many it may hold.
+        max_bytes: how many bytes of bodies it may hold.
+    """
+
+    def __init__(self, path: str, *, max_messages: int, max_bytes: int) -> None:
+        self.path = path
+        self._limits = {"max_messages": max_messages, "max_bytes": max_bytes}
+        self._connection: sqlite3.Connection | None = None
+
+    def keep(self, message: Outgoing) -> None:
+        """Put a message in, after all that are there.
+
+        Raises:
+            StoreError: the outbox is full, or the file cannot be written.
+        """
+        due = time.time() + message.delay_ms / 1000
+        values = {"topic": message.topic, "body": message.body, "due": due, **self._limits}
+        if not self._execute(_KEEP, values).rowcount:
+            raise StoreError(f"the outbox {self.path} is full ({self._limits})")
+
+    def oldest(self) -> list[tuple[int, Outgoing]]:
+        """Return some of the oldest messages and their ids, in order.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        rows = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT :limit", {"limit": _BATCH})
+        now = time.time()
+        return [
+            (row_id, Outgoing(topic=topic, body=body, delay_ms=max(0, int((due - now) * 1000))))
+            for row_id, topic, body, due in rows
+        ]
+
+    def remove(self, row_id: int) -> None:
+        """Take a message out.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        self._execute("DELETE FROM message WHERE id = :id", {"id": row_id})
+
+    def _execute(self, statement: str, values: dict[str, object]) -> sqlite3.Cursor:
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+                self._connection.executescript(_SCHEMA)
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"the outbox {self.path}: {error}") from error
+
+
+class OutboxSender(threading.Thread):
+    """Sends what the outbox holds, as soon as a nsqd takes it. Of several, in several processes, one is at work.
+
+    Args:
+        outbox: made for this thread alone.
+        publisher: made for this thread alone.
+        emit: takes what the main thread shall log and count.
+    """
+
+    def __init__(self, outbox: Outbox, publisher: Publisher, emit: Callable[[Report | Broken], None]) -> None:
+        super().__init__(name="nsq-outbox", daemon=True)
+        self._outbox = outbox
+        self._publisher = publisher
+        self._emit = emit
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End the thread after what it is doing now."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Wait for the lock, then send, until `stop`."""
+        try:
+            while not self._stopping.is_set():
+                self._serve()
+        except BaseException as error:  # the main thread must learn that nobody sends any more
+            self._emit(Broken(trace=f"outbox: {error!r}"))
+
+    def _serve(self) -> None:
+        try:
+            with open(f"{self._outbox.path}.lock", "w", encoding="ascii") as lock:
+                while not self._stopping.is_set():
+                    if _locked(lock):
+                        self._send_all()
+                    self._stopping.wait(LOOK_INTERVAL_S)
+        except OSError as error:
+            self._emit(
+                Report(level=Level.ERROR, text=f"the outbox {self._outbox.path} cannot be sent: {error.strerror}")
+            )
+            self._stopping.wait(RETRY_S)
+
+    def _send_all(self) -> None:
+        """Send until the outbox is empty or nobody takes its oldest message."""
+        try:
+            while not self._stopping.is_set() and (waiting := self._outbox.oldest()):
+                for row_id, message in waiting:
+                    self._send(message)
+                    self._outbox.remove(row_id)
+        except StoreError as error:
+            self._emit(Report(level=Level.ERROR, text=str(error)))
+        except TransientError:
+            pass  # no nsqd yet: publishers have logged that
+
+    def _send(self, message: Outgoing) -> None:
+        try:
+            self._publisher.publish(message)
+            self._emit(Report(counter=Counter.OUTBOX_SENT))
+        except NsqdRefused as error:  # it would be refused for ever, and hold up all that come after it
+            text = f"a message of the outbox for {message.topic} dropped: nsqd said {error}"
+            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.OUTBOX_DROPPED))
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Take the lock that one process at a time can have; the system frees it when that process ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

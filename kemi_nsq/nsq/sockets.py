@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sockets: connect to an nsqd, and wake a thread that waits in a selector. The only module that imports `socket`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
+
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded
+from kemi_nsq.names import Address
+
+RECEIVE_SIZE = 256 * 1024
+#: A deadline in the past still gives the kernel one look; 0 would mean non-blocking.
+_SHORTEST_S = 0.001
+#: By how much the kernel's timers are late (kernel/time/timer.c): up to an eighth and two ticks of up to 10 ms.
+_EARLY, _TICKS_S, _TOLERANCE_S = 7 / 8, 0.02, 0.001
+_TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
+#: nsqd's answers are short. A large buffer would be mapped and unmapped by each call.
+_ANSWER_SIZE = 16 * 1024
+
+
+#: A connected socket, for those who only pass it on.
+Socket: TypeAlias = socket.socket
+Result = TypeVar("Result")
+
+
+def connect(address: Address, timeout_s: float) -> socket.socket:
+    """Open a TCP connection to `address`, with small writes sent at once.
+
+    Raises:
+        ConnectionLost: the name does not resolve, nobody listens, or `timeout_s` passed.
+    """
+    try:
+        connection = socket.create_connection(address, timeout=timeout_s)
+    except OSError as error:
+        raise ConnectionLost(f"{address}: {error.strerror or error}") from error
+    except UnicodeError as error:  # a label of the name is empty or longer than 63 characters
+        raise ConnectionLost(f"{address}: this is no host name") from error
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connection
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Return what a non-blocking socket has; empty if there is nothing now.
+
+    Raises:
+        ConnectionLost: the peer closed the connection, or it broke.
+    """
+    try:
+        data = connection.recv(RECEIVE_SIZE)
+    except BlockingIOError:
+        return b""
+    except OSError as error:
+        raise ConnectionLost(error.strerror or str(error)) from error
+    if not data:
+        raise ConnectionLost("the peer closed the connection")
+    return data
+
+
+def send(connection: socket.socket, data: bytes) -> int:
+    """Write what a socket takes now, without waiting, and return how many bytes that were.
+
+    Raises:
+        ConnectionLost: the connection broke.
+    """
+    try:
+        return connection.send(data, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        raise ConnectionLost(error.strerror or str(error)) from error
+
+
+class BlockingSocket:
+    """A TCP connection to nsqd for a process that does one thing at a time: every call ends at a deadline.
+
+    Args:
+        address: where nsqd listens.
+        deadline: `time.monotonic()` second until which connecting may take.
+
+    Raises:
+        ConnectionLost: nobody answers there, or not in time.
+    """
+
+    def __init__(self, address: Address, deadline: float) -> None:
+        self._socket = connect(address, _left_s(deadline))
+        self._socket.settimeout(None)
+        self._receive = PatientCall(self._socket, partial(self._socket.recv, _ANSWER_SIZE))
+
+    def send_all(self, data: bytes, deadline: float) -> None:
+        """Write all of `data`.
+
+        Raises:
+            ConnectionLost: the connection broke.
+            DeadlineExceeded: the peer did not take the bytes in time.
+        """
+        sent = send(self._socket, data)
+        if sent == len(data):
+            return
+        self._socket.settimeout(_left_s(deadline))
+        try:
+            self._socket.sendall(memoryview(data)[sent:])
+            self._socket.settimeout(None)
+        except TimeoutError as error:
+            raise DeadlineExceeded("no answer in time") from error
+        except OSError as error:
+            raise ConnectionLost(error.strerror or str(error)) from error
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the next bytes, at least one.
+
+        Raises:
+            ConnectionLost: the peer closed the connection, or it broke.
+            DeadlineExceeded: nothing came in time.
+        """
+        try:
+            data = self._receive.until(deadline)
+        except TimeoutError as error:
+            raise DeadlineExceeded("no answer in time") from error
+        except OSError as error:
+            raise ConnectionLost(error.strerror or str(error)) from error
+        if not data:
+            raise ConnectionLost("the peer closed the connection")
+        return data
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+class PatientCall(Generic[Result]):
+    """A receiving call of a blocking socket that ends at a deadline.
+
+    The kernel's own timeout (SO_RCVTIMEO) costs nothing as long as it stays the same, but it is late. So it is set to
+    end early, and Python's timeout, which is exact and costs system calls, waits for the rest.
+    """
+
+    def __init__(self, connection: socket.socket, call: Callable[[], Result]) -> None:
+        self._socket = connection
+        self._call = call
+        self._timeout_s = 0.0
+
+    def until(self, deadline: float) -> Result:
+        """Return what the call returns; raises TimeoutError when `time.monotonic()` is `deadline`."""
+        try:
+            timeout_s = (deadline - time.monotonic() - _TICKS_S) * _EARLY
+            if timeout_s > 0:
+                if abs(timeout_s - self._timeout_s) > _TOLERANCE_S:
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(timeout_s))
+                    self._timeout_s = timeout_s
+                return self._call()
+        except BlockingIOError:
+            pass  # the kernel has waited long enough
+        self._socket.settimeout(_left_s(deadline))
+        try:
+            return self._call()
+        finally:
+            self._socket.settimeout(None)
+
+
+def timeval(seconds: float) -> bytes:
+    """Return a time as setsockopt(2) takes it; never 0, which would mean for ever."""
+    whole, part = divmod(max(seconds, _SHORTEST_S), 1)
+    return _TIMEVAL.pack(int(whole), int(part * 1_000_000))
+
+
+def _left_s(deadline: float) -> float:
+    return max(deadline - time.monotonic(), _SHORTEST_S)
+
+
+class Waker:
+    """Lets one thread end another's wait in a selector: register `fileno()` for reading."""
+
+    def __init__(self) -> None:
+        self._here, self._there = socket.socketpair()
+        self._here.setblocking(False)
+        self._there.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable after `wake`."""
+        return self._here.fileno()
+
+    def wake(self) -> None:
+        """End the wait; several calls before `clear` count as one."""
+        # A full buffer means that the waiting thread has been woken already; a closed one that it is gone.
+        with contextlib.suppress(OSError):
+            self._there.send(b"\0")
+
+    def clear(self) -> None:
+        """Forget the calls of `wake` so far."""
+        with contextlib.suppress(BlockingIOError):
+            self._here.recv(4096)
+
+    def close(self) -> None:
+        """Give back both descriptors."""
+        self._here.close()
+        self._there.close()

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kamailio as a `host.Host`, through KEMI. The only module that imports `KSR`, which exists inside Kamailio only.
+
+`KSR.*` may be called from the main thread of a process alone. Names of pseudo-variables are never built from data:
+Kamailio keeps every name that it has seen (core/pvapi.c, pv_cache_get).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import syslog
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import KSR  # exists inside Kamailio only
+import orjson
+
+from kemi_nsq import rundir
+from kemi_nsq.counters import Counter
+from kemi_nsq.host import Level, Suspended
+from kemi_nsq.page import Page
+from kemi_nsq.settings import PREFIX
+
+#: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
+COUNTER_TABLE = "nsq"
+#: The method of `kemi.KemiNsq` in which each suspended transaction goes on.
+PYTHON_HOP = "ksr_nsq_continued"
+_LINE_LIMIT = 3000
+_NO_SUCH_ITEM = -255
+#: app_python3_mod.c, INTERNAL_VERSION
+_KEMI_OF_6 = 1003
+_STDERR = 2
+#: Level to Kamailio's word for it (core/dprint.c) and to syslog's number.
+_ASIDE: Mapping[Level, tuple[str, int]] = {
+    Level.CRITICAL: ("CRITICAL", syslog.LOG_CRIT),
+    Level.ERROR: ("ERROR", syslog.LOG_ERR),
+    Level.WARNING: ("WARNING", syslog.LOG_WARNING),
+    Level.INFO: ("INFO", syslog.LOG_INFO),
+    Level.DEBUG: ("DEBUG", syslog.LOG_DEBUG),
+}
+
+
+class KamailioHost:
+    """What kemi-nsq asks of the Kamailio process that it runs in.
+
+    Args:
+        native: whether routes are those of kamailio.cfg, and not of a `cfgengine`.
+
+    Attributes:
+        page: in the runtime folder, as soon as that was taken.
+    """
+
+    def __init__(self, *, native: bool) -> None:
+        self._native = native
+        self._folder: rundir.RunFolder | None = None
+        self.page = Page()
+
+    def take_run_folder(self, path: str) -> Mapping[str, float]:
+        """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
+        uid, gid = _own("uid") or os.geteuid(), _own("gid") or os.getegid()
+        self._folder = rundir.take(Path(path), uid=uid, gid=gid)
+        self.page = self._folder.page
+        return self._folder.died
+
+    def stack_file(self) -> int:
+        """Open `<pid>.stack` in the runtime folder."""
+        return -1 if self._folder is None else self._folder.stack_file()
+
+    def log(self, level: Level, text: str) -> None:
+        """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
+        getattr(KSR, level.value)(f"{_line(text)}\n")
+
+    def log_aside(self, level: Level, text: str) -> None:
+        """Write as Kamailio does (core/dprint.h, LOG_FX): to stderr, or to syslog by the name that it has there."""
+        word, priority = _ASIDE[level]
+        for line in text.splitlines():
+            said = f"{word}: {_line(line)}"
+            if _own("log_stderr"):
+                with suppress(OSError):  # nobody reads it any more
+                    os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {said}\n".encode())
+            else:
+                # Python's own module `syslog` would open the log anew, and Kamailio lose its name there.
+                ctypes.CDLL(None).syslog(priority, b"%s", said.encode())
+
+    def defines(self) -> Mapping[str, str]:
+        """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
+        found = orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"] if _answered("core.ppdefines") else []
+        names = [name for name in found if isinstance(name, str) and name.startswith(PREFIX)]
+        return {name: str(KSR.pv.get(f"$def({name})") or "").strip("\"'") for name in names}
+
+    def count(self, counter: Counter) -> None:
+        """Add one in the page and in the htable."""
+        self.page.count(counter)
+        self.mirror(counter)
+
+    def mirror(self, counter: Counter) -> None:
+        """Add one to an item of the htable `nsq`, which all processes share."""
+        if KSR.htable.sht_inc(COUNTER_TABLE, counter) == _NO_SUCH_ITEM:
+            KSR.htable.sht_seti(COUNTER_TABLE, counter, 1)
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set `$var(name)`."""
+        KSR.pv.sets(f"$var({name})", value)
+
+    def variable(self, name: str) -> str:
+        """Return `$var(name)`; a number as its digits, but 0 as '', because that is what an unset one holds."""
+        return str(KSR.pv.get(f"$var({name})") or "")
+
+    def run_event_route(self, name: str, payload: str) -> bool:
+        """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
+        return _answered("evrexec.run", name, payload)
+
+    def has_route(self, name: str) -> bool:
+        """Look a route up by the module cfgutils; t_continue leaves the caller of one that is not there waiting."""
+        return bool(KSR.cfgutils.check_route_exists(name) >= 0)
+
+    def suspend_transaction(self, route: str, within_s: float) -> Suspended | None:
+        """Suspend by tm, which makes the transaction if there is none yet (tmx_mod.c, `ki_t_suspend`).
+
+        Its lifetime is the one timer of tm that bounds the time until then and is not what a route sets for its own
+        t_relay (t_set_fr).
+        """
+        within_ms = math.ceil(within_s * 1000)
+        KSR.tm.t_set_max_lifetime(within_ms, within_ms)
+        if KSR.tmx.t_suspend() < 0:
+            KSR.tm.t_reset_max_lifetime()
+            return None
+        return Suspended(index=KSR.pv.get("$T(id_index)"), label=KSR.pv.get("$T(id_label)"), route=route)
+
+    def continue_transaction(self, suspended: Suspended) -> bool:
+        """Continue by tm: from KEMI directly, else through `event_route[nsq:continue]` of nsq.cfg.
+
+        Called from KEMI without a KEMI engine, t_continue answers 500 to the caller.
+        """
+        # tm's label has 32 bits without a sign; KEMI and pseudo-variables take them with one.
+        index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
+        self.set_variable("nqRoute", suspended.route)
+        self.set_variable("nqContinued", "")
+        if self._native:
+            KSR.pv.seti("$var(nqIndex)", index)
+            KSR.pv.seti("$var(nqLabel)", label)
+            self.run_event_route("nsq:continue", "")
+        else:
+            KSR.tmx.t_continue(index, label, PYTHON_HOP)
+        # t_continue succeeds also where tm's timer came first, and then runs nothing.
+        return self.variable("nqContinued") == "yes"
+
+    def resumed_route(self) -> str:
+        """Undo what `suspend_transaction` set, as `route[kemi_nsq_continued]` of nsq.cfg does for native routes."""
+        self.set_variable("nqContinued", "yes")
+        KSR.tm.t_reset_max_lifetime()
+        return self.variable("nqRoute")
+
+    def lock(self, name: str) -> bool:
+        """Take a lock of the module cfgutils, as `lock("name")` does in a route.
+
+        KEMI answers 1, or -1 where there is no set of locks, or False where the keys are not those that it wants.
+        """
+        return bool(KSR.cfgutils.lock(name, *_more_keys()) == 1)
+
+    def unlock(self, name: str) -> None:
+        """Give back a lock of the module cfgutils."""
+        KSR.cfgutils.unlock(name, *_more_keys())
+
+    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+        """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
+        presence = getattr(KSR, "presence", None)
+        return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+
+
+def _more_keys() -> tuple[str, ...]:
+    """Return what `lock` and `unlock` of this Kamailio want besides a lock's name.
+
+    6.0.0 and 6.0.1 export both twice, and Python finds those with two keys, of which the second may be empty. From
+    6.0.2 on these have names of their own; the number of KEMI's version is the same in all of 6.x.
+    """
+    two_keys = KSR.__version__ == _KEMI_OF_6 and not hasattr(KSR.cfgutils, "lock_key2")
+    return ("",) if two_keys else ()
+
+
+def _line(text: str) -> str:
+    """Begin a line of the log as all of ours begin, and show control characters instead of sending them."""
+    return "kemi-nsq: " + "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LINE_LIMIT])
+
+
+def _own(name: str) -> int:
+    """Read an integer of Kamailio's program, such as `uid` (main.c, core/globals.h); 0 if it has none of that name."""
+    try:
+        return ctypes.c_int.in_dll(ctypes.CDLL(None), name).value
+    except ValueError:
+        return 0
+
+
+def _answered(method: str, *params: str) -> bool:
+    """Call an RPC command inside this process; return whether it succeeded."""
+    request = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
+    KSR.jsonrpcs.exec(orjson.dumps(request).decode())
+    return bool(KSR.pv.get("$jsonrpl(code)") == 200)  # as in SIP and HTTP

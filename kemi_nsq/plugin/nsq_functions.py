@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What routing logic can call to publish and to ask: arguments in, values out, exceptions for what goes wrong.
+
+`plugin` gives these functions, and those of `presence_functions`, the shapes that a native kamailio.cfg and a Python
+script expect.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+
+import orjson
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, UsageError
+from kemi_nsq.host import Host
+from kemi_nsq.jsontext import JsonObject, encode
+from kemi_nsq.names import topic_name
+from kemi_nsq.nsq.outbox import Outbox
+from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.queries.asker import Asker, failure_reason
+from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE
+from kemi_nsq.settings import Settings
+
+#: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
+TIMEOUT_VARIABLE = "nsq_query_timeout"
+#: As of NSQ_QUERY_TIMEOUT.
+_SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
+#: So much later than the query itself its transaction ends, if no consumer has resumed it.
+_RESUME_S = 1.0
+#: nsqd's default for --max-req-timeout, which bounds DPUB too.
+_LONGEST_DELAY_MS = 3_600_000
+
+
+class Published(enum.Enum):
+    """What became of a message."""
+
+    SENT = enum.auto()  #: a nsqd has it
+    KEPT = enum.auto()  #: the outbox has it
+
+
+class Functions:
+    """Publish, and ask.
+
+    Args:
+        settings: what the operator wants.
+        host: the SIP server.
+        publisher: publishes to NSQ.
+        outbox: keeps what cannot be published, or None.
+    """
+
+    def __init__(self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None) -> None:
+        self._settings = settings
+        self._host = host
+        self._publisher = publisher
+        self._outbox = outbox
+        self._asker = Asker(settings, publisher)
+
+    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
+        """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
+
+        Raises:
+            NameRefused, PayloadError: the topic or the payload cannot be published.
+            ConnectionLost, NsqdRefused: no nsqd took it, and there is no outbox.
+            StoreError: no nsqd took it, and the outbox did not either.
+        """
+        if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
+            raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
+        body = self._body(payload)
+        message = Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms)
+        try:
+            self._publisher.publish(message)
+        except ConnectionLost:
+            if self._outbox is None:
+                raise
+            self._outbox.keep(message)
+            self._host.count(Counter.OUTBOX_KEPT)
+            return Published.KEPT
+        self._host.count(Counter.PUBLISHED)
+        return Published.SENT
+
+    def query(self, topic: str, payload: str | JsonObject, timeout_s: float | None = None) -> str:
+        """Publish a request and wait for its reply, which is also left in `$var(nqR)`.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            timeout_s: seconds; None for `$var(nsq_query_timeout)` if it is set, else NSQ_QUERY_TIMEOUT.
+
+        Raises:
+            NsqError: there is no reply; `$var(nqR)` is empty and `$var(nqErr)` says why.
+        """
+        try:
+            timeout_s = self._timeout(timeout_s)
+            reply = self._asker.ask(_topic(topic), payload, timeout_s)
+        except NsqError as error:
+            self._leave("", failure_reason(error))
+            raise
+        self._host.count(Counter.QUERIED)
+        self._leave(reply, "")
+        return reply
+
+    def query_async(self, topic: str, payload: str | JsonObject, route: str, exists: Callable[[str], bool]) -> None:
+        """Publish a request and suspend the SIP transaction; it goes on in `route` with the reply, or without.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            route: a native route, or a Python method.
+            exists: whether there is one of a name.
+
+        Raises:
+            NsqError: the transaction is not suspended, and goes on where it is; `$var(nqErr)` says why.
+        """
+        try:
+            timeout_s = self._timeout(None)
+            if not exists(route):
+                raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
+            query = self._asker.prepare(_topic(topic), payload, timeout_s)
+            suspended = self._host.suspend_transaction(route, timeout_s + _RESUME_S)
+            if suspended is None:
+                raise UsageError("there is no SIP request here whose transaction could be suspended")
+        except NsqError as error:
+            self._leave("", failure_reason(error))
+            raise
+        # From here on the transaction goes on in `route` whatever happens.
+        try:
+            sent = self._asker.ask_later(query, suspended)
+        except QueryFailed as error:
+            self._leave("", error.reason)
+            self._host.continue_transaction(suspended)
+            sent = False
+        self._host.count(Counter.QUERIED if sent else Counter.QUERY_FAILED)
+
+    def _body(self, payload: str | JsonObject) -> bytes:
+        if not isinstance(payload, str):
+            return encode(payload)
+        try:
+            body = payload.encode("utf-8")
+            if not self._settings.publish_raw:
+                orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            where = f"{error.msg} at line {error.lineno} column {error.colno}"
+            raise PayloadError(
+                f"the payload is not JSON: {where} (NSQ_PUBLISH_RAW=1 publishes it all the same)"
+            ) from error
+        except UnicodeEncodeError as error:
+            raise PayloadError(f"the payload cannot be written as UTF-8: {error.reason}") from error
+        return body
+
+    def _timeout(self, given_s: float | None) -> float:
+        text = self._host.variable(TIMEOUT_VARIABLE)
+        if text:  # for one call only: `$var` outlives the SIP request
+            self._host.set_variable(TIMEOUT_VARIABLE, "")
+        try:
+            wanted_s = given_s if given_s is not None else float(text or self._settings.query_timeout)
+            if math.isnan(wanted_s):
+                raise ValueError
+        except ValueError as error:
+            found = f"$var({TIMEOUT_VARIABLE}) is {text!r}" if given_s is None else f"the timeout is {given_s}"
+            raise PayloadError(f"{found}; a number of seconds is wanted") from error
+        return min(max(wanted_s, _SHORTEST_QUERY_S), _LONGEST_QUERY_S)
+
+    def _leave(self, reply: str, reason: str) -> None:
+        self._host.set_variable(REPLY_VARIABLE, reply)
+        self._host.set_variable(REASON_VARIABLE, reason)
+
+
+def _topic(name: str) -> str:
+    try:
+        return topic_name(name)
+    except ValueError as error:
+        raise NameRefused(str(error)) from error

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What routing logic can call about presence: publish a state, end states, have producers asked for theirs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, suppress
+
+from kemi_nsq.consumer.routes import Current
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import PayloadError, RowRefused, StoreError
+from kemi_nsq.event import Event
+from kemi_nsq.host import Host
+from kemi_nsq.jsontext import JsonObject, field_text, json_object
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.probe import Probe
+from kemi_nsq.presence.reading import sender_of
+from kemi_nsq.presence.row import Order, position_of
+from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.settings import Settings
+
+#: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
+_NO_MESSAGE_ID = "0" * 16
+
+
+class PresenceFunctions:
+    """Publish presence, reset it, probe for it.
+
+    Args:
+        settings: what the operator wants.
+        host: the SIP server.
+        current: the event that is being handled.
+        pua: publishes presence.
+        upkeep: ends states; None where there is no presentity table.
+        probe: asks producers for their state.
+    """
+
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        *,
+        settings: Settings,
+        host: Host,
+        current: Current,
+        pua: PresenceWriter,
+        upkeep: Expiry | None,
+        probe: Probe,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._current = current
+        self._pua = pua
+        self._upkeep = upkeep
+        self._probe = probe
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold NSQ_PUA_LOCK while the context lasts."""
+        return self._pua.locked()
+
+    def publish(self, payload: str | None) -> Change:
+        """Publish the presence that a payload announces, or the current event where it is None.
+
+        While several events are handled together, the row is only collected: STORED then means that it will be written
+        with the others, or the event comes again.
+
+        Raises:
+            PayloadError: the payload describes no state; the current event goes to the dead letters.
+            StoreError: the database failed; the current event will come again.
+        """
+        event = self._current.event
+        try:
+            fields = _fields(event, payload)
+            row = self._pua.row(
+                fields,
+                self._order(event, fields),
+                sent_at=event.timestamp_ns / 1e9 if event else None,
+                redelivered=event is not None and event.attempts > 1,
+            )
+            if row is None:
+                return Change.STALE
+            if self._current.collected is None:
+                return self._pua.commit([row])[0]
+            self._current.collected.append(row)
+            return Change.STORED
+        except PayloadError as error:
+            self._current.invalid = str(error)
+            raise
+        except Exception as error:
+            self._store_failed(error)
+            raise
+
+    def reset(self, scope: str | None) -> int:
+        """End all states of a scope (see `Expiry.reset`), and return how many there were.
+
+        Where it is None, the scope is the sender of the current event: an event can end no other's states.
+
+        Raises:
+            PayloadError: there is no such scope, or no presentity table.
+            StoreError: the database failed; the current event will come again.
+        """
+        if self._upkeep is None:
+            raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to reset")
+        try:
+            self._commit_collected()
+            if scope is not None:
+                return self._upkeep.reset(scope, position=self._now_position(), spare_later=False)
+            event = self._current.event
+            if event is None:
+                raise PayloadError("outside an event route nsq_pua_reset needs a scope")
+            ordered = self._settings.pua_order_field in ("", *event.fields)
+            position = self._order(event, event.fields).position if ordered else 0
+            return self._upkeep.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
+        except PayloadError:
+            raise
+        except Exception as error:
+            self._store_failed(error)
+            raise
+
+    def probe(self, presentity: str, event: str) -> bool:
+        """Ask producers for a presentity's state if there is none; return whether a probe left.
+
+        Raises:
+            PayloadError, TransientError: see `Probe.one`.
+        """
+        left = self._probe.one(presentity, event)
+        if left:
+            self._host.count(Counter.PROBED)
+        return left
+
+    def _commit_collected(self) -> None:
+        """Store what earlier events of the batch published, so that a reset finds it.
+
+        What the database refuses is left out here, and told when the batch is committed.
+        """
+        collected = self._current.collected
+        if not collected:
+            return
+        try:
+            self._pua.commit(collected)
+        except RowRefused:
+            for row in collected:
+                with suppress(RowRefused):
+                    self._pua.commit([row])
+
+    def _store_failed(self, error: Exception) -> None:
+        """Let the current event come again; whether that is its own fault, a bug of ours, or the database's."""
+        self._current.store_failed = True
+        if isinstance(error, StoreError):
+            self._current.store_error = str(error)
+
+    def _now_position(self) -> int:
+        """Return a position after all that was published; 0 where producers count in their own way."""
+        return 0 if self._settings.pua_order_field else time.time_ns()
+
+    def _order(self, event: Event | None, fields: JsonObject) -> Order:
+        message_id = event.message_id if event else _NO_MESSAGE_ID
+        if name := self._settings.pua_order_field:
+            return Order(position=position_of(name, field_text(fields, name)), message_id=message_id)
+        return Order(position=event.timestamp_ns if event else time.time_ns(), message_id=message_id)
+
+
+def _fields(event: Event | None, payload: str | None) -> JsonObject:
+    """Return the fields of a payload; those of the event being handled are decoded already."""
+    if event is not None and payload in (None, event.payload):
+        return event.fields
+    if payload is None:
+        raise PayloadError("outside an event route a payload is needed")
+    return json_object(payload)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The connection to Kamailio's database: opened when it is first needed, kept, and given up when it fails.
+
+It is opened late because nothing that Kamailio's children would share may be open before the fork.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Literal, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import IsolationLevel
+
+from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.nsq.limits import breaker_delay_s
+from kemi_nsq.presence.drivers import CONNECTORS, Deadline
+
+_TRIES = 5
+#: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
+_RESTED_S = 1.0
+# MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
+_ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "READ COMMITTED"},
+    "mysql": {"isolation_level": "READ COMMITTED"},
+}
+#: How a statement marks its parameters: by position, on each.
+_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
+
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """One connection, for one thread.
+
+    Args:
+        url: SQLAlchemy URL.
+        timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
+
+    Attributes:
+        backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
+        fails_fast: leave a database that failed alone for a growing time, up to 5 seconds. Else each caller in a SIP
+            worker would wait for all of the timeout.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url = sa.make_url(url)
+        self._deadline = Deadline(timeout_s)
+        self.backend = self._url.get_backend_name()
+        self._engine: sa.Engine | None = None
+        self._connection: sa.Connection | None = None
+        self._used_at = 0.0
+        self.fails_fast = False
+        self._failures, self._closed_until = 0, 0.0
+        self._writes = False
+
+    def run(
+        self, work: Callable[[sa.Connection], Result], *, writes: bool = False, limit_s: float | None = None
+    ) -> Result:
+        """Do some work in one transaction, all of it or nothing; return what it returns.
+
+        Two writers may each wait for the other: then the database gives up one of them, whose work is done again.
+
+        Args:
+            work: is given the connection.
+            writes: take an SQLite file's one lock for writers at the beginning, so that nobody writes between what the
+                work reads and what it writes.
+            limit_s: seconds that it may take, if that is less than usual.
+
+        Raises:
+            RowRefused: the database does not take a value.
+            StoreError: it was busy for too long, gave no answer in time or cannot be reached; or it failed a moment
+                ago and is left alone.
+        """
+        if self.fails_fast and time.monotonic() < self._closed_until:
+            raise StoreError(f"the database is left alone after {self._failures} failures")
+        self._writes = writes
+        self._deadline.start(limit_s)
+        try:
+            result = self._try(work)
+        except StoreError:
+            self._failures += 1
+            self._closed_until = time.monotonic() + breaker_delay_s(self._failures)
+            raise
+        self._failures = 0
+        self._used_at = time.monotonic()
+        return result
+
+    def _try(self, work: Callable[[sa.Connection], Result]) -> Result:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                connection = self._connected()
+                with connection.begin():
+                    return work(connection)
+            except sa.exc.SQLAlchemyError as error:
+                self._rest()
+                if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
+                    raise RowRefused(f"the database refuses it: {_cause(error)}") from error
+                if not (tries_left and _is_deadlock(error)) or self._deadline.over:
+                    raise StoreError(_cause(error)) from error
+        raise AssertionError("the last try returns or raises")
+
+    def prepare_file(self) -> None:
+        """Put an SQLite file into WAL mode, and close it again: before the fork.
+
+        Kamailio's own setting for it (db_sqlite, `db_set_journal_mode`) works in each process as it connects. They do
+        so all at once and do not wait for each other, and Kamailio 5.6 ends if one of them fails.
+        """
+        if self.backend != "sqlite" or not os.path.exists(self._url.database or ""):
+            return
+        with suppress(StoreError):  # who needs the file will meet the same, and says so
+            self.run(lambda _connection: None)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._deadline.start()
+        self._rest()
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _connected(self) -> sa.Connection:
+        if time.monotonic() - self._used_at > _RESTED_S:
+            self._deadline.spare_half()
+            self._rest()
+        if self._connection is None:
+            self._deadline.spare_half()
+            self._engine = self._engine or self._make_engine()
+            self._connection = self._engine.connect()
+            self._deadline.spend()
+        return self._connection
+
+    def _rest(self) -> None:
+        """Give the connection back to the engine, which tries it before it gives it out again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _make_engine(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self._url,
+            connect_args=_connect_arguments(self.backend, self._deadline.span_s),
+            paramstyle=_MARKS[self.backend],
+            pool_pre_ping=True,
+            **_ENGINE_ARGUMENTS[self.backend],
+        )
+        sa.event.listen(engine, "connect", self._prepare)
+        if self.backend == "sqlite":
+            sa.event.listen(engine, "begin", self._begin_sqlite)
+        else:
+            connect = CONNECTORS[self.backend](self._deadline)
+            sa.event.listen(engine, "do_connect", partial(self._connect, connect))
+        return engine
+
+    def _connect(
+        self,
+        connect: Callable[..., sa.engine.interfaces.DBAPIConnection],
+        _dialect: sa.Dialect,
+        _record: object,
+        arguments: Sequence[object],
+        named: Mapping[str, object],
+    ) -> sa.engine.interfaces.DBAPIConnection:
+        # What came before was the trial of an old connection, which may have been cut off without a word.
+        self._deadline.spend()
+        return connect(*arguments, **named)
+
+    def _prepare(self, connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+        if self.backend == "sqlite":
+            # The driver would begin at the first write, too late for what was read before; `_begin_sqlite` does it.
+            connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(_first_statement(self.backend, self._deadline.span_s))
+        cursor.close()
+        connection.commit()
+
+    def _begin_sqlite(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+
+
+def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:
+    """Return what the driver is told. A name may have two addresses: no try of one takes all the time."""
+    if backend == "sqlite":
+        return {"timeout": timeout_s}
+    if backend == "postgresql":
+        # The encoding is ours, whatever the database's: in SQL_ASCII the driver would return bytes for text.
+        return {"connect_timeout": max(2, math.ceil(timeout_s / 2)), "client_encoding": "utf8"}
+    return {"connect_timeout": timeout_s / 2, "charset": "utf8mb4"}
+
+
+def _first_statement(backend: str, timeout_s: float) -> str:
+    """Return what each new connection is told. Waits end a little before our own deadline, so that they say why."""
+    if backend == "sqlite":
+        # Readers and the writer do not wait for each other; in journal mode DELETE Kamailio meets "database is locked".
+        return "PRAGMA journal_mode=WAL"
+    if backend == "postgresql":
+        # A plan that was kept since the table was small would read all of it.
+        limits = f"SET lock_timeout = {timeout_s * 800:.0f}; SET statement_timeout = {timeout_s * 900:.0f}"
+        return f"{limits}; SET plan_cache_mode = force_custom_plan"
+    # The locks of rows, and those of whole tables (LOCK TABLES, ALTER), in whole seconds.
+    seconds = max(1, int(timeout_s * 0.8))
+    return f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+
+
+def _is_deadlock(error: sa.exc.SQLAlchemyError) -> bool:
+    """By PostgreSQL's SQLSTATE, or MySQL's number (ER_LOCK_DEADLOCK)."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    return getattr(original, "sqlstate", None) == "40P01" or getattr(original, "args", ())[:1] == (1213,)
+
+
+def _cause(error: sa.exc.SQLAlchemyError) -> str:
+    """Return the driver's words, or SQLAlchemy's first line of its own, on one line."""
+    text = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error).partition("\n")[0]
+    return " ".join(text.split())

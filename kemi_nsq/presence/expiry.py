@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends states for which nobody speaks any more: when they expire, and when an operator or their sender resets them.
+
+A state ends like any other change: a document that says so is stored, and its watchers get a NOTIFY. The row then
+stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence. That of a
+dialog is hidden (`hidden`): the process that wrote it does that; here it is done for those that died meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import PayloadError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.ending import ended
+from kemi_nsq.presence.fields import MAX_INT32
+from kemi_nsq.presence.row import GRACE_S, Row, ended_row
+from kemi_nsq.presence.sipuri import name_addr
+from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.settings import Settings
+
+#: How often expiry is looked after; states end up to this much after their time.
+SWEEP_INTERVAL_S = 5
+#: The process that stored the end of a dialog hides it sooner than this, unless it died before.
+LINGER_S = 2
+#: By how much the clocks of two nodes may differ.
+_CLOCKS_S = 60
+_PAGES = 100
+_SCOPES = "`sender URI`, `user URI`, `realm DOMAIN` or `all`"
+
+
+class Expiry:
+    """Ends states.
+
+    Args:
+        settings: how long tombstones stay.
+        host: the SIP server.
+        store: the presentity table.
+        pua: stores the ends and tells the watchers.
+    """
+
+    def __init__(self, settings: Settings, host: Host, store: PresentityTable, pua: PresenceWriter) -> None:
+        self._settings = settings
+        self._host = host
+        self._store = store
+        self._pua = pua
+        self._swept_until = 0
+
+    def sweep(self) -> None:
+        """End the states whose time is over, hide and show dialogs, and delete tombstones whose time is over.
+
+        The presence module would end them later (`GRACE_S`), with an empty NOTIFY.
+
+        Raises:
+            StoreError: the database failed; the next sweep tries again.
+        """
+        now = int(time.time())
+        until = now + GRACE_S
+        for _ in range(_PAGES):
+            rows = self._store.expiring(until)
+            if not rows:
+                break
+            self._end(rows, 0)  # an event that is under way counts as later
+        self._hide_lingering(now - LINGER_S)
+        with self._pua.writing():
+            reseated = self._store.settle(now)
+        self._pua.tell(reseated)
+        for _ in range(_PAGES):
+            with self._pua.writing():
+                if not self._store.forget(until):
+                    break
+
+    def _hide_lingering(self, until: int) -> None:
+        """Hide dialogs that were over at an epoch second and are still shown.
+
+        With NSQ_PUA_REFRESH 0 these are all: the route tells the watchers. Else the process that stored the end died
+        before it hid it, perhaps before the NOTIFY. Where nothing strange has happened, only what ended since the last
+        sweep is looked for: of other rows there may be very many.
+        """
+        lifetime_s = self._settings.pua_tombstone + GRACE_S
+        expiring = (self._swept_until + lifetime_s, until + lifetime_s)
+        if not 0 < self._swept_until <= until:  # the first sweep, or the clock was set back
+            expiring = (1, MAX_INT32)
+        for _ in range(_PAGES):
+            rows = self._store.lingering(until, expiring=expiring)
+            if not rows:
+                self._swept_until = until - _CLOCKS_S
+                break
+            if self._settings.pua_refresh:
+                self._pua.tell({(row.username, row.domain) for row in rows})
+            self._pua.hide([row.ruid for row in rows])
+
+    def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
+        """End all states of a scope and return how many there were.
+
+        Args:
+            scope: `sender URI` (who published them), `user URI` (a presentity), `realm DOMAIN` or `all`.
+            position: where the reset stands among the events; what was published up to it does not revive a state.
+            spare_later: whether states that were published after it stay.
+
+        Raises:
+            PayloadError: there is no such scope.
+            StoreError: the database failed; what had ended stays ended.
+        """
+        columns, count, below_id = _columns(scope), 0, sys.maxsize
+        while found := self._store.find(below_id, **columns):
+            below_id = found[-1][0]
+            rows = [row for _, row in found if not spare_later or row.position <= position]
+            self._end(rows, position)
+            count += len(rows)
+        return count
+
+    def _end(self, rows: Sequence[Row], position: int) -> None:
+        now = int(time.time())
+        ends = []
+        for row in rows:
+            try:
+                body = ended(row.event, row.body)
+            except ValueError as error:
+                self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
+                body = row.body
+            ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
+        for change in self._pua.commit(ends, by_route=False):
+            if change is not Change.STALE:  # another process has ended it, or its producer has said something new
+                self._host.count(Counter.PUA_ENDED)
+
+
+def _columns(scope: str) -> dict[str, str]:
+    kind, _, value = scope.strip().partition(" ")
+    if kind == "all" and not value:
+        return {}
+    if kind == "sender" and value:
+        return {"sender": value}
+    if kind == "realm" and value:
+        return {"domain": value}
+    if kind == "user" and value:
+        uri = name_addr("user", value).uri
+        return {"username": uri.user, "domain": uri.host}
+    raise PayloadError(f"{scope[:80]!r} is no scope to reset; {_SCOPES} is wanted")

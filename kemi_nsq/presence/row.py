@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The row of Kamailio's table `presentity` (version 5, `pr_presentity.xml`) for a state and its document.
+
+The column limits are enforced here: a database refuses what is too long or, worse, cuts it and so breaks the
+unique key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from typing import NamedTuple
+
+from kemi_nsq.errors import PayloadError
+from kemi_nsq.presence.fields import MAX_INT32, clean
+from kemi_nsq.presence.publication import DIALOG_STATES, DialogState, State, source_etag
+
+#: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ending`): that one must fit as well.
+MAX_BODY = 65535 - 35
+#: A row outlives its state by so many seconds. Thus we end the state, with a document that says so, and not Kamailio's
+#: cleaner (`clean_period`), which would do it with an empty NOTIFY.
+GRACE_S = 30
+
+# Characters that each column holds, and the name under which a producer knows the value.
+_LIMITS = {
+    "username": (64, "the presentity's user"),
+    "domain": (64, "the presentity's domain"),
+    "event": (64, "Event-Package"),
+    "etag": (128, "ETag"),
+    "sender": (255, "the sender (Sender-URI, Switch-URI or From)"),
+    "ruid": (64, "the order key"),
+}
+#: Ranks in the order key of a row that is over: its producer said so, or nobody spoke for it any more.
+TERMINATED_RANK, ENDED_RANK = DIALOG_STATES["terminated"], 9
+#: How the order key of a state that is over has its rank.
+OVER_RANKS = (str(TERMINATED_RANK), str(ENDED_RANK))
+#: Length of our order keys, and where the digit of the rank stands in them, from 0.
+RUID_LENGTH, RANK_INDEX = 64, 25
+_KEY_DIGITS = 20
+_POSITION_DIGITS = 24
+#: Decimals of a producer's position that count: seconds with fractions are in order, and nanoseconds still fit.
+_POSITION_SCALE = 10**5
+
+
+class Order(NamedTuple):
+    """What orders the events of one row: a position, then nsqd's message id (16 hex digits).
+
+    The position is nsqd's nanosecond timestamp, or what the producer says (`position_of`); 0 to 10^24 - 1.
+    """
+
+    position: int
+    message_id: str
+
+
+class Row(NamedTuple):
+    """One row; (username, domain, event, etag) is its key.
+
+    Attributes:
+        username: user part of the presentity URI, case-sensitive.
+        domain: host of the presentity URI, without a port.
+        event: event package.
+        etag: names one publication of the presentity.
+        expires: epoch second, `GRACE_S` after the one at which its state ends; always later than `received_time`.
+        received_time: epoch second; the presence module orders documents by it.
+        body: the document.
+        sender: who published it.
+        priority: used by the presence module only with `retrieve_order` 1.
+        terminal: it ends its dialog (no column: it says how urgent a NOTIFY is).
+        redelivered: its event came before (no column). Whoever handled that may have stored it and died before the
+            NOTIFY.
+        ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
+    """
+
+    username: str
+    domain: str
+    event: str
+    etag: str
+    expires: int
+    received_time: int
+    body: bytes
+    sender: str
+    ruid: str
+    priority: int = 0
+    terminal: bool = False
+    redelivered: bool = False
+
+    @property
+    def position(self) -> int:
+        """Where the event of this row stands among the others (see `Order`)."""
+        return int(self.ruid[:_POSITION_DIGITS])
+
+    @property
+    def uri(self) -> str:
+        """The URI to which watchers subscribe."""
+        return f"sip:{self.username}@{self.domain}"
+
+
+def position_of(name: str, value: str) -> int:
+    """Read a producer's sequence number or timestamp, a number from 0, as a position.
+
+    Raises:
+        PayloadError: the field is missing, no number, negative, or has more than 19 digits before the point.
+    """
+    try:
+        position = Decimal(value) * _POSITION_SCALE
+        # Before it becomes an int: of 1e999990, that would take many seconds.
+        if 0 <= position < 10**_POSITION_DIGITS:
+            return int(position)
+    except ArithmeticError:
+        pass
+    raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
+
+
+def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: int) -> Row:
+    """Make the row that replaces `row` when its state is over without its producer having said so.
+
+    It counts as later than the row, and than what was published up to `position`; whatever comes after wins again.
+    """
+    position = max(position, row.position)
+    digest = row.ruid[-_KEY_DIGITS:]
+    return row._replace(
+        body=body,
+        expires=min(now + tombstone_s + GRACE_S, MAX_INT32),
+        received_time=now,
+        ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{digest}",
+        terminal=True,
+    )
+
+
+def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
+    state: State,
+    body: bytes,
+    *,
+    order: Order,
+    now: int,
+    tombstone_s: int,
+    default_expires_s: int,
+) -> Row:
+    """Make the row that stores a state.
+
+    Args:
+        state: what is published.
+        body: its document.
+        order: where its event stands among the others.
+        now: epoch seconds.
+        tombstone_s: seconds that a terminated dialog stays, so that a late event does not bring it back.
+        default_expires_s: seconds for a state whose event has no Expires.
+
+    Raises:
+        PayloadError: a value does not fit its column.
+    """
+    (user, domain), tag, rank = state.presentity, source_etag(state), _rank(state)
+    terminal = rank == TERMINATED_RANK
+    lifetime_s = tombstone_s if terminal else state.expires_s or default_expires_s
+    made = Row(
+        username=user,
+        domain=domain,
+        event=state.event,
+        etag=tag,
+        expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
+        received_time=now,
+        body=body,
+        sender=clean(state.sender),
+        terminal=terminal,
+        ruid=_ruid(order, rank, "\0".join((user, domain, state.event, tag))),
+    )
+    _check(made)
+    return made
+
+
+def _rank(state: State) -> int:
+    """Order two events of one nanosecond: the later state of the dialog wins."""
+    return DIALOG_STATES[state.state] if isinstance(state, DialogState) else 0
+
+
+def _ruid(order: Order, rank: int, key: str) -> str:
+    # All parts have a fixed width, so that comparing strings compares the parts in turn. The key's hash keeps
+    # the column unique where one message writes several rows.
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
+    return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{digest}"
+
+
+def _check(made: Row) -> None:
+    for column, (limit, name) in _LIMITS.items():
+        length = len(getattr(made, column))
+        if length > limit:
+            raise PayloadError(f"{name} has {length} characters; at most {limit} fit the column {column}")
+    if len(made.body) > MAX_BODY:
+        raise PayloadError(
+            f"the {made.event} document has {len(made.body)} bytes; at most {MAX_BODY} fit the column body"
+        )
+    # Kamailio reads the column up to the first NUL, and one empty body hides all documents of the presentity.
+    if not made.body or b"\0" in made.body:
+        raise PayloadError(f"the {made.event} document is empty or holds NUL; a document is wanted")

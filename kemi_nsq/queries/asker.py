@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Asking over NSQ from any process: register the query at a consumer's reply desk, publish, wait for the letter."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import orjson
+
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, QueryFailed, TransientError, UsageError
+from kemi_nsq.host import Suspended
+from kemi_nsq.jsontext import JsonObject, JsonValue, encode
+from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.queries.desk import EMPTY_LETTER, desk_name
+from kemi_nsq.queries.postbox import Postbox
+from kemi_nsq.queries.protocol import SERVER_ID, Sender, Waiting, reply_subscription, request
+from kemi_nsq.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A query that can be sent.
+
+    Attributes:
+        topic: where a responder listens.
+        msg_id: what the reply will carry.
+        body: the request.
+        deadline: monotonic second at which it is given up.
+        slot: the consumer process that will take the reply.
+    """
+
+    topic: str
+    msg_id: str
+    body: bytes
+    deadline: float
+    slot: int
+
+
+class Asker:
+    """Sends queries and waits for their replies. Opens nothing before the first query.
+
+    Args:
+        settings: NSQ_NODE, NSQ_CONSUMERS and the rest.
+        publisher: publishes the requests.
+    """
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._sender = Sender(node=settings.node, app_name="kemi-nsq", app_version=version("kemi-nsq"))
+        self._postbox: Postbox | None = None
+
+    def ask(self, topic: str, payload: str | JsonObject, timeout_s: float) -> str:
+        """Publish a request and wait for its reply.
+
+        Args:
+            topic: where a responder listens.
+            payload: a JSON object.
+            timeout_s: seconds until the whole is given up.
+
+        Returns:
+            The reply, JSON text.
+
+        Raises:
+            PayloadError: the payload is no JSON object.
+            ConnectionLost, NsqdRefused: no nsqd took the request.
+            QueryFailed: no reply came in time, or none that can be used.
+        """
+        deadline = time.monotonic() + timeout_s
+        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
+        slot = self._reach(orjson.dumps(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name())))
+        try:
+            self._publisher.publish(Outgoing(topic=topic, body=self._body(fields, slot)), until=deadline)
+        except NsqError as error:
+            self._withdraw(slot, msg_id, failure_reason(error))
+            raise
+        return _wait(self._box(), msg_id, deadline)
+
+    def prepare(self, topic: str, payload: str | JsonObject, timeout_s: float) -> Query:
+        """Check everything that `ask_later` needs, before a transaction is suspended for it.
+
+        Raises:
+            PayloadError: the payload is no JSON object.
+            QueryFailed: no consumer process is there to take the reply.
+        """
+        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
+        deadline = time.monotonic() + timeout_s
+        slot = self._reach(EMPTY_LETTER)
+        return Query(topic=topic, msg_id=msg_id, body=self._body(fields, slot), deadline=deadline, slot=slot)
+
+    def ask_later(self, query: Query, suspended: Suspended) -> bool:
+        """Publish a request whose reply, or failure, resumes a suspended transaction in a consumer process.
+
+        Returns:
+            Whether the request left; if not, the transaction goes on with the reason.
+
+        Raises:
+            QueryFailed: the consumer process does not take the query, and will not resume the transaction.
+        """
+        waiting = Waiting(msg_id=query.msg_id, deadline=query.deadline, suspended=suspended)
+        if not self._post(query.slot, orjson.dumps(waiting)):
+            raise QueryFailed("no consumer")
+        try:
+            self._publisher.publish(Outgoing(topic=query.topic, body=query.body), until=query.deadline)
+        except TransientError as error:
+            self._withdraw(query.slot, query.msg_id, failure_reason(error))
+            return False
+        return True
+
+    def _withdraw(self, slot: int, msg_id: str, reason: str) -> None:
+        """Take back a query whose request did not leave."""
+        self._post(slot, orjson.dumps({"failed": reason, "msg_id": msg_id}))
+
+    def _body(self, fields: dict[str, JsonValue], slot: int) -> bytes:
+        # A reply to another topic would not come here, so this field is not the caller's to choose.
+        return encode({**fields, SERVER_ID: reply_subscription(slot, self._settings.node).topic})
+
+    def _reach(self, letter: bytes) -> int:
+        """Send a letter to a consumer process, and return its slot. Workers spread over the consumers by their pid."""
+        for turn in range(self._settings.consumers):
+            slot = (os.getpid() + turn) % self._settings.consumers
+            if self._post(slot, letter):
+                return slot
+        raise QueryFailed("no consumer")
+
+    def _post(self, slot: int, letter: bytes) -> bool:
+        try:
+            # The consumer may be in a route that holds Python's lock, and many may ask at once.
+            self._box().send(desk_name(slot), letter, wait=True)
+        except ConnectionLost:
+            return False
+        return True
+
+    def _box(self) -> Postbox:
+        if self._postbox is None:
+            self._postbox = Postbox(_own_name())
+        return self._postbox
+
+
+def failure_reason(error: NsqError) -> str:
+    """Return the word for `$var(nqErr)`. What nsqd itself refuses is the message."""
+    if isinstance(error, QueryFailed):
+        return error.reason
+    return "bad payload" if isinstance(error, UsageError | NsqdRefused) else "no nsqd"
+
+
+def _own_name() -> str:
+    return f"kemi-nsq/{os.getppid()}/asker/{os.getpid()}"
+
+
+def _wait(postbox: Postbox, msg_id: str, deadline: float) -> str:
+    """Return the reply to `msg_id`; letters of queries that were given up earlier are passed over."""
+    while (left_s := deadline - time.monotonic()) > 0:
+        letter = postbox.receive(left_s)
+        if letter is None:
+            continue
+        head, _, body = letter.partition(b"\n")
+        said = orjson.loads(head)
+        if said["msg_id"] != msg_id:
+            continue
+        if said["reason"] is not None:
+            raise QueryFailed(said["reason"])
+        return body.decode("utf-8")
+    raise QueryFailed("timeout")

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `kemi-nsq`: try things by hand, see what Kamailio does, check settings, write the reference.
+
+Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is stuck); 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kemi_nsq import names
+from kemi_nsq import settings as table
+from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
+from kemi_nsq.jsontext import encode, json_object
+from kemi_nsq.loading import host_name, load
+from kemi_nsq.nsq import httpapi
+from kemi_nsq.tools import reference, responder
+from kemi_nsq.tools import status as processes
+
+HTTP_TIMEOUT_S = 5.0
+_EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
+
+presence = typer.Typer(no_args_is_help=True, help="Change what watchers are shown.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def publish(
+    topic: Annotated[str, typer.Argument(help="NSQ topic.")],
+    payload: Annotated[str, typer.Argument(help="A JSON object, or - to read it from standard input.")],
+    nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
+) -> None:
+    """Publish one JSON object to a topic."""
+    text = _standard_input() if payload == "-" else payload
+    address = _address(nsqd) or load({}).nsqd_address[0]
+    json_object(text)
+    httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
+    Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
+
+
+@app.command()
+def query(
+    topic: Annotated[str, typer.Argument(help="NSQ topic on which a responder listens.")],
+    payload: Annotated[str, typer.Argument(help="A JSON object.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the reply.")] = 2.0,
+    nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
+) -> None:
+    """Ask over NSQ as nsq_query does, and print the reply."""
+    sys.stdout.write(responder.ask(_tcp_settings(nsqd), _topic(topic), payload, timeout_s=timeout) + "\n")
+
+
+@app.command()
+def respond(
+    topic: Annotated[str, typer.Option(help="NSQ topic to answer on.")],
+    reply: Annotated[str, typer.Option(help="The JSON object to reply; its Msg-ID is filled in.")] = "",
+    command: Annotated[str, typer.Option("--exec", help="Command that reads the request and prints the reply.")] = "",
+    nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
+) -> None:
+    """Answer queries until interrupted: always the same, or what a command says."""
+    if bool(reply) == bool(command):
+        raise UsageError("one of --reply and --exec is needed")
+    answer = responder.fixed(reply) if reply else responder.executed(command)
+    responder.serve(_tcp_settings(nsqd), _topic(topic), answer, Console(stderr=True).print)
+
+
+@presence.command()
+def reset(
+    sender: Annotated[str, typer.Argument(help="Sender-URI of the producer whose states are over.")],
+    topic: Annotated[str, typer.Option(help="Topic of the events; NSQ_LISTEN_TOPIC where left out.")] = "",
+    nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
+) -> None:
+    """End all states of one sender: publishes the event `reset` in its name.
+
+    Other scopes are for who can reach Kamailio: kamcmd evrexec.run nsq:reset "realm example.com".
+    """
+    event = {"Event-Category": "presence", "Event-Name": "reset", "Sender-URI": sender}
+    publish(topic or load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
+
+
+@app.command()
+def settings() -> None:
+    """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
+    values = load({}, host_name=host_name())
+    shown = Table("setting", "value", "meaning", box=None, header_style="bold")
+    for name, field, info in table.rows():
+        shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
+    Console().print(shown)
+
+
+@app.command()
+def status(
+    run_dir: Annotated[str, typer.Option(help="Runtime folder of Kamailio; NSQ_RUN_DIR where left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the processes of Kamailio do, also while they are stuck; exit code 1 if something is wrong."""
+    found = processes.look(Path(run_dir or load({}).run_dir), time.time())
+    if as_json:
+        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        processes.show(found, Console())
+    if not found.well:
+        raise typer.Exit(_EXIT_TRANSIENT)
+
+
+@app.command("reference")
+def write_reference(
+    write: Annotated[Path | None, typer.Option(help="File to write; standard output where left out.")] = None,
+) -> None:
+    """Write the reference of settings, functions, variables and counters, as Markdown."""
+    text = reference.markdown()
+    if write is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            write.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{write}: {error.strerror}") from error
+
+
+app.add_typer(presence, name="presence")
+
+
+def main() -> NoReturn:
+    """Run the command line; an error of this package becomes one line on standard error and an exit code."""
+    sys.exit(run(lambda: app(prog_name="kemi-nsq")))
+
+
+def run(command: Callable[[], object]) -> int:
+    """Call `command` and return the exit code that its outcome means."""
+    try:
+        command()
+    except TransientError as error:
+        return _fail(error, _EXIT_TRANSIENT)
+    except UsageError as error:
+        hint = " (in the shell, put the JSON between single quotes)" if isinstance(error, PayloadError) else ""
+        return _fail(error, _EXIT_USAGE, hint)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _address(text: str) -> names.Address | None:
+    try:
+        return names.address(text) if text else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _tcp_settings(nsqd: str) -> table.Settings:
+    return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
+
+
+def _topic(name: str) -> str:
+    try:
+        return names.topic_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _fail(error: NsqError, code: int, hint: str = "") -> int:
+    sys.stderr.write(f"kemi-nsq: {error}{hint}\n")
+    return code

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""RDY shares and delays."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kemi_nsq.nsq.limits import (
+    RECONNECT_FIRST_S,
+    RECONNECT_MAX_S,
+    REQUEUE_FIRST_MS,
+    REQUEUE_MAX_MS,
+    breaker_delay_s,
+    ready_share,
+    reconnect_delay_s,
+    requeue_delay_ms,
+)
+
+COUNTS = st.integers(1, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("max_in_flight", "connections", "max_rdy", "share"),
+    [
+        (5, 1, 2500, 5),
+        (5, 2, 2500, 2),
+        (6, 2, 2500, 3),
+        (2500, 1, 2500, 2500),
+        (2500, 1, 100, 100),
+        (1, 1, 2500, 1),
+        (1, 3, 2500, 1),  # else two of three nsqd would never be served
+        (5, 0, 2500, 5),
+        (5, 1, 0, 1),
+    ],
+)
+def test_ready_share(max_in_flight: int, connections: int, max_rdy: int, share: int) -> None:
+    assert ready_share(max_in_flight, connections, max_rdy) == share
+
+
+@given(COUNTS, COUNTS, COUNTS)
+def test_shares_keep_the_limit_and_starve_nobody(max_in_flight: int, connections: int, max_rdy: int) -> None:
+    share = ready_share(max_in_flight, connections, max_rdy)
+    assert 1 <= share <= max_rdy
+    assert share * connections <= max(max_in_flight, connections)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_reconnect_delay_doubles_up_to_its_limit(chance: float) -> None:
+    delays = [reconnect_delay_s(failures, chance) for failures in range(1, 20)]
+    assert delays[0] == RECONNECT_FIRST_S * (0.5 + chance / 2)
+    assert delays[1] == pytest.approx(2 * delays[0])
+    assert delays == sorted(delays)
+    assert delays[-1] == RECONNECT_MAX_S * (0.5 + chance / 2)
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1))
+def test_reconnect_delay_is_never_nothing_and_never_above_its_limit(failures: int, chance: float) -> None:
+    assert RECONNECT_FIRST_S / 2 <= reconnect_delay_s(failures, chance) <= RECONNECT_MAX_S
+
+
+def test_requeue_delay_doubles_with_each_attempt() -> None:
+    assert [requeue_delay_ms(attempts) for attempts in (1, 2, 3, 4)] == [500, 1000, 2000, 4000]
+
+
+@given(st.integers(0, 65535))
+def test_requeue_delay_has_limits(attempts: int) -> None:
+    assert REQUEUE_FIRST_MS <= requeue_delay_ms(attempts) <= REQUEUE_MAX_MS
+    assert requeue_delay_ms(attempts) <= requeue_delay_ms(attempts + 1)
+
+
+@given(st.integers(1, 10**9))
+def test_breaker_delay_has_limits(failures: int) -> None:
+    assert 0.1 <= breaker_delay_s(failures) <= 5.0

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ends of states: by expiry, by reset; who is told, what stays, and what comes after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kemi_nsq.consumer import outage
+from kemi_nsq.consumer.chores import Chores
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import PayloadError, StoreError
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.presence import expiry as module
+from kemi_nsq.presence import writer as pua_module
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.probe import Probe
+from kemi_nsq.presence.row import GRACE_S, Order, Row
+from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.testing import FakeHost
+from tests.support.gates import TestedGate
+from tests.support.presentity_table import create_presentity_table
+from tests.support.settings import settings
+
+TOMBSTONE_S = 100
+START = 1_700_000_000
+ALICE, BOB = "sip:alice@example.com", "sip:bob@example.net"
+
+
+class Desk:
+    """An `Expiry` on a table of its own, at a time that the test sets."""
+
+    def __init__(self, store: PresentityTable, **values: str) -> None:
+        self.host = FakeHost()
+        self.store = store
+        self.now = START
+        chosen = settings(pua_tombstone=str(TOMBSTONE_S), **values)
+        self.pua = PresenceWriter(chosen, self.host, store)
+        self.upkeep = Expiry(chosen, self.host, store, self.pua)
+        self.gate = TestedGate(self.host)
+        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
+
+    def row(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Row:
+        fields: dict[str, JsonValue] = {"Event-Package": "presence", "From": user, "State": "busy", "Expires": 60}
+        fields |= {name.replace("_", "-"): value for name, value in changes.items()}
+        if fields["Event-Package"] == "dialog":
+            fields |= {"To": "sip:x@y", "Call-ID": "c1"}
+        made = self.pua.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
+        assert made is not None
+        return made
+
+    def publish(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Change:
+        (change,) = self.pua.commit([self.row(user, position=position, **changes)])
+        return change
+
+    def bodies(self) -> dict[str, bytes]:
+        """Return the documents of the states that are not over by their users."""
+        return {row.username: row.body for _, row in self.store.find()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PresentityTable]:
+    path = create_presentity_table(tmp_path / "kamailio.db")
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
+        yield made
+
+
+@pytest.fixture
+def desk(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    made = Desk(store)
+    clock = SimpleNamespace(time=lambda: made.now, time_ns=lambda: made.now * 10**9, monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(pua_module, "time", clock)
+    return made
+
+
+def reset(desk: Desk, scope: str, *, position: int = 0, spare_later: bool = False) -> int:
+    return desk.upkeep.reset(scope, position=position, spare_later=spare_later)
+
+
+# Expiry
+
+
+def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk: Desk) -> None:
+    desk.publish()
+    desk.publish(Event_Package="dialog", State="confirmed", Expires=120)
+    desk.host.refreshed.clear()
+    desk.now += 59
+    desk.upkeep.sweep()
+    assert desk.host.refreshed == []
+    desk.now += 1
+    for _ in range(3):
+        desk.upkeep.sweep()
+    assert desk.host.refreshed == [(ALICE, "presence")]
+    assert desk.host.counters[Counter.PUA_ENDED] == 1
+    assert [row.event for _, row in desk.store.find()] == ["dialog"]
+
+
+@pytest.mark.parametrize(
+    ("package", "state", "shown"),
+    [
+        ("dialog", "confirmed", b"<state>terminated</state>"),
+        ("presence", "busy", b"<basic>closed</basic>"),
+        ("message-summary", "", b"Messages-Waiting: no"),
+    ],
+)
+def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, package: str, state: str, shown: bytes
+) -> None:
+    desk.publish(Event_Package=package, State=state, Messages_New=3)
+    ends: list[Row] = []
+    commit = desk.pua.commit
+
+    def kept(rows: Sequence[Row], *, by_route: bool) -> list[Change]:
+        ends.extend(rows)
+        return commit(rows, by_route=by_route)
+
+    monkeypatch.setattr(desk.pua, "commit", kept)
+    desk.now += 60
+    desk.upkeep.sweep()
+    (end,) = ends
+    assert shown in end.body
+    assert end.terminal, "an end is urgent"
+    assert (end.received_time, end.expires) == (desk.now, desk.now + TOMBSTONE_S + GRACE_S)
+
+
+def test_a_tombstone_goes_in_silence_and_only_when_its_time_is_over(desk: Desk) -> None:
+    desk.publish(Event_Package="dialog", State="terminated")
+    desk.host.refreshed.clear()
+    desk.now += TOMBSTONE_S - 1
+    desk.upkeep.sweep()
+    assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STALE
+    desk.now += 1
+    desk.upkeep.sweep()
+    assert desk.host.refreshed == []
+    assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STORED
+
+
+def test_what_is_published_after_the_end_wins_whatever_our_clock_says(desk: Desk) -> None:
+    """The clock of nsqd may be an hour behind ours, or ahead: only its own timestamps are compared."""
+    desk.publish(position=START * 10**9 - 3600 * 10**9)
+    desk.now += 60
+    desk.upkeep.sweep()
+    assert desk.publish(position=START * 10**9 - 3600 * 10**9 + 1) is Change.STORED
+    assert b"<basic>open</basic>" in desk.bodies()["alice"]
+
+
+def test_the_same_event_once_more_does_not_revive_what_ended(desk: Desk) -> None:
+    desk.publish()
+    desk.now += 60
+    desk.upkeep.sweep()
+    assert desk.publish() is Change.STALE
+    assert desk.bodies() == {}
+
+
+def test_a_state_that_is_renewed_while_it_is_swept_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.publish()
+    desk.now += 60
+    seen = desk.store.expiring(desk.now + GRACE_S)
+    assert len(seen) == 1
+    desk.publish(position=START + 1)
+    pages = [seen, []]
+    monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
+    desk.upkeep.sweep()
+    assert b"<basic>open</basic>" in desk.bodies()["alice"]
+    assert desk.host.counters[Counter.PUA_ENDED] == 0
+
+
+def test_two_processes_that_sweep_at_once_end_it_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.publish()
+    desk.now += 60
+    seen = desk.store.expiring(desk.now + GRACE_S)
+    desk.upkeep.sweep()
+    desk.host.refreshed.clear()
+    pages = [seen, []]
+    monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
+    desk.upkeep.sweep()
+    assert desk.host.refreshed == []
+    assert desk.host.counters[Counter.PUA_ENDED] == 1
+
+
+def test_many_states_end_page_by_page(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
+    users = [f"sip:u{number}@example.com" for number in range(10)]
+    for user in users:
+        desk.publish(user)
+    desk.host.refreshed.clear()
+    desk.now += 60
+    desk.upkeep.sweep()
+    assert sorted(desk.host.refreshed) == sorted((user, "presence") for user in users)
+
+
+def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(desk: Desk) -> None:
+    desk.store.save(desk.row(BOB)._replace(body=b"<not our document"))
+    desk.publish()
+    desk.now += 60
+    desk.upkeep.sweep()
+    desk.upkeep.sweep()
+    assert desk.bodies() == {}
+    (line,) = [text for _, text in desk.host.lines]
+    assert line.startswith(f"row of {BOB} (presence, ")
+
+
+# Reset
+
+
+def test_scopes(desk: Desk) -> None:
+    for scope, left in {
+        f"user {ALICE}": {"bob", "carol"},
+        "realm example.com": {"bob"},
+        "sender sip:pbx@one": {"carol"},
+        "sender sip:pbx@none": {"alice", "bob", "carol"},
+        "user sip:alice@example.net": {"alice", "bob", "carol"},
+        "user <sip:alice@example.com:5070;transport=tcp>": {"bob", "carol"},
+        " all ": set(),
+    }.items():
+        desk.now += 1
+        desk.publish(ALICE, position=desk.now, Sender_URI="sip:pbx@one", ETag="a")
+        desk.publish(BOB, position=desk.now, Sender_URI="sip:pbx@one", ETag="b")
+        desk.publish("sip:carol@example.com", position=desk.now, Sender_URI="sip:pbx@two", ETag="c")
+        assert reset(desk, scope, position=desk.now) == 3 - len(left), scope
+        assert set(desk.bodies()) == left, scope
+
+
+@pytest.mark.parametrize(
+    "scope", ["", "all states", "sender", "sender ", "user", "realm", "user http://x", "ALL", "x y"]
+)
+def test_what_is_no_scope_ends_nothing(desk: Desk, scope: str) -> None:
+    desk.publish()
+    with pytest.raises(PayloadError):
+        reset(desk, scope)
+    assert set(desk.bodies()) == {"alice"}
+
+
+@pytest.mark.parametrize("scope", ["sender ' OR '1'='1", "realm %", "sender %' --", "user sip:%25@example.com"])
+def test_a_scope_is_data_not_sql(desk: Desk, scope: str) -> None:
+    desk.publish()
+    assert reset(desk, scope) == 0
+    assert set(desk.bodies()) == {"alice"}
+
+
+def test_a_reset_counts_from_its_own_position(desk: Desk) -> None:
+    desk.publish(position=5)
+    desk.publish(BOB, position=7)
+    assert reset(desk, "all", position=6, spare_later=True) == 1
+    assert set(desk.bodies()) == {"bob"}, "published after the reset"
+    assert desk.publish(position=6) is Change.STALE, "published before the reset"
+    assert desk.publish(position=7) is Change.STORED
+
+
+def test_a_reset_pages_through_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
+    for number in range(10):
+        desk.publish(f"sip:u{number}@example.com")
+    desk.host.refreshed.clear()
+    assert reset(desk, "all") == 10
+    assert len(desk.host.refreshed) == 10
+    assert reset(desk, "all") == 0, "what is over does not end again"
+
+
+# A database that fails
+
+
+def test_a_database_that_fails_is_for_the_caller(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.publish()
+    desk.now += 60
+
+    def fail(rows: object) -> list[Change]:
+        raise StoreError("it was told to")
+
+    monkeypatch.setattr(desk.store, "save_all", fail)
+    with pytest.raises(StoreError):
+        desk.upkeep.sweep()
+    with pytest.raises(StoreError):
+        reset(desk, "all")
+    assert desk.host.counters[Counter.PUA_ENDED] == 0
+    monkeypatch.undo()
+    assert set(desk.bodies()) == {"alice"}
+
+
+def test_the_next_sweep_makes_up_for_one_that_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.publish()
+    desk.now += 60
+    failures = [StoreError("the database is locked")]
+    expiring = desk.store.expiring
+
+    def fail_once(until: int) -> list[Row]:
+        if failures:
+            raise failures.pop()
+        return expiring(until)
+
+    monkeypatch.setattr(desk.store, "expiring", fail_once)
+    desk.chores.tick()
+    assert [text for _, text in desk.host.lines] == [
+        "the database fails: the database is locked; expiry and hiding wait"
+    ]
+    assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
+    desk.gate.pass_time(outage.RELAPSE_S + 1)
+    due = desk.chores.next_due()
+    assert due is not None
+    assert time.monotonic() < due <= time.monotonic() + module.SWEEP_INTERVAL_S
+    desk.chores.tick()
+    assert set(desk.bodies()) == {"alice"}, "it is not due yet"
+    monkeypatch.setattr(desk.chores, "_sweep_due", time.monotonic())
+    desk.chores.tick()
+    assert desk.bodies() == {}

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A call that is over: told once, then hidden, and by whom if its process cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kemi_nsq.consumer.chores import Chores
+from kemi_nsq.consumer.outage import Kind
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import StoreError
+from kemi_nsq.jsontext import JsonObject, JsonValue
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.presence import expiry as upkeep_module
+from kemi_nsq.presence import hidden
+from kemi_nsq.presence import pacing as hiding
+from kemi_nsq.presence import writer as pua_module
+from kemi_nsq.presence.expiry import LINGER_S, Expiry
+from kemi_nsq.presence.pacing import AFTER_S, Hiding
+from kemi_nsq.presence.probe import Probe
+from kemi_nsq.presence.row import GRACE_S, Order
+from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.writer import UDP_LIMIT, PresenceWriter
+from kemi_nsq.testing import FakeHost
+from tests.support.database import rows
+from tests.support.gates import TestedGate
+from tests.support.presentity_table import create_presentity_table
+from tests.support.settings import settings
+
+ALICE = ("sip:alice@example.com", "dialog")
+START = 1_700_000_000
+TOMBSTONE_S = 300
+
+
+class Process:
+    """A process that publishes presence, at a time that the test sets.
+
+    Attributes:
+        now: the wall clock.
+        monotonic: the other one.
+    """
+
+    def __init__(self, store: PresentityTable, *, ticks: bool = True, **values: str) -> None:
+        self.now, self.monotonic = START, 100.0
+        self.store = store
+        self.host = FakeHost()
+        chosen = settings(**values)
+        self.pua = PresenceWriter(chosen, self.host, store)
+        self.upkeep = Expiry(chosen, self.host, store, self.pua)
+        self.gate = TestedGate(self.host)
+        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
+        if ticks:
+            self.pua.begin_ticking()
+
+    def call(self, state: str, *calls: str, position: int = 1, **more: JsonValue) -> None:
+        made = []
+        for call in calls or ("c1",):
+            fields: dict[str, JsonValue] = {"Event-Package": "dialog", "From": ALICE[0], "To": "sip:x@y"}
+            fields |= {"Call-ID": call, "State": state} | more
+            row = self.pua.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
+            assert row is not None
+            made.append(row)
+        self.pua.commit(made)
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by and do what is due."""
+        self.now += int(seconds)
+        self.monotonic += seconds
+        self.pua.tick()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return create_presentity_table(tmp_path / "kamailio.db")
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[PresentityTable]:
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", max_dialogs=5)) as made:
+        yield made
+
+
+@pytest.fixture
+def process(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Process:
+    return timed(Process(store), monkeypatch)
+
+
+def timed(process: Process, monkeypatch: pytest.MonkeyPatch) -> Process:
+    clock = SimpleNamespace(
+        time=lambda: process.now, time_ns=lambda: process.now * 10**9, monotonic=lambda: process.monotonic
+    )
+    for module in (pua_module, upkeep_module):
+        monkeypatch.setattr(module, "time", clock)
+    return process
+
+
+def expiries(path: Path) -> list[int]:
+    return [int(str(row["expires"])) for row in rows(path)]
+
+
+def texts(host: FakeHost) -> list[str]:
+    return [text for _, text in host.lines]
+
+
+# The queue
+
+
+def test_what_was_told_is_due_a_moment_later_all_at_once() -> None:
+    queue = Hiding()
+    assert queue.next_due() is None
+    queue.add(["a"], [], [], 10.0)
+    queue.add(["b"], [ALICE], [ALICE], 10.3)
+    assert queue.next_due() == 10.0 + AFTER_S
+    assert queue.take() == (["a", "b"], [ALICE], [ALICE])
+    assert queue.next_due() is None
+    assert queue.take() == ([], [], [])
+
+
+def test_nothing_told_is_nothing_due() -> None:
+    queue = Hiding()
+    queue.add([], [], [], 10.0)
+    assert queue.next_due() is None
+
+
+def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hiding, "_MOST", 3)
+    queue = Hiding()
+    queue.add("ab", [], [], 1.0)
+    queue.add("cde", [], [], 1.0)
+    assert queue.take()[0] == ["a", "b", "c"]
+
+
+# After the NOTIFY
+
+
+def test_an_end_is_told_and_hidden_within_a_second(process: Process, path: Path) -> None:
+    process.call("confirmed")
+    process.call("terminated", position=2)
+    assert process.host.refreshed == [ALICE] * 2
+    process.wait(AFTER_S / 2)
+    assert expiries(path) == [START + TOMBSTONE_S + GRACE_S]
+    process.wait(AFTER_S / 2)
+    assert expiries(path) == [-(START + TOMBSTONE_S + GRACE_S)]
+    assert process.host.refreshed == [ALICE] * 2, "that it leaves is no news"
+    assert process.pua.next_due() is None
+
+
+def test_a_call_that_goes_on_is_not_hidden(process: Process, path: Path) -> None:
+    process.call("terminated", position=2)
+    process.call("confirmed", position=3)
+    process.wait(1)
+    assert expiries(path)[0] > 0
+
+
+def test_a_process_that_has_no_tick_hides_at_once(
+    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    process = timed(Process(store, ticks=False), monkeypatch)
+    process.call("terminated")
+    assert process.host.refreshed == [ALICE]
+    assert expiries(path)[0] < 0
+
+
+def test_a_process_that_has_no_tick_leaves_it_to_the_sweep_when_the_database_fails(
+    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    process = timed(Process(store, ticks=False), monkeypatch)
+    monkeypatch.setattr(store, "hide", fail)
+    process.call("terminated")
+    assert expiries(path)[0] > 0
+
+
+def test_a_repeated_end_of_another_message_is_hidden_as_well(process: Process, path: Path) -> None:
+    process.call("terminated", position=2)
+    process.call("terminated", position=3)
+    process.wait(1)
+    assert expiries(path)[0] < 0
+
+
+def test_a_refused_refresh_is_tried_again_before_it_is_hidden(process: Process, path: Path) -> None:
+    process.host.refresh_accepted = False
+    process.call("terminated")
+    assert process.host.counters[Counter.REFRESH_FAILED] == 1
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 3, "and once more, when it is hidden"
+    assert expiries(path)[0] < 0, "else the document would grow"
+
+
+def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
+    process: Process, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    process.chores.begin()
+    process.call("terminated")
+    with monkeypatch.context() as patched:
+        patched.setattr(process.store, "hide", fail)
+        process.monotonic += 1
+        process.chores.tick()
+    assert process.gate.lasts(Kind.DATABASE), "an outage, which is said and probed"
+    process.now += LINGER_S
+    process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def fail(*_: object, **__: object) -> None:
+    raise StoreError("it was told to fail")
+
+
+# The sweep
+
+
+def test_what_a_dead_process_left_is_told_and_hidden_by_the_next_sweep(
+    process: Process, store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    process.call("terminated")
+    other = timed(Process(store), monkeypatch)
+    other.now = process.now + LINGER_S - 1
+    other.upkeep.sweep()
+    assert expiries(path)[0] > 0, "its process may be about to hide it"
+    other.now += 1
+    other.upkeep.sweep()
+    assert other.host.refreshed == [ALICE]
+    assert expiries(path)[0] < 0
+
+
+def test_with_refresh_off_the_sweep_hides(store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    process = timed(Process(store, pua_refresh="0"), monkeypatch)
+    process.call("terminated")
+    process.wait(1)
+    assert expiries(path)[0] > 0
+    process.wait(LINGER_S)
+    process.upkeep.sweep()
+    assert process.host.refreshed == []
+    assert expiries(path)[0] < 0
+
+
+def test_with_refresh_off_what_no_route_does_is_told_all_the_same(
+    store: PresentityTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = timed(Process(store, pua_refresh="0"), monkeypatch)
+    process.call("confirmed")
+    process.upkeep.reset("all", position=9, spare_later=False)
+    assert process.host.refreshed == [ALICE]
+
+
+def test_a_refused_refresh_of_a_call_that_goes_on_is_tried_again(process: Process) -> None:
+    process.host.refresh_accepted = False
+    process.call("confirmed")
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2, "once"
+
+
+@pytest.mark.parametrize("back_s", [3600, 86400])
+def test_a_clock_that_goes_back_hides_all_the_same(process: Process, path: Path, back_s: int) -> None:
+    process.upkeep.sweep()
+    process.now -= back_s
+    process.call("terminated")
+    process.pua._hiding.take()  # as if the process had died
+    process.now += LINGER_S
+    process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_a_clock_that_went_back_after_the_end_hides_it_when_it_is_there_again(process: Process, path: Path) -> None:
+    process.call("terminated")
+    process.pua._hiding.take()
+    process.now -= 3600
+    process.upkeep.sweep()
+    assert expiries(path)[0] > 0, "by this clock it has not happened yet"
+    process.now += 3600 + LINGER_S
+    process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_the_first_sweep_hides_what_had_another_tombstone(
+    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    before = timed(Process(store, pua_tombstone="3600"), monkeypatch)
+    before.call("terminated")
+    after = timed(Process(store), monkeypatch)
+    after.now += 60
+    after.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_a_sweep_after_an_outage_finds_what_ended_before(process: Process, path: Path) -> None:
+    process.upkeep.sweep()
+    process.call("terminated")
+    process.pua._hiding.take()  # as if the process had died
+    process.now += TOMBSTONE_S // 2
+    for _ in range(2):
+        process.upkeep.sweep()
+    assert expiries(path)[0] < 0
+
+
+def test_a_call_that_waits_is_shown_and_told_when_there_is_room(process: Process, path: Path) -> None:
+    process.call("confirmed", *(f"c{number}" for number in range(6)))
+    assert sum(each > 0 for each in expiries(path)) == 5
+    process.store._database.run(
+        lambda connection: connection.exec_driver_sql("DELETE FROM presentity WHERE etag LIKE '%/c0'"), writes=True
+    )
+    process.host.refreshed.clear()
+    process.upkeep.sweep()
+    assert process.host.refreshed == [ALICE]
+    assert all(each > 0 for each in expiries(path))
+
+
+def test_calls_above_the_limit_are_counted_and_not_told(process: Process) -> None:
+    process.call("confirmed", *(f"c{number}" for number in range(5)))
+    process.host.refreshed.clear()
+    process.call("confirmed", "c5", "c6")
+    assert process.host.counters[Counter.PUA_HIDDEN] == 2
+    assert process.host.refreshed == []
+
+
+# Size
+
+
+@pytest.mark.parametrize("package", ["dialog", "presence"])
+def test_what_is_too_large_for_udp_is_said(process: Process, package: str) -> None:
+    fields: JsonObject = {"Event-Package": package, "From": ALICE[0], "To": "sip:x@y", "Call-ID": "c", "State": "early"}
+    row = process.pua.row(fields, Order(position=1, message_id="0" * 16), sent_at=None)
+    assert row is not None
+    process.pua.commit([row._replace(body=b"x" * (UDP_LIMIT + 101))])
+    assert process.host.counters[Counter.DOCUMENT_TOO_LARGE] == 1
+    (text,) = [text for text in texts(process.host) if "too many" in text]
+    assert f"the {package} document of {ALICE[0]} has some 64" in text
+    assert "NSQ_PUA_MAX_DIALOGS" in text
+
+
+def test_an_end_whose_document_was_too_large_is_told_when_it_is_hidden(process: Process) -> None:
+    """Else a lamp would stay on whose last NOTIFY could not be sent."""
+    names = [f"c{number}" for number in range(5)]
+    process.call("confirmed", *names, From=f'"{"x" * 20_000}" <{ALICE[0]}>')
+    process.call("terminated", *names, position=2, From=f'"{"x" * 20_000}" <{ALICE[0]}>')
+    assert process.host.counters[Counter.DOCUMENT_TOO_LARGE] == 2
+    process.host.refreshed.clear()
+    process.wait(1)
+    assert process.host.refreshed == [ALICE]
+
+
+def test_a_tombstone_has_no_dialog() -> None:
+    assert b"<dialog " not in hidden.TOMBSTONE_BODY
+    assert time.time() < -hidden.tombstone_expires(2**31 - 1)

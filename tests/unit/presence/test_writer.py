@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From messages to rows and NOTIFYs: one by one, in batches, redelivered, with clocks that differ and odd Expires."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.supervisor import Supervisor
+from kemi_nsq.consumer.verdict import Answers
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import NsqError, RowRefused, StoreError
+from kemi_nsq.event import Event
+from kemi_nsq.host import Level
+from kemi_nsq.names import Subscription
+from kemi_nsq.nsq.protocol import Message
+from kemi_nsq.plugin.plugin import wire
+from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.row import GRACE_S, Row
+from kemi_nsq.presence.table import PresentityTable, Saved
+from kemi_nsq.testing import FakeHost
+from tests.support.presence_consumers import Answered, PresenceConsumer, again
+from tests.support.presentity_table import create_presentity_table
+from tests.support.settings import settings
+
+HOUR_S = 3600
+HOSTILE_POSITIONS: list[object] = [
+    *(None, "", "x", -1, -0.5, "NaN", "sNaN", "-Infinity", True, [1], {"a": 1}),
+    *("1e19", "1e999990", "1e999999", "-1e999990", "9" * 4000),
+]
+#: When nsqd took the messages, but for those of which a test says something else.
+NOW = time.time()
+INT32 = 2**31 - 1
+
+
+class Recorded(PresenceConsumer):
+    """A consumer that remembers what `nsq_pua_publish` returned or raised in each route."""
+
+    returned: list[Change | NsqError]
+
+    def publish(self, _event: Event) -> None:
+        self.returned = getattr(self, "returned", [])
+        try:
+            self.returned.append(self.functions.publish(None))
+        except NsqError as error:
+            self.returned.append(error)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return create_presentity_table(tmp_path / "kamailio.db")
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[PresentityTable]:
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
+        yield made
+
+
+@pytest.fixture
+def consumer(store: PresentityTable) -> Recorded:
+    return Recorded(FakeHost(), store)
+
+
+def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fields: object) -> Delivery:
+    """Return a message with a call's event; later numbers are later."""
+    named: dict[str, object] = {
+        "Event-Package": "dialog",
+        "From": f"sip:{user}@example.com",
+        "To": "sip:bob@example.com",
+        "Call-ID": "c1",
+        "State": "early",
+    }
+    named |= {name.replace("_", "-"): value for name, value in fields.items()}
+    timestamp_ns = int(sent_at * 1e9) + number
+    made = Message(message_id=b"%016x" % number, timestamp_ns=timestamp_ns, attempts=1, body=json.dumps(named).encode())
+    return Delivery(connection_id=1, subscription=Subscription("events", "kamailio"), message=made)
+
+
+def rows(store: PresentityTable) -> dict[str, Row]:
+    return {row.username: row for _, row in store.find()}
+
+
+def texts(host: FakeHost) -> list[str]:
+    return [text for level, text in host.lines if level is not Level.DEBUG]
+
+
+# One by one, and in batches
+
+
+def test_alone_it_is_stored_at_once_and_the_route_learns_what_it_did(consumer: Recorded) -> None:
+    first = message(1)
+    for each in (first, message(2), again(first), message(3, State="confirmed"), message(4, State="nonsense")):
+        assert len(consumer.handle([each]).finished) == 1
+    *codes, refused = consumer.returned
+    assert codes == [Change.STORED, Change.UNCHANGED, Change.STALE, Change.STORED]
+    assert isinstance(refused, NsqError)
+
+
+def test_in_a_batch_the_route_learns_that_it_is_valid_and_will_be_stored(
+    consumer: Recorded, store: PresentityTable
+) -> None:
+    stored_meanwhile: list[int] = []
+    publish = consumer.functions.publish
+
+    def watch(payload: str | None) -> Change:
+        change = publish(payload)
+        stored_meanwhile.append(len(rows(store)))
+        return change
+
+    consumer.functions.publish = watch  # type: ignore[method-assign]
+    batch = [message(1), message(2), message(3, State="nonsense"), message(0, State="trying")]
+    answered = consumer.handle(batch)
+    assert answered.finished == batch
+    assert [each for each in consumer.returned if isinstance(each, Change)] == [Change.STORED] * 3
+    assert stored_meanwhile == [0, 0, 0]
+    assert b"early" in rows(store)["alice"].body
+    assert consumer.host.counters[Counter.PUA_STORED] == 1
+    assert consumer.host.counters[Counter.PUA_STALE] == 2
+
+
+def test_a_batch_is_one_transaction_and_one_refresh_of_each_presentity(
+    consumer: Recorded, store: PresentityTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[int] = []
+    save_all = store.save_all
+
+    def counted(given: Sequence[Row]) -> Saved:
+        commits.append(len(given))
+        return save_all(given)
+
+    monkeypatch.setattr(store, "save_all", counted)
+    batch = [message(number, user=f"u{number % 3}", State="confirmed", Call_ID=f"c{number}") for number in range(12)]
+    assert consumer.handle(batch).finished == batch
+    assert commits == [12]
+    assert sorted(consumer.host.refreshed) == [(f"sip:u{number}@example.com", "dialog") for number in range(3)]
+
+
+def test_with_the_refresh_left_to_the_route_each_is_stored_at_once(store: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), store, pua_refresh="0")
+    consumer.handle([message(1), message(2), message(3, State="confirmed")])
+    assert consumer.returned == [Change.STORED, Change.UNCHANGED, Change.STORED]
+    assert consumer.host.refreshed == []
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [("1", [1, 1, 1, 1, 1]), ("2", [2, 2, 1]), ("100", [5])])
+def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]) -> None:
+    handled: list[int] = []
+
+    class Handling:
+        def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
+            handled.append(len(deliveries))
+
+    consumer = Supervisor(settings(batch=batch), FakeHost(), Handling(), None, None)  # type: ignore[arg-type]
+    consumer._io = None  # type: ignore[assignment]  # nobody is answered here
+    consumer._take([message(number) for number in range(5)])
+    assert handled == sizes
+
+
+# What fails
+
+
+class Failing(PresentityTable):
+    """A store that refuses the rows of some users, or fails."""
+
+    def __init__(self, path: Path, error: Exception, users: frozenset[str]) -> None:
+        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
+        self._error, self._users = error, users
+        self.calls = 0
+
+    def save_all(self, given: Sequence[Row]) -> Saved:
+        self.calls += 1
+        if any(row.username in self._users for row in given):
+            raise self._error
+        return super().save_all(given)
+
+
+def test_one_row_that_the_database_refuses_spoils_no_other(path: Path) -> None:
+    with closing(Failing(path, RowRefused("no such character"), frozenset({"bad"}))) as store:
+        consumer = Recorded(FakeHost(), store)
+        batch = [message(number, user=user) for number, user in enumerate(["a", "bad", "c"])]
+        assert consumer.handle(batch).finished == batch
+        assert set(rows(store)) == {"a", "c"}
+        assert consumer.host.counters[Counter.PUA_INVALID] == 1
+        assert texts(consumer.host) == ["message 0000000000000001 dropped: no such character"]
+
+
+class Halfway(PresentityTable):
+    """A store that stores the first of several rows, and fails with the others."""
+
+    def __init__(self, path: Path, error: RowRefused | StoreError) -> None:
+        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
+        self._error = error
+
+    def save_all(self, given: Sequence[Row]) -> Saved:
+        saved = super().save_all(given[:1])
+        left = given[1:]
+        return replace(saved, changes=[*saved.changes, *[None for _ in left]], failed=self._error if left else None)
+
+
+@pytest.mark.parametrize("error", [RowRefused("no such character"), StoreError("locked")])
+def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: RowRefused | StoreError) -> None:
+    with closing(Halfway(path, error)) as store:
+        consumer = Recorded(FakeHost(), store)
+        consumer.handle([message(number, user=user) for number, user in enumerate("ab")])
+        assert consumer.host.refreshed[:1] == [("sip:a@example.com", "dialog")]
+        assert consumer.host.counters[Counter.PUA_STORED] >= 1
+
+
+@pytest.mark.parametrize(("ack", "again_"), [("processed", [1, 3]), ("received", [])])
+def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_: list[int]) -> None:
+    with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
+        consumer = Recorded(FakeHost(), store, ack=ack)
+        batch = [message(0, State="nonsense"), message(1, user="a"), message(2, From=""), message(3, user="b")]
+        answered = consumer.handle(batch)
+        assert [int(each.message.message_id, 16) for each in answered.requeued] == again_
+        assert set(rows(store)) == set()
+        assert store.calls == 1
+        lost = [f"the states of message {1:016x} are lost: it was finished before (NSQ_ACK)"]
+        lost += [f"the states of message {3:016x} are lost: it was finished before (NSQ_ACK)"]
+        assert [text for text in texts(consumer.host) if "are lost" in text] == (lost if ack == "received" else [])
+        assert any(text.startswith("the database fails: locked; nothing is taken") for text in texts(consumer.host))
+
+
+def test_a_database_that_fails_for_ever_costs_no_message_anything(path: Path) -> None:
+    with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
+        consumer = Recorded(FakeHost(), store, max_attempts="2")
+        waiting = [message(0, user="a"), message(1, user="a")]
+        for _ in range(20):
+            waiting = consumer.handle(waiting).requeued
+        assert len(waiting) == 2
+        assert consumer.host.counters[Counter.GAVE_UP] == 0
+        store._users = frozenset()
+        assert consumer.handle(waiting).requeued == []
+        assert len(rows(store)) == 1
+
+
+def test_what_was_delivered_before_is_told_of_again(consumer: Recorded) -> None:
+    """Whoever had it may have died after the commit and before the NOTIFY."""
+    first = message(1)
+    consumer.handle([first])
+    consumer.host.refreshed.clear()
+    consumer.handle([first])
+    assert consumer.host.refreshed == [], "nsqd said that this is the first delivery: a copy, nobody died"
+    consumer.handle([again(first)])
+    consumer.handle([again(first), message(2, user="carol")])
+    told = [("sip:alice@example.com", "dialog")] * 2 + [("sip:carol@example.com", "dialog")]
+    assert sorted(consumer.host.refreshed) == told
+
+
+# Who watches
+
+
+def test_nobody_watches_so_the_row_is_stored_and_nobody_told(path: Path) -> None:
+    engine = sa.create_engine(f"sqlite+pysqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE active_watchers (presentity_uri TEXT, event TEXT)")
+        connection.exec_driver_sql("INSERT INTO active_watchers VALUES ('sip:b@example.com', 'dialog')")
+        connection.exec_driver_sql("INSERT INTO active_watchers VALUES ('sip:a@example.com', 'presence')")
+    engine.dispose()
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "active_watchers")) as store:
+        consumer = Recorded(FakeHost(), store)
+        consumer.handle([message(number, user=user) for number, user in enumerate("abc")])
+        assert set(rows(store)) == {"a", "b", "c"}
+        assert consumer.host.refreshed == [("sip:b@example.com", "dialog")]
+
+
+def test_who_watches_cannot_be_read_so_all_are_told(path: Path) -> None:
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "no_such_table")) as store:
+        consumer = Recorded(FakeHost(), store)
+        consumer.handle([message(number, user=user) for number, user in enumerate("abc")])
+        assert len(consumer.host.refreshed) == 3
+
+
+def test_a_refresh_that_is_refused_is_counted_and_the_state_is_stored(
+    consumer: Recorded, store: PresentityTable
+) -> None:
+    consumer.host.refresh_accepted = False
+    assert len(consumer.handle([message(1)]).finished) == 1
+    assert consumer.host.counters[Counter.REFRESH_FAILED] == 1
+    assert set(rows(store)) == {"alice"}
+
+
+def test_paced_notifies_come_later_and_the_end_at_once(store: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), store, notify_interval="60")
+    told = []
+    for number, state in enumerate(("trying", "early", "confirmed", "terminated")):
+        consumer.handle([message(number, State=state)])
+        told.append(len(consumer.host.refreshed))
+    assert told == [1, 1, 1, 2]
+
+
+def test_nothing_is_held_back_where_nobody_would_send_it_later(path: Path) -> None:
+    """A SIP worker that publishes has no main loop; a NOTIFY held back there would never leave."""
+    host = FakeHost()
+    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), {}, native=True).presence
+    for state in ("early", "confirmed"):
+        functions.publish(message(State=state).message.body.decode())
+    assert len(host.refreshed) == 2
+
+
+# Bugs, and rows that the database refuses
+
+
+class Spoiled(PresenceConsumer):
+    """A consumer whose table takes no row of `spoiler`; its route, as `plugin` does, bears whatever is raised."""
+
+    def __init__(self, host: FakeHost, store: PresentityTable, error: Exception) -> None:
+        super().__init__(host, store)
+        save_all = store.save_all
+
+        def save(rows: Sequence[Row]) -> Saved:
+            if any(row.username == "spoiler" for row in rows):
+                raise error
+            return save_all(rows)
+
+        store.save_all = save  # type: ignore[method-assign]
+
+    def publish(self, event: Event) -> None:
+        with suppress(Exception):
+            if event.fields.get("reset"):
+                self.functions.reset(None)
+            else:
+                self.functions.publish(None)
+
+
+def test_a_bug_lets_its_own_message_come_again_and_no_other(store: PresentityTable) -> None:
+    consumer = Spoiled(FakeHost(), store, UnicodeEncodeError("latin-1", "x", 0, 1, "a bug"))
+    spoiler, others = message(1, user="spoiler"), [message(2, user="bob"), message(3, user="carol")]
+    alone, together = consumer.handle([spoiler]), consumer.handle([others[0], spoiler, others[1]])
+    assert (alone.finished, alone.requeued) == ([], [again(spoiler)])
+    assert (together.finished, together.requeued) == (others, [again(spoiler)])
+    assert set(rows(store)) == {"bob", "carol"}
+    assert consumer.host.counters[Counter.BUG] == 1
+
+
+def test_a_row_that_is_refused_takes_no_reset_of_its_batch_along(store: PresentityTable) -> None:
+    consumer = Spoiled(FakeHost(), store, RowRefused("the database refuses it"))
+    reset = message(3, reset=True, Sender_URI="sip:pbx1")
+    consumer.handle([message(0, Sender_URI="sip:pbx1")])
+    batch = [message(1, user="spoiler"), message(2, user="carol"), reset]
+    assert consumer.handle(batch).finished == batch
+    assert set(rows(store)) == {"carol"}, "the call of pbx1 is over"
+    assert consumer.host.counters[Counter.PUA_INVALID] == 1
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("offset_s", [-HOUR_S, HOUR_S])
+def test_a_clock_of_nsqd_that_is_an_hour_off_changes_order_and_lifetime_of_nothing(
+    consumer: Recorded, store: PresentityTable, offset_s: int
+) -> None:
+    sent_at = time.time() + offset_s
+    consumer.handle([message(1, sent_at=sent_at, State="confirmed", Expires=60)])
+    row = rows(store)["alice"]
+    assert abs(row.received_time - time.time()) < 10
+    assert row.expires == row.received_time + 60 + GRACE_S
+    consumer.handle([message(0, sent_at=sent_at)])
+    assert b"confirmed" in rows(store)["alice"].body
+    consumer.handle([message(2, sent_at=sent_at, State="terminated")])
+    assert rows(store) == {}, "it is over"
+    assert consumer.returned == [Change.STORED, Change.STALE, Change.STORED]
+
+
+def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(store: PresentityTable) -> None:
+    """Our clock is an hour ahead of nsqd's: the log must lead to that."""
+    consumer = Recorded(FakeHost(), store, max_event_age="60")
+    then = time.time() - HOUR_S
+    answered = consumer.handle([message(number, sent_at=then, user=f"u{number}") for number in range(3)])
+    assert len(answered.finished) == 3
+    assert rows(store) == {}
+    assert consumer.host.counters[Counter.PUA_TOO_OLD] == 3
+    assert texts(consumer.host)[0] == (
+        "an event 3600 s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
+    )
+    consumer.handle([message(9, sent_at=then, State="terminated")])
+    assert consumer.returned[-1] is Change.STORED
+    consumer.handle([message(9, sent_at=time.time() + HOUR_S, user="ahead")])
+    assert set(rows(store)) == {"ahead"}
+
+
+@pytest.mark.parametrize("value", HOSTILE_POSITIONS)
+def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(store: PresentityTable, value: object) -> None:
+    """A whole number of a million digits would hold up all other events for seconds."""
+    consumer = Recorded(FakeHost(), store, pua_order_field="Seq")
+    started = time.process_time()
+    consumer.handle([message(1, Seq=value)])
+    assert time.process_time() - started < 1
+    assert rows(store) == {}
+    (error,) = consumer.returned
+    assert isinstance(error, NsqError)
+    assert "orders nothing" in str(error)
+
+
+# Expires
+
+
+@pytest.mark.parametrize("expires", [0, -1, "0", "-5", "soon", 1.5, "1e3", "NaN", True, [60], "  ,", "0x10", "٣"])
+def test_an_expires_that_means_nothing_is_refused(consumer: Recorded, store: PresentityTable, expires: object) -> None:
+    answered: Answered = consumer.handle([message(1, Expires=expires)])
+    assert len(answered.finished) == 1
+    assert rows(store) == {}
+    (error,) = consumer.returned
+    assert isinstance(error, NsqError)
+    assert str(error).startswith("Expires is ")
+
+
+@pytest.mark.parametrize("expires", [1, "1", 60.0, "3600", INT32, 2**31, 10**12, "9" * 400, "", None])
+def test_an_expires_that_means_something_ends_after_now_and_fits_the_column(
+    consumer: Recorded, store: PresentityTable, expires: object
+) -> None:
+    consumer.handle([message(1, Expires=expires)])
+    row = rows(store)["alice"]
+    assert row.received_time < row.expires <= INT32
+    assert rows(store)["alice"].expires > 0

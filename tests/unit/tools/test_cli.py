@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: exit codes 0, 1 and 2, one line on standard error, and nothing of a traceback."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqError, PayloadError, QueryFailed, UsageError
+from kemi_nsq.settings import names
+from kemi_nsq.tools import cli, reference, responder
+from tests.support.ports import LOOPBACK, free_tcp_port
+from tests.support.settings import wipe_environment
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command in this process; it returns exit code, output and errors."""
+
+    def run(*words: str, stdin: bytes = b"", **environment: str) -> tuple[int, str, str]:
+        wipe_environment(monkeypatch)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["kemi-nsq", *words])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def nobody() -> str:
+    """Return an address where nobody listens."""
+    return f"{LOOPBACK}:{free_tcp_port()}"
+
+
+def test_the_installed_command_is_this_one() -> None:
+    ours = str(Path(sys.executable).with_name("kemi-nsq"))
+    done = subprocess.run([ours, "publish", "a/b", "{}"], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kemi-nsq: 'a/b' is no name for a topic or channel\n"
+
+
+# The world is not ready
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("publish", "t", "{}"), ("query", "t", "{}"), ("respond", "--topic", "t", "--reply", "{}")],
+    ids=lambda words: words[0],
+)
+def test_without_nsqd_it_is_one_line_and_exit_code_1(run: Run, words: tuple[str, ...], nobody: str) -> None:
+    code, out, err = run(*words, "--nsqd", nobody)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(rf"kemi-nsq: {nobody}: .*Connection refused\n", err)
+
+
+def test_addresses_come_from_the_environment(run: Run, nobody: str) -> None:
+    assert nobody in run("publish", "t", "{}", NSQ_NSQD_ADDRESS=nobody)[2]
+    assert nobody in run("query", "t", "{}", NSQ_NSQD_TCP_ADDRESS=nobody)[2]
+
+
+# The input is wrong
+
+HINT = "(in the shell, put the JSON between single quotes)"
+WRONG: dict[str, tuple[tuple[str, ...], bytes, str]] = {
+    "payload": (("publish", "t", "{Call-ID: 1}"), b"", HINT),
+    "array": (("publish", "t", "[]"), b"", "a JSON object is wanted"),
+    "stdin": (("publish", "t", "-"), b"no", HINT),
+    "stdin not UTF-8": (("publish", "t", "-"), b'"\xff"', "standard input is not UTF-8"),
+    "topic": (("publish", "a/b", "{}"), b"", "'a/b' is no name for a topic or channel"),
+    "address": (("publish", "t", "{}", "--nsqd", "nowhere"), b"", "'nowhere' is no host:port"),
+    "query address": (("query", "t", "{}", "--nsqd", "nowhere"), b"", "NSQ_NSQD_TCP_ADDRESS"),
+    "query topic": (("query", "a b", "{}"), b"", "'a b' is no name for a topic or channel"),
+    "query payload": (("query", "t", "x"), b"", HINT),
+    "respond neither": (("respond", "--topic", "t"), b"", "one of --reply and --exec is needed"),
+    "respond both": (("respond", "--topic", "t", "--reply", "{}", "--exec", "x"), b"", "one of --reply and --exec"),
+    "respond reply": (("respond", "--topic", "t", "--reply", "x"), b"", HINT),
+    "respond topic": (("respond", "--topic", "a b", "--reply", "{}"), b"", "'a b' is no name"),
+    "respond command": (("respond", "--topic", "t", "--exec", "it's"), b"", "is no command: No closing quotation"),
+    "respond no command": (("respond", "--topic", "t", "--exec", " "), b"", "the command is empty"),
+    "no folder": (("status", "--run-dir", "/nowhere/x"), b"", "NSQ_RUN_DIR /nowhere/x cannot be read: No such file"),
+    "reference": (("reference", "--write", "/nowhere/reference.md"), b"", "/nowhere/reference.md: No such file"),
+}
+
+
+@pytest.mark.parametrize(("words", "stdin", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line_and_exit_code_2(run: Run, words: tuple[str, ...], stdin: bytes, said: str) -> None:
+    code, out, err = run(*words, stdin=stdin)
+    assert (code, out) == (2, "")
+    assert err.startswith("kemi-nsq: ")
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+def test_a_wrong_setting_is_exit_code_2(run: Run) -> None:
+    code, _, err = run("settings", NSQ_MAX_IN_FLIGTH="5")
+    assert code == 2
+    assert err == (
+        "kemi-nsq: NSQ_MAX_IN_FLIGTH (environment) is no setting of kemi-nsq; did you mean NSQ_MAX_IN_FLIGHT?\n"
+    )
+
+
+@pytest.mark.parametrize("words", [("publish",), ("query", "t"), ("nonsense",), ("query", "t", "{}", "--timeout", "x")])
+def test_wrong_usage_is_exit_code_2_without_a_traceback(run: Run, words: tuple[str, ...]) -> None:
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Usage: kemi-nsq" in err
+    assert "Traceback" not in err
+
+
+# What needs nothing
+
+
+def test_settings_shows_each_with_its_value(run: Run) -> None:
+    code, out, err = run("settings", NSQ_MAX_IN_FLIGHT="77", COLUMNS="200")
+    assert (code, err) == (0, "")
+    shown = {line.split()[0]: line for line in out.splitlines() if line.lstrip().startswith("NSQ_")}
+    assert list(shown) == names()
+    assert shown["NSQ_MAX_IN_FLIGHT"].split()[1] == "77"
+
+
+def test_reference_writes_the_page_of_the_docs(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("reference")
+    assert (code, err) == (0, "")
+    assert out == reference.markdown()
+    assert run("reference", "--write", str(tmp_path / "page.md")) == (0, "", "")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == out
+
+
+def test_help_names_the_commands(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert {"publish", "query", "respond", "settings", "reference"} <= set(out.split())
+
+
+# What an error becomes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConnectionLost("gone"), 1, "kemi-nsq: gone\n"),
+        (DeadlineExceeded("nothing came in time"), 1, "kemi-nsq: nothing came in time\n"),
+        (QueryFailed("bad reply"), 1, "kemi-nsq: bad reply\n"),
+        (UsageError("wrong"), 2, "kemi-nsq: wrong\n"),
+        (PayloadError("wrong"), 2, f"kemi-nsq: wrong {HINT}\n"),
+    ],
+)
+def test_an_error_becomes_a_line_and_a_code(
+    error: NsqError, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert cli.run(fail) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_an_interrupt_is_a_normal_end(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run(interrupt) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_query_prints_the_reply_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responder, "ask", lambda *_arguments, timeout_s: f'{{"timeout": {timeout_s}}}')
+    result = CliRunner().invoke(cli.app, ["query", "t", "{}", "--timeout", "0.5", "--nsqd", "a:1"])
+    assert (result.exit_code, result.output) == (0, '{"timeout": 0.5}\n')
+
+
+# Responders
+
+
+def test_a_fixed_answer_is_the_same_for_all() -> None:
+    answer = responder.fixed('{"a": 1}')
+    assert answer("{}") == answer('{"b": 2}') == {"a": 1}
+
+
+def test_a_command_reads_the_request_and_prints_the_answer() -> None:
+    assert responder.executed("cat")('{"ä": [1, "€"]}') == {"ä": [1, "€"]}
+
+
+@pytest.mark.parametrize("command", ["/nowhere/at-all", "false", "echo no JSON", "echo []", r"printf '\xff'", "true"])
+def test_a_command_that_fails_has_no_answer(command: str) -> None:
+    answer = responder.executed(command)
+    with pytest.raises(UsageError):  # of which `PayloadError` is one
+        answer("{}")
