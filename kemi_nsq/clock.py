@@ -15,13 +15,17 @@ class Clock:
 
     Attributes:
         monotonic: returns seconds that never go back; all processes of a machine share them.
-        wall: returns seconds since the epoch, which an operator may set back.
+        wall_ns: returns nanoseconds since the epoch, by a clock that an operator may set back.
         chance: returns a random number, at least 0 and below 1.
     """
 
     monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
+    wall_ns: Callable[[], int] = time.time_ns
     chance: Callable[[], float] = random.random
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        return self.wall_ns() / 1e9
 
 
 #: That of the machine.

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.support.chain import DOMAIN, TOPIC, Chain, JsonField, event
-from tests.support.notify import CONTENT_TYPES, Notify
+from tests.support.notify import LAMPS, Notify
 from tests.support.subscription import Subscription
 
 USER = "alice"
@@ -191,9 +191,9 @@ def main() -> int:
 
 def _show(chain: Chain, console: Console) -> int:
     console.print(f"nsqd listens on {chain.nsqd.tcp_address}, Kamailio on udp:{_sip_address(chain)}", highlight=False)
-    console.print(f"a watcher subscribes to {ALICE}: {', '.join(CONTENT_TYPES)}\n", highlight=False)
+    console.print(f"a watcher subscribes to {ALICE}: {', '.join(LAMPS)}\n", highlight=False)
     with chain.watcher() as watcher:
-        subscriptions = {package: watcher.subscribe(ALICE, package) for package in CONTENT_TYPES}
+        subscriptions = {package: watcher.subscribe(ALICE, package) for package in LAMPS}
         for package, subscription in subscriptions.items():
             subscription.wait(lambda notify: True, what=f"the initial NOTIFY of {package}")
         demo = Demo(chain, subscriptions)

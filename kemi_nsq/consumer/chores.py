@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
@@ -12,7 +11,7 @@ from kemi_nsq.errors import RowRefused, StoreError, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S, Expiry
 from kemi_nsq.presence.probe import Probe
-from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.quiet import Quiet
 
 #: A probe that no nsqd took is tried again after so long.
@@ -24,52 +23,67 @@ class Chores:
 
     Args:
         host: the SIP server.
-        pua: has NOTIFYs that were held back.
-        upkeep: ends what expires; None where there is no presentity table.
+        watchers: some of their NOTIFYs were held back; None where there is no presentity table.
+        expiry: ends what expires; None likewise.
         probe: asks producers for their state.
-        gate: probes what fails; while the database does, nothing here tries it.
+        gate: makes trials of what fails; while the database does, nothing here touches it.
+        clock: tells the time.
     """
 
-    def __init__(self, host: Host, pua: PresenceWriter, upkeep: Expiry | None, probe: Probe, gate: Gate) -> None:
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        host: Host,
+        *,
+        watchers: Watchers | None,
+        expiry: Expiry | None,
+        probe: Probe,
+        gate: Gate,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._host = host
-        self._pua = pua
-        self._upkeep = upkeep
+        self._watchers = watchers
+        self._expiry = expiry
         self._probe = probe
         self._gate = gate
-        self._quiet = Quiet(host)
-        self._sweep_due = time.monotonic()
+        self._clock = clock
+        self._quiet = Quiet(host, clock.monotonic)
+        self._sweep_due = clock.monotonic()
         self._probe_due: float | None = None
 
     def begin(self) -> None:
         """Take up what can only be done in a process that calls `tick`."""
-        self._pua.begin_ticking()
+        if self._watchers is not None:
+            self._watchers.begin_ticking()
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""
         dues = [self._gate.next_due(), self._probe_due]
         if not self._gate.lasts(Kind.DATABASE):
-            dues += [self._pua.next_due(), self._sweep_due if self._upkeep else None]
+            dues.append(self._watchers.next_due() if self._watchers else None)
+            dues.append(self._sweep_due if self._expiry else None)
         return min((due for due in dues if due is not None), default=None)
 
     def tick(self) -> None:
         """Do what is due."""
         self._gate.tick()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if not self._gate.lasts(Kind.DATABASE):
             self._tick_presence()
-            if self._upkeep is not None and now >= self._sweep_due:
+            if self._expiry is not None and now >= self._sweep_due:
                 self._sweep_due = now + SWEEP_INTERVAL_S
-                self._sweep(self._upkeep)
+                self._sweep(self._expiry)
         if self._probe_due is not None and now >= self._probe_due:
             self._ask_everybody(now)
 
     def connected(self) -> None:
         """Have all states asked for, after a start or an outage: at once, or as soon as that may be done again."""
-        self._probe_due = max(time.monotonic(), self._probe.everybody_due())
+        self._probe_due = max(self._clock.monotonic(), self._probe.everybody_due())
 
     def _tick_presence(self) -> None:
+        if self._watchers is None:
+            return
         try:
-            self._pua.tick()
+            self._watchers.tick()
         except StoreError as error:  # calls that are over are shown until a sweep after it
             self._database_failed(error)
 
@@ -82,9 +96,9 @@ class Chores:
             self._probe_due = now + PROBE_RETRY_S
             self._quiet.log(Level.ERROR, "probe", f"no probe: {error}; trying again in {PROBE_RETRY_S} s")
 
-    def _sweep(self, upkeep: Expiry) -> None:
+    def _sweep(self, expiry: Expiry) -> None:
         try:
-            upkeep.sweep()
+            expiry.sweep()
         except StoreError as error:
             self._database_failed(error)
         except RowRefused as error:

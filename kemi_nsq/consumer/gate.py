@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which topics take nothing now, and why: outages of the world, and routes that fail for every event.
 
-The policies are `outage` and `backoff`. Here they meet the clock, the probes, the log and the I/O thread.
+The policies are `outage` and `backoff`. Here they meet the clock, the trials, the log and the I/O thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.backoff import Backoff
 from kemi_nsq.consumer.outage import Kind, Outage
 from kemi_nsq.counters import Counter
@@ -19,7 +20,7 @@ from kemi_nsq.names import Subscription
 from kemi_nsq.page import Fact, Page
 
 #: Does what fails in an outage, and leaves no trace; raises NsqError while it fails.
-Probe = Callable[[], None]
+Trial = Callable[[], None]
 _FACTS: Mapping[Kind, Fact] = {Kind.DATABASE: Fact.DATABASE, Kind.DEAD_LETTERS: Fact.DEAD_LETTERS}
 
 
@@ -39,23 +40,23 @@ class Gate:
     Args:
         host: the SIP server.
         page: shows what holds.
-        probes: tell whether an outage is over.
+        trials: tell whether an outage is over.
         backoff_max_s: NSQ_BACKOFF_MAX; 0 for no backoff.
-        clock: monotonic seconds.
+        clock: tells the time.
     """
 
     def __init__(
         self,
         host: Host,
         page: Page,
-        probes: Mapping[Kind, Probe],
+        trials: Mapping[Kind, Trial],
         *,
         backoff_max_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._host = host
         self._page = page
-        self._probes = probes
+        self._trials = trials
         self._backoff_max_s = backoff_max_s
         self._clock = clock
         self._outages = {kind: Outage(kind) for kind in Kind}
@@ -82,7 +83,7 @@ class Gate:
 
     def failed(self, kind: Kind, topics: Iterable[Subscription], cause: str) -> None:
         """Begin an outage, or go on with it, and hold the topics that met it."""
-        outage, now = self._outages[kind], self._clock()
+        outage, now = self._outages[kind], self._clock.monotonic()
         if outage.since is None:
             self._host.count(Counter.OUTAGES)
         self._say(Level.ERROR, outage.failed(cause, topics, now))
@@ -93,7 +94,7 @@ class Gate:
         if not self._backoff_max_s:
             return
         backoff = self._backoffs.setdefault(topic, Backoff(topic, self._backoff_max_s))
-        line = backoff.failed(message_id, self._clock())
+        line = backoff.failed(message_id, self._clock.monotonic())
         if line:
             self._host.count(Counter.BACKOFFS)
             self._say(Level.ERROR, line)
@@ -103,7 +104,7 @@ class Gate:
         """Take note of a message whose route did what it shall do."""
         backoff = self._backoffs.pop(topic, None)
         if backoff is not None:
-            self._say(Level.WARNING, backoff.succeeded(self._clock()))
+            self._say(Level.WARNING, backoff.succeeded(self._clock.monotonic()))
             self._apply()
 
     def next_due(self) -> float | None:
@@ -113,26 +114,26 @@ class Gate:
         return min((due for due in dues if due is not None), default=None)
 
     def tick(self) -> None:
-        """Probe, let one message try, and say what is to be said."""
+        """Make trials, let one message try, and say what is to be said."""
         due = self.next_due()
-        if due is None or self._clock() < due:
+        if due is None or self._clock.monotonic() < due:
             return
         for outage in self._outages.values():
-            if outage.probe_due is not None and self._clock() >= outage.probe_due:
-                self._probe(outage)
-            self._say(Level.ERROR if outage.lasts else Level.WARNING, outage.tick(self._clock()))
+            if outage.trial_due is not None and self._clock.monotonic() >= outage.trial_due:
+                self._try(outage)
+            self._say(Level.ERROR if outage.lasts else Level.WARNING, outage.tick(self._clock.monotonic()))
         for backoff in self._backoffs.values():
-            self._say(Level.ERROR, backoff.tick(self._clock()))
+            self._say(Level.ERROR, backoff.tick(self._clock.monotonic()))
         self._apply()
 
-    def _probe(self, outage: Outage) -> None:
-        began, cause = self._clock(), ""
+    def _try(self, outage: Outage) -> None:
+        began, cause = self._clock.monotonic(), ""
         try:
-            self._probes[outage.kind]()
+            self._trials[outage.kind]()
         except NsqError as error:
             cause = str(error) or type(error).__name__
-        now = self._clock()
-        line = outage.probed(cause, now, took_s=now - began)
+        now = self._clock.monotonic()
+        line = outage.tried(cause, now, took_s=now - began)
         self._say(Level.ERROR if cause else Level.WARNING, line)
 
     def _say(self, level: Level, line: str) -> None:
@@ -167,7 +168,7 @@ class Gate:
 
     def _wall(self, second: float) -> str:
         """Write a monotonic second as the operator's clock shows it."""
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + second - self._clock()))
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock.wall() + second - self._clock.monotonic()))
 
 
 def _turn(valve: Valve, topic: Subscription, limit: int | None) -> None:

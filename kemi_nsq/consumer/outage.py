@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An outage: something of the world fails, and that is no message's fault.
 
-While it lasts the topics that met it take nothing, and a probe tells when it is over: a statement of our own, never a
+While it lasts the topics that met it take nothing, and a trial tells when it is over: a statement of our own, never a
 message. What is said of it in the log: a line at its start, one a minute, one at its end.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 
 from kemi_nsq.names import Subscription
 
-#: The first probe comes so long after the failure; then twice as long after each that fails, up to the limit.
-PROBE_FIRST_S = 0.1
-#: What waits is consumed within 5 seconds of the end, so the probe that notices it must come in time.
-PROBE_MAX_S = 1.0
-#: A probe that waited long held up what needs no probe: then the next one comes as long after it, up to this.
-PROBE_REST_S = 3.0
-#: A failure so soon after a probe that succeeded belongs to the same outage: a full disk may still take a small row.
+#: The first trial comes so long after the failure; then twice as long after each that fails, up to the limit.
+TRIAL_FIRST_S = 0.1
+#: What waits is consumed within 5 seconds of the end, so the trial that notices it must come in time.
+TRIAL_MAX_S = 1.0
+#: A trial that waited long held up what needs no trial: then the next one comes as long after it, up to this.
+TRIAL_REST_S = 3.0
+#: A failure so soon after a trial that succeeded belongs to the same outage: a full disk may still take a small row.
 RELAPSE_S = 10.0
 SAY_AGAIN_S = 60.0
 
@@ -48,8 +48,8 @@ class Outage:
     Attributes:
         since: second at which the outage began; None while there is none.
         cause: why it failed last.
-        held: the topics that met it, which take nothing until a probe succeeds.
-        probe_due: second of the next probe; None when none is wanted.
+        held: the topics that met it, which take nothing until a trial succeeds.
+        trial_due: second of the next trial; None when none is wanted.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -57,19 +57,19 @@ class Outage:
         self.since: float | None = None
         self.cause = ""
         self.held: tuple[Subscription, ...] = ()
-        self.probe_due: float | None = None
-        self._delay_s = PROBE_FIRST_S
+        self.trial_due: float | None = None
+        self._delay_s = TRIAL_FIRST_S
         self._relapses = 0
         self._settled_at = self._say_at = 0.0
 
     @property
     def lasts(self) -> bool:
         """Whether it fails, as far as is known."""
-        return self.probe_due is not None
+        return self.trial_due is not None
 
     @property
     def doubtful(self) -> bool:
-        """Whether a probe has just succeeded: what fails now may be something that no probe can tell."""
+        """Whether a trial has just succeeded: what fails now may be something that no trial can tell."""
         return self.since is not None and not self.lasts
 
     @property
@@ -84,10 +84,10 @@ class Outage:
         self.held += tuple(joined)
         self.cause = cause
         if begins:
-            self.since, self._delay_s, self._relapses = now, PROBE_FIRST_S, 0
+            self.since, self._delay_s, self._relapses = now, TRIAL_FIRST_S, 0
         if begins or relapses:
             self._relapses += relapses
-            self._probe_later(now)
+            self._trial_later(now)
         if begins or (relapses and self._relapses == 1):
             self._say_at = now + SAY_AGAIN_S
             after = "" if begins else ", after it seemed to be over"
@@ -96,13 +96,13 @@ class Outage:
             return f"{self.kind.value}: nothing is taken from {_listed(joined)} either"
         return ""
 
-    def probed(self, cause: str, now: float, *, took_s: float = 0.0) -> str:
-        """Take note of a probe: why it failed, or '' for a success, after which the topics go on."""
+    def tried(self, cause: str, now: float, *, took_s: float = 0.0) -> str:
+        """Take note of a trial: why it failed, or '' for a success, after which the topics go on."""
         if cause:
             self.cause = cause
-            self._probe_later(now, took_s)
+            self._trial_later(now, took_s)
             return self.tick(now)
-        went_on, self.held, self.probe_due = self.held, (), None
+        went_on, self.held, self.trial_due = self.held, (), None
         self._settled_at = now + RELAPSE_S
         return "" if self._relapses else self._over(went_on, now)
 
@@ -120,15 +120,15 @@ class Outage:
         return ""
 
     def next_due(self) -> float | None:
-        """Return the second at which there is a probe to make, or something to say."""
+        """Return the second at which there is a trial to make, or something to say."""
         if self.since is None:
             return None
-        ends = self.probe_due if self.probe_due is not None else self._settled_at
+        ends = self.trial_due if self.trial_due is not None else self._settled_at
         return min(ends, self._say_at) if self.shown else ends
 
-    def _probe_later(self, now: float, took_s: float = 0.0) -> None:
-        self.probe_due = now + max(self._delay_s, min(took_s, PROBE_REST_S))
-        self._delay_s = min(2 * self._delay_s, PROBE_MAX_S)
+    def _trial_later(self, now: float, took_s: float = 0.0) -> None:
+        self.trial_due = now + max(self._delay_s, min(took_s, TRIAL_REST_S))
+        self._delay_s = min(2 * self._delay_s, TRIAL_MAX_S)
 
     def _who_waits(self) -> str:
         return (

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Event routes: which one handles an event, and what it decided.
 
-There are two kinds. A Python handler is a function decorated with `event_route`. A native one is an
-`event_route[...]` of kamailio.cfg, which the host runs. For each name, the most specific first, a Python handler goes
-before a native route.
+There are two kinds. A Python handler is a function decorated with `event_route`. A block `event_route[...]` is one of
+kamailio.cfg, which the host runs. For each name, the most specific first, a Python handler goes before a block.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import re
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -21,15 +19,14 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event, normal_name
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
-from kemi_nsq.presence.row import Row
 
 Handler: TypeAlias = Callable[[Event], "int | None"]
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 #: What kamailio.cfg allows as the name of an event route (core/cfg.lex, EVENT_RT_NAME, which goes on after the colon).
-NATIVE_NAME = re.compile(r"[a-z][0-9a-z-]*(:[a-z][0-9a-z_-]*)+")
-#: What a native event route finds, and may set, in `$var(...)`.
-NATIVE_VARIABLES: Mapping[str, str] = {
+BLOCK_NAME = re.compile(r"[a-z][0-9a-z-]*(:[a-z][0-9a-z_-]*)+")
+#: What such a route finds, and may set, in `$var(...)`.
+ROUTE_VARIABLES: Mapping[str, str] = {
     "nqE": "the event's payload; `$evr(data)` and, inside quoted strings, `$nqE` are the same",
     "nqTopic": "the topic that it came from",
     "nqChannel": "the channel that it came from",
@@ -49,25 +46,6 @@ class Outcome(enum.Enum):
     MISSING = enum.auto()
     DONE = enum.auto()
     REQUEUE = enum.auto()
-
-
-@dataclass(slots=True)
-class Current:
-    """The event that the main thread is handling, for functions that are called from inside its route.
-
-    Attributes:
-        event: None outside event routes.
-        store_failed: a presence write of this event failed, by the database or a bug of ours; it must come again.
-        store_error: how the database failed, which is not the event's fault; or ''.
-        invalid: why a function found this event of no use, or ''.
-        collected: rows that are written together after the routes of several events; None if each is written at once.
-    """
-
-    event: Event | None = None
-    store_failed: bool = False
-    store_error: str = ""
-    invalid: str = ""
-    collected: list[Row] | None = None
 
 
 class RouteSource(Protocol):
@@ -133,7 +111,7 @@ class PythonRoutes:
         return Outcome.REQUEUE if isinstance(result, int) and result < 0 else Outcome.DONE
 
 
-class NativeRoutes:
+class KamailioRoutes:
     """`event_route[...]` blocks of kamailio.cfg.
 
     The route finds the event in `$var(nqE)` and `$evr(data)`, and `$var(nqTopic)`, `$var(nqChannel)`,
@@ -146,11 +124,11 @@ class NativeRoutes:
         self._misses: OrderedDict[str, None] = OrderedDict()
 
     def run(self, name: str, event: Event) -> Outcome:
-        """Run the native route of this name. A name that has none is asked for once and then remembered."""
-        if name in self._misses or len(name) > _LONGEST_NAME or not NATIVE_NAME.fullmatch(name):
+        """Run the block of this name. A name that has none is asked for once and then remembered."""
+        if name in self._misses or len(name) > _LONGEST_NAME or not BLOCK_NAME.fullmatch(name):
             return Outcome.MISSING
         values = (event.payload, event.topic, event.channel, str(event.attempts), "")
-        for variable, value in zip(NATIVE_VARIABLES, values, strict=True):
+        for variable, value in zip(ROUTE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
         self._host.page.begin(_named(name, event.topic))
         if not self._host.run_event_route(name, event.payload):
@@ -173,21 +151,11 @@ def _named(name: str, topic: str) -> str:
 class Router:
     """Finds the route of an event and runs it."""
 
-    def __init__(self, sources: Sequence[RouteSource], current: Current) -> None:
+    def __init__(self, sources: Sequence[RouteSource]) -> None:
         self._sources = sources
-        self._current = current
 
     def run(self, names: Sequence[str], event: Event) -> Outcome:
         """Run the first route that exists under one of `names`, or return MISSING."""
-        self._current.event, self._current.store_failed = event, False
-        self._current.invalid = self._current.store_error = ""
-        try:
-            outcome = self._first(names, event)
-            return Outcome.REQUEUE if self._current.store_failed else outcome
-        finally:
-            self._current.event = None
-
-    def _first(self, names: Sequence[str], event: Event) -> Outcome:
         for name in names:
             for source in self._sources:
                 outcome = source.run(name, event)

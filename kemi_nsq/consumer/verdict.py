@@ -7,11 +7,10 @@ nsqd, has it given back, and that delivery does not count.
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Protocol
 
+from kemi_nsq.consumer.current import Fault, Handled
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.items import Delivery
@@ -21,7 +20,6 @@ from kemi_nsq.errors import NsqdRefused, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
 from kemi_nsq.nsq.limits import requeue_delay_ms
-from kemi_nsq.presence.row import Row
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
 
@@ -54,36 +52,6 @@ class Answers(Protocol):
 
     def settle(self) -> None:
         """Let them leave now, and wait until they have."""
-
-
-class Fault(enum.Enum):
-    """Whose fault it is that a message must come again."""
-
-    OWN = enum.auto()  #: its route asked for it or raised, or a bug of ours met it
-    WORLD = enum.auto()  #: the database failed
-
-
-@dataclass(slots=True, kw_only=True)
-class Handled:
-    """One message after its route.
-
-    Attributes:
-        delivery: the message.
-        again: whose fault it is that it must come again; None if it need not.
-        doubtful: the world failed for it although it did not seem to fail for others.
-        rows: what its route has in the batch.
-        refused: why it is of no use, or ''.
-        counter: counts the refusal.
-        route: the most specific route name of it, or '' if it could not be decoded.
-    """
-
-    delivery: Delivery
-    again: Fault | None = None
-    doubtful: bool = False
-    rows: tuple[Row, ...] = ()
-    refused: str = ""
-    counter: Counter = Counter.INVALID
-    route: str = ""
 
 
 class Verdicts:
@@ -174,8 +142,7 @@ class Verdicts:
                 self.give_back(delivery, answers, doubtful=doubtful)
                 return
             self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: {error}")  # nsqd has forgotten the message
-        # A function of the route has reported what it found invalid.
-        if one.counter is not Counter.PUA_INVALID:
+        if one.counter is not None:
             text = f"{delivery.subscription} message {delivery.message_id} dropped: {one.refused}"
             self._quiet.log(Level.ERROR, one.counter, text)
             self._host.count(one.counter)

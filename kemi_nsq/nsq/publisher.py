@@ -47,7 +47,7 @@ class Way(Protocol):
     def publish(self, message: Outgoing, deadline: float) -> None:
         """Publish and wait for nsqd's OK, until `time.monotonic()` is `deadline`."""
 
-    def probe(self, deadline: float) -> None:
+    def trial(self, deadline: float) -> None:
         """Find out, by a new connection, whether nsqd answers."""
 
 
@@ -74,7 +74,7 @@ class TcpWay:
                 return self._publish_or_close(message, deadline)
         self._publish_or_close(message, deadline)
 
-    def probe(self, deadline: float) -> None:
+    def trial(self, deadline: float) -> None:
         """Connect anew, and keep that connection; raises as `publish`."""
         self._close()
         try:
@@ -144,7 +144,7 @@ class HttpWay:
         timeout_s = max(deadline - time.monotonic(), 0.001)
         httpapi.publish(self._address, message.topic, message.body, timeout_s=timeout_s, delay_ms=message.delay_ms)
 
-    def probe(self, deadline: float) -> None:
+    def trial(self, deadline: float) -> None:
         """Ask for `/ping`; raises as `httpapi.ping`."""
         httpapi.ping(self._address, timeout_s=max(deadline - time.monotonic(), 0.001))
 
@@ -209,7 +209,7 @@ class Publisher:
         ]
         raise ConnectionLost("; ".join(reasons + waiting))
 
-    def probe(self) -> None:
+    def trial(self) -> None:
         """Find out whether a nsqd answers, those that are left alone included; the one that does no longer is.
 
         Raises:
@@ -220,7 +220,7 @@ class Publisher:
         reasons = []
         for position, nsqd in enumerate(self._nsqds):
             try:
-                nsqd.way.probe(now + (deadline - now) / (len(self._nsqds) - position))
+                nsqd.way.trial(now + (deadline - now) / (len(self._nsqds) - position))
             except TransientError as error:
                 now = self._clock()
                 reasons.append(_reason(nsqd, error))

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a Python script under `cfgengine "python"` derives its class from."""
+"""What a Python script under `cfgengine "python"` derives its class from.
+
+Each docstring says how a method is called, and returns if that is not a code; what the function does, and what its
+codes mean, stands in `functions`.
+"""
 
 from __future__ import annotations
 
-from kemi_nsq.jsontext import JsonObject
+from kemi_nsq.jsontext import JsonObject, lookup
 from kemi_nsq.names import encode_key
-from kemi_nsq.plugin.plugin import Plugin
+from kemi_nsq.plugin.face import Plugin
 
 
 class KemiNsq(Plugin):
@@ -16,91 +20,56 @@ class KemiNsq(Plugin):
         return self._consume()
 
     def nsq_pua_publish(self, payload: str | None = None) -> int:
-        """Publish the presence that a payload announces: the current event's, or the one given.
-
-        Returns:
-            1 stored, 2 nothing to do (stale, duplicate, unchanged), -1 invalid, -2 database error: the event comes
-            again.
-        """
-        return self._pua_publish(payload)
+        """Take the payload, JSON text, or nothing."""
+        return self._call("nsq_pua_publish", self._parts.pua.publish, payload).code
 
     def nsq_pua_reset(self, scope: str | None = None) -> int:
-        """End all states of a scope, as if each had been announced: calls terminated, presence closed, mailboxes empty.
-
-        The scope is `sender URI`, `user URI`, `realm DOMAIN` or `all`; left out, the sender of the current event, which
-        can end no other's states.
-
-        Returns:
-            1 done, 2 there were none, -1 no such scope, -2 database error: the event comes again.
-        """
-        return self._pua_reset(scope)
+        """Take the scope, or nothing."""
+        return self._call("nsq_pua_reset", self._parts.pua.reset, scope).code
 
     def ksr_nsq_reset(self, _msg: object, scope: str) -> int:
         """Reset a scope: `kamcmd evrexec.run ksr_nsq_reset "realm example.com"`."""
-        return self._pua_reset(scope)
+        return self.nsq_pua_reset(scope)
 
     def nsq_pua_probe(self, presentity: str, event: str) -> int:
-        """Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none; each at most every 30 s.
-
-        Returns:
-            1 a probe left, 2 not needed, -1 it failed.
-        """
-        return self._pua_probe(presentity, event)
+        """Take the presentity's URI and the event package."""
+        return self._call("nsq_pua_probe", self._parts.pua.probe, presentity, event).code
 
     def nsq_publish(self, topic: str, payload: str | JsonObject) -> int:
-        """Publish JSON, a text or a dictionary, to a topic, and wait until nsqd has taken it.
-
-        Returns:
-            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
-        """
-        return self._publish(topic, payload)
+        """Take the topic and JSON, a text or a dictionary."""
+        return self._call("nsq_publish", self._parts.nsq.publish, topic, payload).code
 
     def nsq_publish_deferred(self, topic: str, delay_ms: int, payload: str | JsonObject) -> int:
-        """Publish JSON that nsqd delivers after a delay of up to 3600000 milliseconds.
-
-        Returns:
-            1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published.
-        """
-        return self._publish(topic, payload, delay_ms)
+        """Take the topic, milliseconds, and JSON, a text or a dictionary."""
+        return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, delay_ms).code
 
     def nsq_query(self, topic: str, payload: str | JsonObject, timeout: float | None = None) -> str | None:
-        """Publish a request and wait for its reply.
+        """Take the topic, the request as text or dictionary, and seconds, NSQ_QUERY_TIMEOUT where left out.
 
-        Args:
-            topic: where a responder listens.
-            payload: a JSON object, as text or dictionary.
-            timeout: seconds; NSQ_QUERY_TIMEOUT where left out.
-
-        Returns:
-            The reply, JSON text; or None, and `$var(nqErr)` is `timeout`, `no nsqd`, `bad payload`, `no consumer` or
-            `bad reply`.
+        What it returns is the reply, JSON text, or None.
         """
-        return self._query(topic, payload, timeout)
+        return self._call("nsq_query", self._parts.nsq.query, topic, payload, timeout).value
 
     def nsq_query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
-        """Publish a request and suspend the SIP transaction; it goes on in a method when there is a reply, or none.
+        """Take the topic, the request as text or dictionary, and the name of the method in which it goes on.
 
-        Call `KSR.tm.t_newtran()` before. `route` is a method of the handler. Kamailio calls it with the message; later
-        versions may add an event name, so give it a second argument with a default. It finds the reply in `$var(nqR)`,
-        or the reason for none in `$var(nqErr)`.
-
-        Returns:
-            1 the transaction is suspended and will go on in that method whatever happens: return from the route; -1
-            it is not suspended.
+        Call `KSR.tm.t_newtran()` before, and return from the route afterwards. Kamailio calls the method with the
+        message; later versions may add an event name, so give it a second argument with a default.
         """
-        return self._query_async(topic, payload, route, lambda name: callable(getattr(self, name, None)))
+        work = self._parts.nsq.query_async
+        return self._call("nsq_query_async", work, topic, payload, route, self._has_method).code
 
     def ksr_nsq_continued(self, *arguments: object) -> object:
         """Go on with a suspended transaction in the method that nsq_query_async named."""
         return getattr(self, self._parts.host.resumed_route())(*arguments)
 
     def nsq_json(self, path: str, payload: str) -> str | None:
-        """Return the value at a path of JSON text, or None if it is missing or null, or the text is no JSON.
-
-        The path is like `Channels[0].switch_url`; `%` stands for a dot of the key.
-        """
-        return self._json(path, payload)
+        """Take the path and the JSON. What it returns is the value, or None."""
+        return self._call("nsq_json", lookup, path, payload).value
 
     def nsq_encode(self, text: str | None) -> str:
         """Return text encoded as a part of a routing key, as kazoo does; '' for None, an unset pseudo-variable."""
         return encode_key(text or "")
+
+    def _has_method(self, name: str) -> bool:
+        return callable(getattr(self, name, None))

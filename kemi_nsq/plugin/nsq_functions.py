@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What routing logic can call to publish and to ask: arguments in, values out, exceptions for what goes wrong.
 
-`plugin` gives these functions, and those of `presence_functions`, the shapes that a native kamailio.cfg and a Python
-script expect.
+The two faces give these functions, and those of `pua_functions`, the shapes that a native kamailio.cfg and a Python
+script expect; `functions` says how each ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Published(enum.Enum):
     KEPT = enum.auto()  #: the outbox has it
 
 
-class Functions:
+class NsqFunctions:
     """Publish, and ask.
 
     Args:

@@ -3,59 +3,59 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 
-from kemi_nsq.consumer.routes import Current
+from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.consumer.current import Current
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError, RowRefused, StoreError
+from kemi_nsq.errors import PayloadError, RowRefused
 from kemi_nsq.event import Event
 from kemi_nsq.host import Host
 from kemi_nsq.jsontext import JsonObject, field_text, json_object
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.packages.state import sender_of
 from kemi_nsq.presence.probe import Probe
-from kemi_nsq.presence.reading import sender_of
 from kemi_nsq.presence.row import Order, position_of
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.settings import Settings
 
 #: Of an event that was not taken from NSQ; sorts before all that were, at the same time.
 _NO_MESSAGE_ID = "0" * 16
+_NO_TABLE = "NSQ_DB_URL is not set, so there is no presentity table to"
 
 
-class PresenceFunctions:
+class PuaFunctions:
     """Publish presence, reset it, probe for it.
 
     Args:
         settings: what the operator wants.
         host: the SIP server.
-        current: the event that is being handled.
-        pua: publishes presence.
-        upkeep: ends states; None where there is no presentity table.
+        current: the message that is being handled.
+        writer: stores states; None where there is no presentity table.
+        expiry: ends states; None likewise.
         probe: asks producers for their state.
+        clock: tells the time.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
         self,
-        *,
         settings: Settings,
         host: Host,
         current: Current,
-        pua: PresenceWriter,
-        upkeep: Expiry | None,
+        *,
+        writer: PresenceWriter | None,
+        expiry: Expiry | None,
         probe: Probe,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._host = host
         self._current = current
-        self._pua = pua
-        self._upkeep = upkeep
+        self._writer = writer
+        self._expiry = expiry
         self._probe = probe
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold NSQ_PUA_LOCK while the context lasts."""
-        return self._pua.locked()
+        self._clock = clock
 
     def publish(self, payload: str | None) -> Change:
         """Publish the presence that a payload announces, or the current event where it is None.
@@ -69,8 +69,10 @@ class PresenceFunctions:
         """
         event = self._current.event
         try:
+            if self._writer is None:
+                raise PayloadError(f"{_NO_TABLE} write to")
             fields = _fields(event, payload)
-            row = self._pua.row(
+            row = self._writer.row(
                 fields,
                 self._order(event, fields),
                 sent_at=event.timestamp_ns / 1e9 if event else None,
@@ -78,15 +80,12 @@ class PresenceFunctions:
             )
             if row is None:
                 return Change.STALE
-            if self._current.collected is None:
-                return self._pua.commit([row])[0]
-            self._current.collected.append(row)
-            return Change.STORED
+            return Change.STORED if self._current.collect(row) else self._writer.commit([row])[0]
         except PayloadError as error:
-            self._current.invalid = str(error)
+            self._current.refuse(str(error))
             raise
         except Exception as error:
-            self._store_failed(error)
+            self._current.fail(error)
             raise
 
     def reset(self, scope: str | None) -> int:
@@ -98,22 +97,22 @@ class PresenceFunctions:
             PayloadError: there is no such scope, or no presentity table.
             StoreError: the database failed; the current event will come again.
         """
-        if self._upkeep is None:
-            raise PayloadError("NSQ_DB_URL is not set, so there is no presentity table to reset")
+        if self._expiry is None or self._writer is None:
+            raise PayloadError(f"{_NO_TABLE} reset")
         try:
-            self._commit_collected()
+            self._commit_collected(self._writer)
             if scope is not None:
-                return self._upkeep.reset(scope, position=self._now_position(), spare_later=False)
+                return self._expiry.reset(scope, position=self._now_position(), spare_later=False)
             event = self._current.event
             if event is None:
                 raise PayloadError("outside an event route nsq_pua_reset needs a scope")
             ordered = self._settings.pua_order_field in ("", *event.fields)
             position = self._order(event, event.fields).position if ordered else 0
-            return self._upkeep.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
+            return self._expiry.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
         except PayloadError:
             raise
         except Exception as error:
-            self._store_failed(error)
+            self._current.fail(error)
             raise
 
     def probe(self, presentity: str, event: str) -> bool:
@@ -127,36 +126,30 @@ class PresenceFunctions:
             self._host.count(Counter.PROBED)
         return left
 
-    def _commit_collected(self) -> None:
+    def _commit_collected(self, writer: PresenceWriter) -> None:
         """Store what earlier events of the batch published, so that a reset finds it.
 
         What the database refuses is left out here, and told when the batch is committed.
         """
-        collected = self._current.collected
+        collected = self._current.collected()
         if not collected:
             return
         try:
-            self._pua.commit(collected)
+            writer.commit(collected)
         except RowRefused:
             for row in collected:
                 with suppress(RowRefused):
-                    self._pua.commit([row])
-
-    def _store_failed(self, error: Exception) -> None:
-        """Let the current event come again; whether that is its own fault, a bug of ours, or the database's."""
-        self._current.store_failed = True
-        if isinstance(error, StoreError):
-            self._current.store_error = str(error)
+                    writer.commit([row])
 
     def _now_position(self) -> int:
         """Return a position after all that was published; 0 where producers count in their own way."""
-        return 0 if self._settings.pua_order_field else time.time_ns()
+        return 0 if self._settings.pua_order_field else self._clock.wall_ns()
 
     def _order(self, event: Event | None, fields: JsonObject) -> Order:
         message_id = event.message_id if event else _NO_MESSAGE_ID
         if name := self._settings.pua_order_field:
             return Order(position=position_of(name, field_text(fields, name)), message_id=message_id)
-        return Order(position=event.timestamp_ns if event else time.time_ns(), message_id=message_id)
+        return Order(position=event.timestamp_ns if event else self._clock.wall_ns(), message_id=message_id)
 
 
 def _fields(event: Event | None, payload: str | None) -> JsonObject:

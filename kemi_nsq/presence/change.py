@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kemi_nsq.presence import hidden
+from kemi_nsq.presence.packages import PACKAGES
 from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, Row
 
 #: A row's user, domain, event package and etag.
@@ -80,14 +81,14 @@ def judge(row: Row, there: There | None) -> Change:
     if there.expires < 0 and hidden.is_over(row):
         return Change.UNCHANGED if there.is_over else Change.HIDDEN
     # Whoever subscribed after the old row had expired was not shown it.
-    if there.body == row.body and there.expires > row.received_time:
+    if there.expires > row.received_time and PACKAGES[row.event].same(there.body, row.body):
         return Change.UNCHANGED
     return Change.STORED
 
 
 def wants_room(row: Row, there: There | None) -> bool:
     """Whether a row that is `STORED` changes how many dialogs its document has, or how many of them live."""
-    if row.event != hidden.PACKAGE:
+    if row.event != hidden.SEATED:
         return False
     return there is None or there.expires < 0 or not there.is_ours or there.is_over != hidden.is_over(row)
 

@@ -3,24 +3,27 @@
 
 A state ends like any other change: a document that says so is stored, and its watchers get a NOTIFY. The row then
 stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence. That of a
-dialog is hidden (`hidden`): the process that wrote it does that; here it is done for those that died meanwhile.
+dialog or contact is hidden (`hidden`): the process that wrote it does that; here it is done for those that died
+meanwhile.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
-from kemi_nsq.presence.ending import ended
 from kemi_nsq.presence.fields import MAX_INT32
+from kemi_nsq.presence.lock import PresenceLock
+from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.row import GRACE_S, Row, ended_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.watchers import Watchers, dialogs_of
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.settings import Settings
 
@@ -40,43 +43,59 @@ class Expiry:
     Args:
         settings: how long tombstones stay.
         host: the SIP server.
-        store: the presentity table.
-        pua: stores the ends and tells the watchers.
+        table: the presentity table.
+        lock: held while a database is written that has one writer at a time.
+        writer: stores the ends.
+        watchers: are told.
+        clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, host: Host, store: PresentityTable, pua: PresenceWriter) -> None:
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        table: PresentityTable,
+        *,
+        lock: PresenceLock,
+        writer: PresenceWriter,
+        watchers: Watchers,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._settings = settings
         self._host = host
-        self._store = store
-        self._pua = pua
+        self._table = table
+        self._lock = lock
+        self._writer = writer
+        self._watchers = watchers
+        self._clock = clock
         self._swept_until = 0
 
     def sweep(self) -> None:
-        """End the states whose time is over, hide and show dialogs, and delete tombstones whose time is over.
+        """End, hide and show what is due, and delete tombstones whose time is over.
 
         The presence module would end them later (`GRACE_S`), with an empty NOTIFY.
 
         Raises:
             StoreError: the database failed; the next sweep tries again.
         """
-        now = int(time.time())
+        now = int(self._clock.wall())
         until = now + GRACE_S
         for _ in range(_PAGES):
-            rows = self._store.expiring(until)
+            rows = self._table.expiring(until)
             if not rows:
                 break
             self._end(rows, 0)  # an event that is under way counts as later
         self._hide_lingering(now - LINGER_S)
-        with self._pua.writing():
-            reseated = self._store.settle(now)
-        self._pua.tell(reseated)
+        with self._lock.writing():
+            reseated = self._table.settle(now)
+        self._watchers.tell(map(dialogs_of, reseated))
         for _ in range(_PAGES):
-            with self._pua.writing():
-                if not self._store.forget(until):
+            with self._lock.writing():
+                if not self._table.forget(until):
                     break
 
     def _hide_lingering(self, until: int) -> None:
-        """Hide dialogs that were over at an epoch second and are still shown.
+        """Hide what was over at an epoch second and is still shown.
 
         With NSQ_PUA_REFRESH 0 these are all: the route tells the watchers. Else the process that stored the end died
         before it hid it, perhaps before the NOTIFY. Where nothing strange has happened, only what ended since the last
@@ -87,13 +106,13 @@ class Expiry:
         if not 0 < self._swept_until <= until:  # the first sweep, or the clock was set back
             expiring = (1, MAX_INT32)
         for _ in range(_PAGES):
-            rows = self._store.lingering(until, expiring=expiring)
+            rows = self._table.lingering(until, expiring=expiring)
             if not rows:
                 self._swept_until = until - _CLOCKS_S
                 break
             if self._settings.pua_refresh:
-                self._pua.tell({(row.username, row.domain) for row in rows})
-            self._pua.hide([row.ruid for row in rows])
+                self._watchers.tell({(row.uri, row.event) for row in rows})
+            self._watchers.hide([row.ruid for row in rows])
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.
@@ -108,7 +127,7 @@ class Expiry:
             StoreError: the database failed; what had ended stays ended.
         """
         columns, count, below_id = _columns(scope), 0, sys.maxsize
-        while found := self._store.find(below_id, **columns):
+        while found := self._table.find(below_id, **columns):
             below_id = found[-1][0]
             rows = [row for _, row in found if not spare_later or row.position <= position]
             self._end(rows, position)
@@ -116,7 +135,7 @@ class Expiry:
         return count
 
     def _end(self, rows: Sequence[Row], position: int) -> None:
-        now = int(time.time())
+        now = int(self._clock.wall())
         ends = []
         for row in rows:
             try:
@@ -125,7 +144,7 @@ class Expiry:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-        for change in self._pua.commit(ends, by_route=False):
+        for change in self._writer.commit(ends, by_route=False):
             if change is not Change.STALE:  # another process has ended it, or its producer has said something new
                 self._host.count(Counter.PUA_ENDED)
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.jsontext import JsonValue, encode
 from kemi_nsq.memory import remember
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
@@ -30,20 +29,20 @@ class Probe:
     Args:
         settings: the topic and the node.
         publisher: publishes them.
-        store: tells whether a presentity has a state.
-        clock: monotonic seconds.
+        table: tells whether a presentity has a state.
+        clock: tells the time.
     """
 
     def __init__(
         self,
         settings: Settings,
         publisher: Publisher,
-        store: PresentityTable | None,
-        clock: Callable[[], float] = time.monotonic,
+        table: PresentityTable | None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._publisher = publisher
-        self._store = store
+        self._table = table
         self._clock = clock
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -67,10 +66,10 @@ class Probe:
             StoreError: the table could not be read.
             ConnectionLost, NsqdRefused: no nsqd took the probe.
         """
-        if not self._settings.probe_topic or self._store is None:
+        if not self._settings.probe_topic or self._table is None:
             return False
         uri = name_addr("presentity", presentity).uri
-        if self._store.find(username=uri.user, domain=uri.host, event=event):
+        if self._table.find(username=uri.user, domain=uri.host, event=event):
             return False
         fields: dict[str, JsonValue] = {
             "Event-Package": event,
@@ -81,7 +80,7 @@ class Probe:
         return self._ask((f"{uri.user}@{uri.host}", event), fields)
 
     def _ask(self, key: tuple[str, str], fields: dict[str, JsonValue]) -> bool:
-        now = self._clock()
+        now = self._clock.monotonic()
         last = self._asked.get(key)
         if not self._settings.probe_topic or (last is not None and now < last + INTERVAL_S):
             return False

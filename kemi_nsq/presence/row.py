@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.presence.fields import MAX_INT32, clean
-from kemi_nsq.presence.publication import DIALOG_STATES, DialogState, State, source_etag
+from kemi_nsq.presence.packages.state import OVER_RANK, State
 
-#: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ending`): that one must fit as well.
+#: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ended`): that one must fit as well.
 MAX_BODY = 65535 - 35
 #: A row outlives its state by so many seconds. Thus we end the state, with a document that says so, and not Kamailio's
 #: cleaner (`clean_period`), which would do it with an empty NOTIFY.
@@ -30,10 +30,10 @@ _LIMITS = {
     "sender": (255, "the sender (Sender-URI, Switch-URI or From)"),
     "ruid": (64, "the order key"),
 }
-#: Ranks in the order key of a row that is over: its producer said so, or nobody spoke for it any more.
-TERMINATED_RANK, ENDED_RANK = DIALOG_STATES["terminated"], 9
+#: Rank in the order key of a row that is over because nobody spoke for it any more; its producer may have said so, too.
+ENDED_RANK = 9
 #: How the order key of a state that is over has its rank.
-OVER_RANKS = (str(TERMINATED_RANK), str(ENDED_RANK))
+OVER_RANKS = (str(OVER_RANK), str(ENDED_RANK))
 #: Length of our order keys, and where the digit of the rank stands in them, from 0.
 RUID_LENGTH, RANK_INDEX = 64, 25
 _KEY_DIGITS = 20
@@ -65,7 +65,7 @@ class Row(NamedTuple):
         body: the document.
         sender: who published it.
         priority: used by the presence module only with `retrieve_order` 1.
-        terminal: it ends its dialog (no column: it says how urgent a NOTIFY is).
+        terminal: its state is over (no column: it says how urgent a NOTIFY is).
         redelivered: its event came before (no column). Whoever handled that may have stored it and died before the
             NOTIFY.
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
@@ -127,7 +127,7 @@ def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: in
     )
 
 
-def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
+def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
     state: State,
     body: bytes,
     *,
@@ -143,34 +143,29 @@ def row(  # noqa: PLR0913  # the clock and the settings come in as arguments
         body: its document.
         order: where its event stands among the others.
         now: epoch seconds.
-        tombstone_s: seconds that a terminated dialog stays, so that a late event does not bring it back.
+        tombstone_s: seconds that a state stays that is over, so that a late event does not bring it back.
         default_expires_s: seconds for a state whose event has no Expires.
 
     Raises:
         PayloadError: a value does not fit its column.
     """
-    (user, domain), tag, rank = state.presentity, source_etag(state), _rank(state)
-    terminal = rank == TERMINATED_RANK
+    (user, domain), tag, rank = state.presentity, state.row_etag(), state.rank
+    terminal = rank == OVER_RANK
     lifetime_s = tombstone_s if terminal else state.expires_s or default_expires_s
     made = Row(
         username=user,
         domain=domain,
-        event=state.event,
+        event=state.package,
         etag=tag,
         expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
         received_time=now,
         body=body,
         sender=clean(state.sender),
         terminal=terminal,
-        ruid=_ruid(order, rank, "\0".join((user, domain, state.event, tag))),
+        ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
     )
     _check(made)
     return made
-
-
-def _rank(state: State) -> int:
-    """Order two events of one nanosecond: the later state of the dialog wins."""
-    return DIALOG_STATES[state.state] if isinstance(state, DialogState) else 0
 
 
 def _ruid(order: Order, rank: int, key: str) -> str:

@@ -27,7 +27,7 @@ KEY = ("username", "domain", "event", "etag")
 CHANGED = ("expires", "received_time", "body", "sender", "priority", "ruid")
 
 #: More than a page of any of the databases (16 KB); no more than the column takes.
-_PROBE_SIZE = 32 * 1024
+_TRIAL_SIZE = 32 * 1024
 
 #: Takes a connection and keys, and returns the rows that have one of them, each as its columns.
 Lookup: TypeAlias = Callable[[sa.Connection, Sequence[tuple[str, ...]]], Iterable[Sequence[Any]]]
@@ -79,7 +79,7 @@ def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[W
         return (user.lower(), domain.lower()) if backend == "mysql" else (user, domain)
 
     def read(connection: sa.Connection, presentities: Iterable[Who], now: int) -> dict[Who, Crowd]:
-        keys = [(user, domain, hidden.PACKAGE) for user, domain in sorted(presentities)]
+        keys = [(user, domain, hidden.SEATED) for user, domain in sorted(presentities)]
         rows = connection.execute(statement, {**_key_values(backend, keys), "now": now})
         found = {named(user, domain): Crowd(*counts) for user, domain, *counts in rows}
         return {(user, domain): found.get(named(user, domain), Crowd()) for user, domain, _ in keys}
@@ -105,7 +105,7 @@ def seats(table: sa.Table, *, exclusive: bool) -> Callable[[sa.Connection, Who, 
     named = (
         columns.username == sa.bindparam("user"),
         columns.domain == sa.bindparam("domain"),
-        columns.event == hidden.PACKAGE,
+        columns.event == hidden.SEATED,
     )
     # One row stands for all of them. Were all locked, this would wait for writers of single rows, and those for it. In
     # the order of the index, or MySQL would lock each row that it looks at.
@@ -189,14 +189,14 @@ _EXPANSIONS: Mapping[str, Callable[[sa.BindParameter[str], Sequence[sa.Column[An
 }
 
 
-def probe_row() -> dict[str, object]:
+def trial_row() -> dict[str, object]:
     """Make a row that nobody sees: `expires` is negative, and by the length of its `ruid` it is none of ours.
 
     Its body is larger than a page and cannot be compressed, so that a full disk has no room for it.
     """
-    name = f"kemi-nsq-probe-{secrets.token_hex(8)}"
-    key = {"username": "kemi-nsq-probe", "domain": "invalid", "event": "dialog", "etag": name}
-    changed = {"expires": -2, "received_time": 0, "body": secrets.token_bytes(_PROBE_SIZE), "sender": "", "priority": 0}
+    name = f"kemi-nsq-trial-{secrets.token_hex(8)}"
+    key = {"username": "kemi-nsq-trial", "domain": "invalid", "event": "dialog", "etag": name}
+    changed = {"expires": -2, "received_time": 0, "body": secrets.token_bytes(_TRIAL_SIZE), "sender": "", "priority": 0}
     return {**key, **changed, "ruid": name}
 
 

@@ -29,8 +29,8 @@ from kemi_nsq.presence.statements import (
     is_ours,
     is_over,
     lookup,
-    probe_row,
     seats,
+    trial_row,
     turning,
     upsert,
 )
@@ -180,7 +180,7 @@ class PresentityTable:
         return self._database.run(work, writes=True)
 
     def hide(self, ruids: Sequence[str], *, until: int) -> None:
-        """Hide dialogs that are over and were told: they stay as tombstones until an epoch second.
+        """Hide rows that are over and were told: they stay as tombstones until an epoch second.
 
         A row that a later event has changed meanwhile has another `ruid`, and is left alone.
 
@@ -195,7 +195,7 @@ class PresentityTable:
             self._database.run(methodcaller("execute", statement), writes=True)
 
     def lingering(self, until: int, *, expiring: tuple[int, int]) -> list[Row]:
-        """Return some of our dialogs that have been over at least since an epoch second, and are still shown.
+        """Return some of our rows that have been over at least since an epoch second, and are still shown.
 
         Args:
             until: the epoch second.
@@ -205,7 +205,7 @@ class PresentityTable:
             StoreError: the table could not be read.
         """
         table = self._table
-        over = is_over(table), table.c.event == hidden.PACKAGE, table.c.received_time <= until
+        over = is_over(table), table.c.event.in_(hidden.HIDING), table.c.received_time <= until
         return [row for _, row in self._rows(table.c.expires.between(*expiring), *over)]
 
     def settle(self, now: int) -> list[Who]:
@@ -221,7 +221,7 @@ class PresentityTable:
             StoreError: the table could not be written.
         """
         table = self._table
-        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == hidden.PACKAGE
+        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == hidden.SEATED
         page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
         found = {(user, domain) for user, domain in self._database.run(lambda each: each.execute(page).all())}
         found |= self._near
@@ -255,18 +255,18 @@ class PresentityTable:
         """Try each time; who calls this knows when it makes sense."""
         self._database.fails_fast = False
 
-    def probe(self, limit_s: float | None = None) -> None:
+    def try_write(self, limit_s: float | None = None) -> None:
         """Do a write that leaves no trace, over a new connection: a read would succeed on a full or read-only database.
 
         Args:
             limit_s: seconds that it may take, if that is less than NSQ_DB_TIMEOUT.
 
         Raises:
-            RowRefused: the database does not take the row of the probe.
+            RowRefused: the database does not take the row of the trial.
             StoreError: it takes no writes.
         """
         self._database.close()  # an old session may stay read-only when new ones are not
-        row = probe_row()
+        row = trial_row()
         delete = sa.delete(self._table).where(self._table.c.ruid == row["ruid"])
 
         def work(connection: sa.Connection) -> None:

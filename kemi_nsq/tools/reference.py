@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 
 from kemi_nsq import settings as table
-from kemi_nsq.consumer.routes import NATIVE_VARIABLES
+from kemi_nsq.consumer.routes import ROUTE_VARIABLES
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
+from kemi_nsq.plugin.functions import FUNCTIONS
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
 
@@ -32,6 +33,13 @@ start with one line for each. `kemi-nsq settings` checks and shows what the envi
 
 `nsq.cfg` knows two more. `NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that Kamailio loads. For
 routes in Python let it be yours, and write `#!define NSQ_KEMI` before the include: that sets `cfgengine "python"`.
+
+"""
+_FUNCTIONS = """\
+## Functions
+
+In a native kamailio.cfg each is called as `python_exec("name", "text")`. In a Python script (`cfgengine "python"`) each
+is a method that is inherited from `KemiNsq`. A negative code comes with a line in the log.
 
 """
 _HANDLERS = """\
@@ -55,8 +63,7 @@ def markdown() -> str:
     sections = [
         _HEAD,
         _SETTINGS + _table(("setting", "default", "allowed", "meaning"), _setting_rows()),
-        '## Functions of a native kamailio.cfg\n\nCalled as `python_exec("name", "text")`.\n\n' + _functions(NativeNsq),
-        '## Methods of a Python script (`cfgengine "python"`)\n\nInherited from `KemiNsq`.\n\n' + _functions(KemiNsq),
+        _FUNCTIONS + "\n".join(map(_function, _function_names())),
         _HANDLERS + _table(("field of `Event`", "holds"), _attribute_rows(Event)),
         "## Variables of a native event route\n\n" + _table(("variable", "holds"), _variable_rows()),
         _routes(),
@@ -86,7 +93,7 @@ def _setting_rows() -> Iterable[Sequence[str]]:
 
 
 def _variable_rows() -> Iterable[Sequence[str]]:
-    return ((f"`$var({name})`", meaning) for name, meaning in NATIVE_VARIABLES.items())
+    return ((f"`$var({name})`", meaning) for name, meaning in ROUTE_VARIABLES.items())
 
 
 def _attribute_rows(owner: type) -> Iterable[Sequence[str]]:
@@ -97,19 +104,36 @@ def _attribute_rows(owner: type) -> Iterable[Sequence[str]]:
         yield f"`{name}`", meaning
 
 
-def _functions(owner: type) -> str:
-    """List the public `nsq_` methods of a class with their docstrings."""
-    parts = []
-    for name, method in inspect.getmembers(owner, inspect.isfunction):
-        if name.startswith("nsq_"):
-            parts.append(f"### {name}\n\n{_as_markdown(inspect.getdoc(method) or '')}\n")
-    return "\n".join(parts)
+def _function_names() -> list[str]:
+    """List what either face has, in the order of the alphabet."""
+    members = {name for face in (NativeNsq, KemiNsq) for name, _ in inspect.getmembers(face, inspect.isfunction)}
+    return sorted(name for name in members if name.startswith("nsq_"))
 
 
-def _as_markdown(docstring: str) -> str:
-    """Turn the headings of a docstring into paragraphs."""
-    lines = [line.strip() for line in docstring.splitlines()]
-    return "\n".join(f"**{line[:-1]}**" if line in ("Returns:", "Args:", "Raises:") else line for line in lines)
+def _function(name: str) -> str:
+    """Say what a function does, how each face calls it, and what it returns."""
+    paragraphs = [f"### {name}"]
+    described = FUNCTIONS.get(name)
+    if described:
+        paragraphs.append(described.does)
+    for face, how in ((NativeNsq, "kamailio.cfg"), (KemiNsq, "Python")):
+        if method := getattr(face, name, None):
+            paragraphs.append(f"**{how}** {_call_of(face, name)}. {_one_line(inspect.getdoc(method) or '')}")
+    if described:
+        paragraphs.append(f"**Returns** {described.returns}")
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _call_of(face: type, name: str) -> str:
+    if face is NativeNsq:
+        texts = len(inspect.signature(getattr(face, name)).parameters) > 2  # besides the object and the message
+        return f'`python_exec("{name}"{", " + chr(34) + "text" + chr(34) if texts else ""})`'
+    parameters = list(inspect.signature(getattr(face, name)).parameters)[1:]
+    return f"`self.{name}({', '.join(parameters)})`"
+
+
+def _one_line(docstring: str) -> str:
+    return " ".join(docstring.split())
 
 
 def _routes() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S
-from kemi_nsq.presence.writer import UDP_LIMIT
+from kemi_nsq.presence.watchers import UDP_LIMIT
 from tests.acceptance.conftest import complaints
 from tests.support.chain import TOPIC, Chain, Person, event
 from tests.support.database import rows

@@ -18,7 +18,7 @@ from tests.acceptance.conftest import complaints
 from tests.support.chain import SHIPPED, TOPIC, Person, event
 from tests.support.documents import MessageCounts
 from tests.support.kamailio import quoted
-from tests.support.notify import CONTENT_TYPES, Notify
+from tests.support.notify import LAMPS, Notify
 from tests.support.stored import DATABASES, StoredChain, stored_chain
 from tests.support.subscription import Subscription
 from tests.support.until import until
@@ -77,7 +77,7 @@ def run(database: str, folder: Path) -> Iterator[Running]:
     ) as stored:
         with stored.chain.watcher() as watcher:
             person = Person(chain=stored.chain)
-            lamps = {package: watcher.subscribe(person.uri, package) for package in CONTENT_TYPES}
+            lamps = {package: watcher.subscribe(person.uri, package) for package in LAMPS}
             person.call("confirmed", Seq=1, Expires=1)
             person.publish("presence", Seq=1, State="busy", Expires=1)
             person.publish("message-summary", Seq=1, Messages_New=2, Expires=1)
@@ -156,7 +156,7 @@ def test_what_expires_ends_once_with_a_full_document(running: Running) -> None:
     """
     user, lamps = running.short_lived.person.user, running.short_lived.lamps
     until(lambda: running.stored.count(f"username = '{user}'") == 0, timeout_s=TOMBSTONE_S + 20, what="the rows to go")
-    calls, presence, mailbox = (lamps[each].notifies for each in CONTENT_TYPES)
+    calls, presence, mailbox = (lamps[each].notifies for each in LAMPS)
     assert told([each.dialog_info.states for each in calls]) == [("terminated",), ("confirmed",), ("terminated",)]
     assert told([each.pidf.basic for each in presence[1:]]) == ["open", "closed"]
     assert told([each.message_summary.waiting for each in mailbox[1:]]) == [True, False]

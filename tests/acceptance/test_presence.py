@@ -8,7 +8,7 @@ import pytest
 from tests.support.chain import Chain, Person
 from tests.support.database import rows
 from tests.support.documents import MessageCounts
-from tests.support.notify import CONTENT_TYPES
+from tests.support.notify import LAMPS
 from tests.support.watcher import Watcher
 
 
@@ -68,7 +68,7 @@ def test_packages_do_not_mix(person: Person, watcher: Watcher) -> None:
 
 def test_a_state_that_expires_is_ended_with_a_full_document(person: Person, watcher: Watcher) -> None:
     """Without one a phone keeps its lamp on. It may come up to one sweep, 5 s, before the time."""
-    call, presence, mailbox = (watcher.subscribe(person.uri, package) for package in CONTENT_TYPES)
+    call, presence, mailbox = (watcher.subscribe(person.uri, package) for package in LAMPS)
     ended = person.chain.counter("pua_ended")
     person.call("confirmed", Call_ID="short", Expires=1)
     person.call("confirmed", Call_ID="long")

@@ -11,7 +11,7 @@ import pytest
 from tests.support.chain import DOMAIN, Chain, Person
 from tests.support.documents import MessageCounts
 from tests.support.kamailio import CLEAN_PATH
-from tests.support.notify import CONTENT_TYPES, Notify
+from tests.support.notify import LAMPS, Notify
 from tests.support.subscription import Subscription
 from tests.support.watcher import Watcher
 
@@ -24,7 +24,7 @@ Lamps = dict[str, Subscription]
 
 def lit(person: Person, watcher: Watcher, sender: str) -> Lamps:
     """Publish a call, a presence and a mailbox of a person, and wait until each is shown."""
-    lamps = {package: watcher.subscribe(person.uri, package) for package in CONTENT_TYPES}
+    lamps = {package: watcher.subscribe(person.uri, package) for package in LAMPS}
     switch = {"Sender_URI": sender}
     person.call("confirmed", **switch)
     person.publish("presence", State="busy", **switch)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 
 from kemi_nsq import event
-from kemi_nsq.presence import document
-from kemi_nsq.presence import reading as presence
-from kemi_nsq.presence import row as presentity
-from kemi_nsq.presence.row import Order, Row
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.state import Wishes
+from kemi_nsq.presence.row import Order, Row, row_of
 from tests.support.chain import DOMAIN
 from tests.support.chain import event as chain_event
 
@@ -36,10 +35,10 @@ def waves(calls: int) -> Iterator[bytes]:
 
 def row(body: bytes, number: int) -> Row:
     """Return the row of an event, by the functions that the product uses."""
-    state = presence.from_event(event.decode(body, max_size=len(body))[1])
-    return presentity.row(
+    state = from_event(event.decode(body, max_size=len(body))[1])
+    return row_of(
         state,
-        document.render(state).body,
+        state.document(Wishes(), 1),
         order=Order(position=number, message_id=f"{number:016x}"),
         now=int(time.time()),
         tombstone_s=_EXPIRES_S,

@@ -281,7 +281,7 @@ def test_the_consumer_starts_again_and_what_was_in_flight_comes_again_at_once(
     old_nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Consuming(old_nsqd, topic_channel=PAIR, max_in_flight="3") as consuming:
-        handling = consuming.parts.consumer._handling
+        handling = consuming.parts.supervisor._handling
         handle, interruptions = handling.handle, [KeyboardInterrupt()]
 
         def interrupted(*arguments: Any) -> None:

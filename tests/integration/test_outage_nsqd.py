@@ -66,7 +66,7 @@ class PresenceConsuming(Consuming):
     def _publish(self, event: Event) -> None:
         if event.topic == TOPIC:
             with suppress(NsqError):  # as `plugin` does
-                self.parts.presence.publish(None)
+                self.parts.pua.publish(None)
 
 
 def calls(count: int = EVENTS) -> list[bytes]:
@@ -169,7 +169,7 @@ def test_a_consumer_that_starts_anew_goes_on_with_its_outage(
         nsqd.publish_many(TOPIC, calls(3))
         until(lambda: ready_counts(nsqd, TOPIC) == [0], what="RDY 0")
         with monkeypatch.context() as patched:
-            patched.setattr(consuming.parts.consumer._handling, "handle", interrupt)
+            patched.setattr(consuming.parts.supervisor._handling, "handle", interrupt)
             nsqd.publish(OTHER, numbered(1))
             until(lambda: consuming.host.counters[Counter.RESTARTED] >= 1, what="a restart")
         until(lambda: ready_counts(nsqd, OTHER) == [5], timeout_s=15, what="the connections")

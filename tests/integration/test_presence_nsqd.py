@@ -18,7 +18,7 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Conversation, Message, Subscribed
-from kemi_nsq.plugin.plugin import Parts, wire
+from kemi_nsq.plugin.wiring import Parts, wire
 from kemi_nsq.presence.hidden import TOMBSTONE_BODY
 from tests.support.histories import DOMAIN, ORDER_FIELD, STATES, Said, expected, shown_by
 from tests.support.nsqd import Nsqd
@@ -88,14 +88,14 @@ class Consuming:
             }
         )
         self._parts: Parts = wire(self.host, chosen, {"nsq:consumer-event": self._route}, native=False)
-        self._thread = threading.Thread(target=self._parts.consumer.run_forever)
+        self._thread = threading.Thread(target=self._parts.supervisor.run_forever)
 
     def __enter__(self) -> Consuming:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._parts.consumer.stop()
+        self._parts.supervisor.stop()
         self._thread.join(STOP_TIMEOUT_S)
         assert not self._thread.is_alive()
 
@@ -103,7 +103,7 @@ class Consuming:
         if not self._chance.randrange(6):
             return -1
         with suppress(NsqError):
-            self._parts.presence.publish(None)
+            self._parts.pua.publish(None)
         return -1 if not self._chance.randrange(6) else 1
 
 

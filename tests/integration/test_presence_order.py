@@ -136,7 +136,7 @@ def run_at_once(workers: Sequence[PresenceConsumer], waiting: list[Delivery], ch
 def check(views: Views, history: Sequence[Said], workers: Sequence[PresenceConsumer], limit: int) -> None:
     """Compare the table and the last NOTIFYs with the end of the history, when nothing goes wrong any more."""
     for worker in workers:
-        worker.upkeep.sweep()
+        worker.expiry.sweep()
     wanted = {key: [each for each in shown if not is_over(each)] for key, shown in expected(history).items()}
     stored = {key: shown_by(documents(views.stored(*key))) for key in wanted}
     told = {key: shown_by(documents(views.latest.get(key, {}))) for key in wanted}

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from kemi_nsq.errors import ConnectionLost, RowRefused, StoreError
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.presence.table import PresentityTable
-from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
 from tests.support.stores import IMPATIENT_S, NOW, Database, emptied, made
+from tests.support.wired import wired
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -29,11 +29,11 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["tcp", "http"])
 # The database
 
 
-def test_a_probe_leaves_no_trace(database: Database, store: PresentityTable) -> None:
+def test_a_trial_leaves_no_trace(database: Database, store: PresentityTable) -> None:
     store.save(made(1))
     before = database.rows()
     for _ in range(3):
-        store.probe()
+        store.try_write()
     assert database.rows() == before
     assert store.forget(NOW - 1) == 0
 
@@ -47,7 +47,7 @@ def test_two_processes_may_probe_at_once(server_database: Database) -> None:
             values = "'kemi-nsq-probe', 'invalid', 'dialog', 'kemi-nsq-probe-1', -2, 0, 'x', '', 'kemi-nsq-probe-1'"
             other.exec_driver_sql(f"INSERT INTO presentity ({columns}) VALUES ({values})")
             began = time.monotonic()
-            store.probe()
+            store.try_write()
             assert time.monotonic() - began < 2
             other.rollback()
 
@@ -70,10 +70,10 @@ def test_a_read_only_database_is_noticed_and_so_is_its_end(request: pytest.Fixtu
         with read_only(database):
             for _ in range(2):
                 with pytest.raises(StoreError, match="read-only transaction"):
-                    store.probe()
+                    store.try_write()
             with store._database._connected() as connection:  # a read would say that all is well
                 assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
-        store.probe()
+        store.try_write()
         store.save(made(1))
 
 
@@ -82,14 +82,14 @@ def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureReques
     with closing(database.store(IMPATIENT_S)) as store, database.engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
-            store.probe()
+            store.try_write()
         other.exec_driver_sql("ROLLBACK")
-        store.probe()
+        store.try_write()
 
 
 def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_database: Database) -> None:
     with closing(server_database.store()) as store:
-        pua = PresenceWriter(settings(), FakeHost(), store)
+        writer = wired(FakeHost(), settings(), store).writer
         change = {
             "postgresql": "ALTER TABLE presentity ALTER COLUMN username TYPE VARCHAR({})",
             "mariadb": "ALTER TABLE presentity MODIFY username VARCHAR({}) NOT NULL",
@@ -97,18 +97,18 @@ def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_dat
         server_database.execute(change.format(4))
         try:
             with pytest.raises(RowRefused):
-                pua.commit([made(1)])
+                writer.commit([made(1)])
             with pytest.raises(StoreError, match="refuses"):
-                pua.blame_table()
+                writer.blame_table()
             with pytest.raises(StoreError, match="refuses"):
-                pua.probe()
+                writer.trial()
         finally:
             server_database.execute(change.format(64))
-        pua.probe()
-        pua.commit([made(1)])
+        writer.trial()
+        writer.commit([made(1)])
         with pytest.raises(RowRefused):
-            pua.commit([made(2, Call_ID="x")._replace(sender=None)])  # type: ignore[arg-type]
-        pua.blame_table()
+            writer.commit([made(2, Call_ID="x")._replace(sender=None)])  # type: ignore[arg-type]
+        writer.blame_table()
 
 
 # nsqd
@@ -120,20 +120,20 @@ def publisher(nsqd: Nsqd, transport: str) -> Publisher:
 
 
 @TRANSPORTS
-def test_a_probe_tells_whether_nsqd_is_there_and_has_it_tried_again_at_once(tmp_path: Path, transport: str) -> None:
+def test_a_trial_tells_whether_nsqd_is_there_and_has_it_tried_again_at_once(tmp_path: Path, transport: str) -> None:
     message = Outgoing(topic="t", body=b"{}")
     with Nsqd(tmp_path) as nsqd:
         tested = publisher(nsqd, transport)
-        tested.probe()
+        tested.trial()
         tested.publish(message)
         nsqd.stop()
         for _ in range(8):  # so that nsqd is left alone for seconds
             with pytest.raises(ConnectionLost):
                 tested.publish(message)
             with pytest.raises(ConnectionLost, match="refused"):
-                tested.probe()
+                tested.trial()
         nsqd.start()
-        tested.probe()
+        tested.trial()
         tested.publish(message)
         assert nsqd.topic("t")["depth"] == 2
 
@@ -146,7 +146,7 @@ def test_a_frozen_nsqd_takes_no_longer_than_a_publish_may(tmp_path: Path, transp
         nsqd.freeze()
         began = time.monotonic()
         with pytest.raises(ConnectionLost):
-            tested.probe()
+            tested.trial()
         assert time.monotonic() - began < 2
         nsqd.thaw()
-        tested.probe()
+        tested.trial()

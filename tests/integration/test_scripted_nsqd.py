@@ -266,7 +266,7 @@ def test_what_is_in_flight_at_the_end_is_given_back(monkeypatch: pytest.MonkeyPa
             if interruptions:
                 raise interruptions.pop()
 
-        monkeypatch.setattr(tested.parts.consumer._handling, "handle", interrupted)
+        monkeypatch.setattr(tested.parts.supervisor._handling, "handle", interrupted)
         with tested as consuming:
             until(lambda: nsqd.received(0).endswith(b"RDY 0\nREQ " + ID + b" 100\n"), what="REQ")
             until(lambda: consuming.host.counters[Counter.RESTARTED] == 1, what="the restart")
@@ -372,7 +372,7 @@ def test_what_was_finished_when_its_connection_had_gone_is_not_handled_again() -
     ):
         until(lambda: server.connections == 2, what="a new connection, while the message is handled")
         release.set()
-        io = consuming.parts.consumer._io
+        io = consuming.parts.supervisor._io
         until(lambda: io._done, what="it to be done")
         for connection in list(io._connections.values()):
             connection.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again

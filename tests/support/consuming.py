@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from kemi_nsq.event import Event
-from kemi_nsq.plugin.plugin import wire
+from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.settings import settings
@@ -47,7 +47,7 @@ class Consuming:
         self.parts = wire(
             self.host, settings(**{"msg_timeout": "0", **values}), {"nsq:consumer-event": self._handle}, native=False
         )
-        self._consumer = self.parts.consumer
+        self._consumer = self.parts.supervisor
         self._thread = threading.Thread(target=self._consumer.run_forever, name="consumer under test")
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a watcher reads in a NOTIFY: dialog-info, PIDF, message summary. Bytes in, frozen objects out.
+"""What a watcher reads in a NOTIFY: dialog-info, PIDF, message summary, reginfo. Bytes in, frozen objects out.
 
 It shares no code with the package, which writes them: a mistake in one must not hide in the other.
 """
@@ -17,6 +17,7 @@ NAMESPACES = {
     "pidf": "urn:ietf:params:xml:ns:pidf",
     "dm": "urn:ietf:params:xml:ns:pidf:data-model",
     "rpid": "urn:ietf:params:xml:ns:pidf:rpid",
+    "reg": "urn:ietf:params:xml:ns:reginfo",
 }
 
 #: `Voice-Message: 2/8 (0/2)` (RFC 3842 section 5.2, `msg-summary-line`).
@@ -134,6 +135,38 @@ class MessageSummary:
         return self.counts.get("voice-message")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """A `contact` element (RFC 3680 section 5.2).
+
+    Attributes:
+        id: names the contact in the document.
+        uri: its URI.
+        state: `active` or `terminated`.
+        event: what happened to it.
+    """
+
+    id: str
+    uri: str
+    state: str
+    event: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegInfo:
+    """A registration document (RFC 3680 section 5).
+
+    Attributes:
+        version: number of the document; it grows.
+        aors: the addresses-of-record of its registrations, in the order of the document.
+        contacts: of all registrations, in the order of the document.
+    """
+
+    version: int
+    aors: tuple[str, ...]
+    contacts: tuple[Contact, ...]
+
+
 def parse_dialog_info(body: bytes) -> DialogInfo:
     """Read a dialog-info document.
 
@@ -141,12 +174,9 @@ def parse_dialog_info(body: bytes) -> DialogInfo:
         DocumentError: it is no XML, another document, or lacks a mandatory attribute.
     """
     root = _root(body, "{urn:ietf:params:xml:ns:dialog-info}dialog-info")
-    version = _attribute(root, "version")
-    if not version.strip().isdecimal():
-        raise DocumentError(f"the version is no number: {version!r}")
     return DialogInfo(
         entity=_attribute(root, "entity"),
-        version=int(version),
+        version=_version(root),
         state=_attribute(root, "state"),
         dialogs=tuple(_dialog(element) for element in root.findall("di:dialog", NAMESPACES)),
     )
@@ -167,6 +197,28 @@ def parse_pidf(body: bytes) -> Pidf:
         basic=_text(root, "pidf:tuple/pidf:status/pidf:basic"),
         note=(notes[0].text or "") if notes else "",
         activities=tuple(etree.QName(activity).localname for activity in activities),
+    )
+
+
+def parse_reginfo(body: bytes) -> RegInfo:
+    """Read a registration document.
+
+    Raises:
+        DocumentError: it is no XML, another document, or lacks a mandatory attribute.
+    """
+    root = _root(body, "{urn:ietf:params:xml:ns:reginfo}reginfo")
+    return RegInfo(
+        version=_version(root),
+        aors=tuple(_attribute(each, "aor") for each in root.findall("reg:registration", NAMESPACES)),
+        contacts=tuple(
+            Contact(
+                id=_attribute(each, "id"),
+                uri=_text(each, "reg:uri"),
+                state=_attribute(each, "state"),
+                event=_attribute(each, "event"),
+            )
+            for each in root.findall("reg:registration/reg:contact", NAMESPACES)
+        ),
     )
 
 
@@ -218,6 +270,13 @@ def _root(body: bytes, name: str) -> etree._Element:
     if root.tag != name:
         raise DocumentError(f"the root element is {root.tag}, not {name}")
     return root
+
+
+def _version(root: etree._Element) -> int:
+    version = _attribute(root, "version")
+    if not version.strip().isdecimal():
+        raise DocumentError(f"the version is no number: {version!r}")
+    return int(version)
 
 
 def _attribute(element: etree._Element, name: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A gate whose time the test sets, and whose probes say what the test says."""
+"""A gate whose time the test sets, and whose trials say what the test says."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ from kemi_nsq.errors import StoreError
 from kemi_nsq.host import Host
 from kemi_nsq.names import Subscription
 from kemi_nsq.page import Page
-
-
-class Clock:
-    """Monotonic seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import SetClock
 
 
 class FakeValve:
@@ -41,37 +32,37 @@ class TestedGate(Gate):
 
     Attributes:
         clock: its time.
-        failing: what fails when it is probed, and why.
-        probed: what was probed, and when.
+        failing: what fails when it is tried, and why.
+        tried: what was tried, and when.
         page: what it shows.
     """
 
     __test__ = False
 
     def __init__(self, host: Host, *, backoff_max_s: float = 0, page: Page | None = None) -> None:
-        self.clock = Clock()
+        self.clock = SetClock()
         self.page = page or Page()
         self.failing: dict[Kind, str] = {}
-        self.probed: list[tuple[Kind, float]] = []
-        probes: Mapping[Kind, Probe] = {kind: Probe(self, kind) for kind in Kind}
-        super().__init__(host, self.page, probes, backoff_max_s=backoff_max_s, clock=self.clock)
+        self.tried: list[tuple[Kind, float]] = []
+        trials: Mapping[Kind, Trial] = {kind: Trial(self, kind) for kind in Kind}
+        super().__init__(host, self.page, trials, backoff_max_s=backoff_max_s, clock=self.clock.clock)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and do what is due in it, when it is due."""
-        end = self.clock.now + seconds
+        end = self.clock.monotonic + seconds
         while (due := self.next_due()) is not None and due <= end:
-            self.clock.now = max(self.clock.now, due)
+            self.clock.monotonic = max(self.clock.monotonic, due)
             self.tick()
-        self.clock.now = end
+        self.clock.monotonic = end
 
 
-class Probe:
+class Trial:
     """Says whether something fails."""
 
     def __init__(self, gate: TestedGate, kind: Kind) -> None:
         self._gate, self._kind = gate, kind
 
     def __call__(self) -> None:
-        self._gate.probed.append((self._kind, self._gate.clock.now))
+        self._gate.tried.append((self._kind, self._gate.clock.monotonic))
         if self._kind in self._gate.failing:
             raise StoreError(self._gate.failing[self._kind])

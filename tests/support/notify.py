@@ -12,21 +12,26 @@ from tests.support.documents import (
     DocumentError,
     MessageSummary,
     Pidf,
+    RegInfo,
     parse_dialog_info,
     parse_message_summary,
     parse_pidf,
+    parse_reginfo,
 )
 from tests.support.sip_message import Headers, Request, SipError, parameters
 
 D = TypeVar("D")
 
-#: Event package to the type of its documents (RFC 4235, RFC 3856, RFC 3842).
+#: Event package to the type of its documents (RFC 4235, RFC 3856, RFC 3842, RFC 3680).
 CONTENT_TYPES = {
     "dialog": "application/dialog-info+xml",
     "presence": "application/pidf+xml",
     "message-summary": "application/simple-message-summary",
+    "reg": "application/reginfo+xml",
 }
 
+#: What phones show.
+LAMPS = ("dialog", "presence", "message-summary")
 #: Values of Subscription-State (RFC 6665 section 8.4, without extensions).
 STATES = {"active", "pending", "terminated"}
 
@@ -97,6 +102,11 @@ class Notify:
     def message_summary(self) -> MessageSummary:
         """The body as a message summary; raises `DocumentError` when it is none."""
         return self._document("message-summary", parse_message_summary)
+
+    @property
+    def reginfo(self) -> RegInfo:
+        """The body as a registration document; raises `DocumentError` when it is none."""
+        return self._document("reg", parse_reginfo)
 
     def describe(self) -> str:
         """Return what a failed test prints of it."""

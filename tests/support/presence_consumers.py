@@ -12,24 +12,25 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from kemi_nsq.consumer.committing import Committing
+from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.items import Delivery
-from kemi_nsq.consumer.routes import Current, Outcome, Router
+from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.errors import NsqError, StoreError
 from kemi_nsq.event import Event
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.plugin.pua_functions import PresenceFunctions
-from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.plugin.pua_functions import PuaFunctions
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable, Saved
-from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.stores import Database
+from tests.support.wired import wired
 
 #: A presentity's URI and an event package.
 Key = tuple[str, str]
@@ -159,8 +160,9 @@ class PresenceConsumer:
 
     Attributes:
         handling: handles messages.
-        pua: stores and tells what they announce.
-        upkeep: ends states.
+        writer: stores what they announce.
+        watchers: are told.
+        expiry: ends states.
         functions: what its routes may call.
     """
 
@@ -173,27 +175,26 @@ class PresenceConsumer:
     def start(self) -> None:
         """Begin as a new process: nothing is remembered."""
         current, publisher = Current(), Publisher(self._settings)
-        self.pua = PresenceWriter(self._settings, self.host, self.store)
-        self.pua.begin_ticking()
-        self.upkeep = Expiry(self._settings, self.host, self.store, self.pua)
-        self.functions = PresenceFunctions(
-            settings=self._settings,
-            host=self.host,
-            current=current,
-            pua=self.pua,
-            upkeep=self.upkeep,
+        parts = wired(self.host, self._settings, self.store)
+        self.watchers, self.writer, self.expiry = parts.watchers, parts.writer, parts.expiry
+        self.watchers.begin_ticking()
+        self.functions = PuaFunctions(
+            self._settings,
+            self.host,
+            current,
+            writer=self.writer,
+            expiry=self.expiry,
             probe=Probe(self._settings, publisher, None),
         )
         self._gate = TestedGate(self.host)
         self.handling = EventHandling(
             settings=self._settings,
             host=self.host,
-            router=Router([self], current),
+            router=Router([self]),
             current=current,
-            pua=self.pua,
+            committing=Committing(self._settings, self.host, self.writer, self._gate),
             gate=self._gate,
             verdicts=Verdicts(self._settings, self.host, self._gate, DeadLetters(self._settings, publisher)),
-            page=self._gate.page,
             died={},
         )
 
@@ -225,7 +226,7 @@ class PresenceConsumer:
         """Do what is due besides: hide what is over and was told."""
         try:
             with suppress(StoreError):
-                self.pua.tick()
+                self.watchers.tick()
         except Crash:
             self.start()
 

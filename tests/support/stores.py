@@ -15,10 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.presence import document
-from kemi_nsq.presence import row as presentity
-from kemi_nsq.presence.reading import from_event
-from kemi_nsq.presence.row import Order, Row
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.state import Wishes
+from kemi_nsq.presence.row import Order, Row, row_of
 from kemi_nsq.presence.table import PresentityTable
 from tests.support import sqlservers
 from tests.support.database import create_database
@@ -115,9 +114,7 @@ def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
     named = {name.replace("_", "-"): value for name, value in fields.items()}
     state = from_event(_FIELDS | named)
     order = Order(position=position, message_id=f"{message:016x}")
-    return presentity.row(
-        state, document.render(state).body, order=order, now=NOW, tombstone_s=300, default_expires_s=3600
-    )
+    return row_of(state, state.document(Wishes(), 1), order=order, now=NOW, tombstone_s=300, default_expires_s=3600)
 
 
 def columns(row: Row) -> Values:

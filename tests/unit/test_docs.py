@@ -34,7 +34,9 @@ from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
-from kemi_nsq.presence import reading as presence
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.dialog import DIRECTIONS
+from kemi_nsq.presence.packages.presence import PRESENCE_STATES
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.tools import reference
@@ -124,19 +126,18 @@ def test_counters_that_the_pages_speak_of_exist() -> None:
 def test_json_examples_are_json_and_describe_a_state_if_they_say_so(example: Example) -> None:
     _, fields = event.decode(example.text.encode(), max_size=65536)
     if "Event-Package" in fields:
-        assert presence.from_event(fields).event == fields["Event-Package"]
+        assert from_event(fields).package == fields["Event-Package"]
 
 
 class TestTablesOfEvents:
     def test_presence_states(self) -> None:
         written = {state: tuple(meaning) for state, *meaning in table(EVENTS, "`State`".strip("`"))}
         assert written == {
-            state: (meaning.basic, meaning.note, meaning.activity)
-            for state, meaning in presence.PRESENCE_STATES.items()
+            state: (meaning.basic, meaning.note, meaning.activity) for state, meaning in PRESENCE_STATES.items()
         }
 
     def test_directions(self) -> None:
-        assert dict(table(EVENTS, "Direction")) == presence.DIRECTIONS
+        assert dict(table(EVENTS, "Direction")) == DIRECTIONS
 
     @pytest.mark.parametrize(("body", "line"), table(EVENTS, "body"), ids=ids)
     def test_bodies_that_are_refused(self, body: str, line: str) -> None:
@@ -148,7 +149,7 @@ class TestTablesOfEvents:
     def test_states_that_are_refused(self, change: str, line: str) -> None:
         first = next(example for example in examples("json") if example.page == EVENTS)
         with pytest.raises(PayloadError) as refused:
-            presence.from_event(json.loads(first.text) | json.loads(change))
+            from_event(json.loads(first.text) | json.loads(change))
         assert str(refused.value) == line
 
 
@@ -220,7 +221,7 @@ class TestShellExamples:
     def test_events_in_it_describe_a_state(self, command: Command) -> None:
         for word in command.words:
             if "Event-Package" in word:
-                assert presence.from_event(jsontext.json_object(word)).event == "dialog"
+                assert from_event(jsontext.json_object(word)).package == "dialog"
 
     def test_the_steps_of_an_installation_exist(self) -> None:
         setup = (ROOT / "docker/setup.sh").read_text(encoding="utf-8")

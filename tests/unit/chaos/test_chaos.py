@@ -17,7 +17,7 @@ from tests.chaos.load import Mouth
 from tests.chaos.outcome import HEAD, Outcome, failed, page_with, read_json, write_json
 from tests.chaos.traffic import ENDED, NOTES, Said, Thing, Traffic, sequence_in
 from tests.support.markdown import ROOT, table
-from tests.support.notify import CONTENT_TYPES, Notify
+from tests.support.notify import CONTENT_TYPES, LAMPS, Notify
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK, free_tcp_port
 
@@ -267,7 +267,7 @@ class TestTraffic:
         for said in (traffic.next() for _ in range(3000)):
             assert last.get(said.thing) != said.state
             last[said.thing] = said.state
-        assert {thing.package for thing in last} == set(CONTENT_TYPES)
+        assert {thing.package for thing in last} == set(LAMPS)
 
     def test_its_body_carries_the_order(self) -> None:
         for thing, state in ((CALL, "early"), (PRESENCE, next(iter(NOTES.values()))), (MAILBOX, "2/1")):

@@ -15,7 +15,6 @@ from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.presence import probe as probe_module
 from kemi_nsq.presence.probe import Probe
-from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
@@ -38,7 +37,8 @@ class FakePublisher(Publisher):
 
 def chores(publisher: Publisher, host: FakeHost) -> Chores:
     wanted = settings(probe_topic="probes")
-    return Chores(host, PresenceWriter(wanted, host, None), None, Probe(wanted, publisher, None), TestedGate(host))
+    probe = Probe(wanted, publisher, None)
+    return Chores(host, watchers=None, expiry=None, probe=probe, gate=TestedGate(host))
 
 
 def tick_until(tested: Chores, fact: Callable[[], bool]) -> None:

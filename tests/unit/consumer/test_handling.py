@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kemi_nsq.clock import Clock
+from kemi_nsq.consumer.committing import Committing
+from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.consumer.outage import Kind
-from kemi_nsq.consumer.routes import Current, Handler, NativeRoutes, PythonRoutes, Router
+from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, StoreError
@@ -31,9 +33,9 @@ from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.page import Fact, Page
+from kemi_nsq.plugin.wiring import wire_presence
 from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
-from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
@@ -121,18 +123,18 @@ class Desk:
         self.publisher = publisher or FakePublisher()
         self.current = Current()
         chosen = settings(**values)
-        self.pua = PresenceWriter(chosen, self.host, store)
-        self.page = ShownPage()
+        self.page = self.host.page = ShownPage()
+        self.writer = wire_presence(self.host, chosen, store, self.publisher).writer
         self.gate = TestedGate(self.host, backoff_max_s=backoff_max_s, page=self.page)
+        self.committing = Committing(chosen, self.host, self.writer, self.gate)
         self.handling = EventHandling(
             settings=chosen,
             host=self.host,
-            router=Router([PythonRoutes(handlers or {}, self.host), NativeRoutes(self.host)], self.current),
+            router=Router([PythonRoutes(handlers or {}, self.host), KamailioRoutes(self.host)]),
             current=self.current,
-            pua=self.pua,
+            committing=self.committing,
             gate=self.gate,
             verdicts=Verdicts(chosen, self.host, self.gate, DeadLetters(chosen, self.publisher)),
-            page=self.page,
             died=died or {},
         )
 
@@ -402,15 +404,15 @@ def presence_desk(path: Path, *, store: PresentityTable | None = None, **options
     def publish(_host: FakeHost, payload: str) -> None:
         event = desk.current.event
         assert event is not None
-        row = desk.pua.row(event.fields, Order(position=int(event.message_id), message_id="0" * 16), sent_at=None)
+        assert desk.writer is not None
+        row = desk.writer.row(event.fields, Order(position=int(event.message_id), message_id="0" * 16), sent_at=None)
         assert row is not None
-        if desk.current.collected is None:
-            try:
-                desk.pua.commit([row])
-            except StoreError as error:
-                desk.current.store_failed, desk.current.store_error = True, str(error)
-        else:
-            desk.current.collected.append(row)
+        if desk.current.collect(row):
+            return
+        try:
+            desk.writer.commit([row])
+        except StoreError as error:
+            desk.current.fail(error)
 
     desk.host.event_routes[NAME] = publish
     return desk
@@ -453,7 +455,7 @@ def test_a_database_that_fails_requeues_those_that_wrote_and_no_others(path: Pat
     assert desk.answers.given == [answer(0, REQ), answer(1, FIN), answer(2, FIN), answer(3, REQ)]
     assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
     assert desk.host.refreshed == []
-    assert desk.current.collected is None
+    assert desk.current.collected() == []
 
 
 def test_nothing_is_left_collected_when_handling_ends_by_an_exception(path: Path) -> None:
@@ -467,7 +469,7 @@ def test_nothing_is_left_collected_when_handling_ends_by_an_exception(path: Path
     desk.host.event_routes["nsq:consumer-event"] = interrupt
     with pytest.raises(Interrupted):
         desk.handle(call("alice", "early"), b"{}")
-    assert (desk.current.collected, desk.answers.given, stored(path)) == (None, [], [])
+    assert (desk.current.collected(), desk.answers.given, stored(path)) == ([], [], [])
 
 
 # Outages, which are no message's fault
@@ -648,7 +650,7 @@ def test_rows_that_are_locked_one_after_the_other_do_not_hold_the_consumer_up_fo
     desk.gate.pass_time(1)
     desk.answers.given.clear()
     seconds = iter(range(0, 1000, 3))
-    monkeypatch.setattr("kemi_nsq.consumer.handling.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(desk.committing, "_clock", Clock(monotonic=lambda: next(seconds)))
     store.calls = 0
     desk.handle(*[call(user, "early") for user in ("bob", "alice") * 25])
     assert store.calls == 1 + 3

@@ -51,7 +51,7 @@ def test_the_topics_that_met_it_are_paused_and_go_on_when_a_probe_succeeds() -> 
     desk.fail(B)
     assert desk.valve.told == [(A, 0), (B, 0)]
     del desk.gate.failing[Kind.DATABASE]
-    desk.gate.pass_time(outage.PROBE_MAX_S)
+    desk.gate.pass_time(outage.TRIAL_MAX_S)
     assert desk.valve.told[2:] == [(A, None), (B, None)]
     assert not desk.gate.holds(A)
     assert desk.host.counters == {Counter.OUTAGES: 1}
@@ -76,24 +76,24 @@ def test_ten_minutes_are_one_line_at_the_start_one_a_minute_and_one_at_the_end()
 
 def test_probes_come_soon_then_later_and_never_too_late() -> None:
     desk = Desk()
-    began = desk.gate.clock.now
+    began = desk.gate.clock.monotonic
     desk.fail(A)
     desk.gate.pass_time(60)
-    times = [when - began for _, when in desk.gate.probed]
+    times = [when - began for _, when in desk.gate.tried]
     gaps = [later - sooner for sooner, later in pairwise(times)]
-    assert times[0] == pytest.approx(outage.PROBE_FIRST_S)
+    assert times[0] == pytest.approx(outage.TRIAL_FIRST_S)
     assert gaps == pytest.approx(sorted(gaps))
-    assert max(gaps) == pytest.approx(outage.PROBE_MAX_S)
+    assert max(gaps) == pytest.approx(outage.TRIAL_MAX_S)
 
 
 def test_a_probe_that_waited_long_is_followed_by_a_rest() -> None:
     """It held up the main loop, and with it the topics that need no database."""
-    for took_s, rest_s in ((0.0, 0.2), (0.1, 0.2), (1.0, 1.0), (2.0, 2.0), (30.0, outage.PROBE_REST_S)):
+    for took_s, rest_s in ((0.0, 0.2), (0.1, 0.2), (1.0, 1.0), (2.0, 2.0), (30.0, outage.TRIAL_REST_S)):
         policy = Outage(Kind.DATABASE)
         policy.failed("gone", [A], 0)
-        policy.probed("gone", took_s, took_s=took_s)
-        assert policy.probe_due is not None
-        assert policy.probe_due - took_s == pytest.approx(rest_s)
+        policy.tried("gone", took_s, took_s=took_s)
+        assert policy.trial_due is not None
+        assert policy.trial_due - took_s == pytest.approx(rest_s)
 
 
 def test_another_topic_that_meets_it_is_named_once() -> None:
@@ -125,9 +125,9 @@ def test_what_fails_again_at_once_is_the_same_outage_and_does_not_fill_the_log()
     desk = Desk()
     for _ in range(300):
         desk.gate.failed(Kind.DATABASE, [A], "no space left")
-        desk.gate.pass_time(outage.PROBE_MAX_S)
-    assert len(desk.gate.probed) < 400
-    assert len(desk.lines) <= 3 + 300 * outage.PROBE_MAX_S / outage.SAY_AGAIN_S
+        desk.gate.pass_time(outage.TRIAL_MAX_S)
+    assert len(desk.gate.tried) < 400
+    assert len(desk.lines) <= 3 + 300 * outage.TRIAL_MAX_S / outage.SAY_AGAIN_S
     assert desk.lines[2].startswith("the database fails, after it seemed to be over: no space left; nothing is taken")
     assert desk.gate.page.shown(Fact.DATABASE).endswith(": no space left")
     desk.gate.pass_time(outage.RELAPSE_S)
@@ -180,17 +180,17 @@ def test_a_topic_that_waits_is_always_probed_for(steps: list[tuple[float, str]])
         now += wait
         if step == "failed":
             policy.failed("gone", [A], now)
-        elif step.startswith("probe") and policy.probe_due is not None:
-            policy.probed("" if step.endswith("ok") else "gone", now)
+        elif step.startswith("probe") and policy.trial_due is not None:
+            policy.tried("" if step.endswith("ok") else "gone", now)
         policy.tick(now)
         if policy.held:
             assert policy.lasts
         if policy.lasts:
-            assert policy.probe_due is not None
-            assert policy.probe_due <= now + outage.PROBE_MAX_S
+            assert policy.trial_due is not None
+            assert policy.trial_due <= now + outage.TRIAL_MAX_S
             due = policy.next_due()
             assert due is not None
-            assert due <= policy.probe_due
+            assert due <= policy.trial_due
 
 
 # Backoff
@@ -226,10 +226,10 @@ def test_it_rests_twice_as_long_after_each_trial_up_to_the_limit() -> None:
     fail_all(desk)
     rested = []
     for _ in range(6):
-        began, told = desk.gate.clock.now, len(desk.valve.told)
+        began, told = desk.gate.clock.monotonic, len(desk.valve.told)
         while len(desk.valve.told) == told:
             desk.gate.pass_time(0.5)
-        rested.append(desk.gate.clock.now - began)
+        rested.append(desk.gate.clock.monotonic - began)
         desk.gate.route_failed(A, "trial")
     assert rested == [1, 2, 4, 8, 10, 10]
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from kemi_nsq.consumer.routes import (
-    NATIVE_NAME,
-    NATIVE_VARIABLES,
-    Current,
-    NativeRoutes,
+    BLOCK_NAME,
+    ROUTE_VARIABLES,
+    KamailioRoutes,
     Outcome,
     PythonRoutes,
     Router,
@@ -158,7 +157,7 @@ def test_an_exception_in_a_python_handler_requeues(error: BaseException) -> None
 def test_a_native_route_finds_the_event_in_variables() -> None:
     seen: dict[str, str] = {}
     host = AskedHost(x=lambda host, payload: seen.update(host.variables, data=payload))
-    assert NativeRoutes(host).run("nsq:x", event()) is Outcome.DONE
+    assert KamailioRoutes(host).run("nsq:x", event()) is Outcome.DONE
     assert seen == {
         "nqE": '{"a": 1}',
         "nqTopic": "t",
@@ -167,12 +166,12 @@ def test_a_native_route_finds_the_event_in_variables() -> None:
         "nqAck": "",
         "data": '{"a": 1}',
     }
-    assert set(seen) - {"data"} == set(NATIVE_VARIABLES)
+    assert set(seen) - {"data"} == set(ROUTE_VARIABLES)
 
 
 def test_a_native_route_asks_for_redelivery() -> None:
     host = AskedHost(x=lambda host, _: host.set_variable("nqAck", "requeue"))
-    routes = NativeRoutes(host)
+    routes = KamailioRoutes(host)
     assert routes.run("nsq:x", event()) is Outcome.REQUEUE
     host.event_routes["nsq:x"] = lambda *_: None
     assert routes.run("nsq:x", event()) is Outcome.DONE, "the wish of one event is not that of the next"
@@ -181,19 +180,19 @@ def test_a_native_route_asks_for_redelivery() -> None:
 @pytest.mark.parametrize("word", ["Requeue", "ack", "1", "0"])
 def test_other_words_do_not_requeue(word: str) -> None:
     host = AskedHost(x=lambda host, _: host.set_variable("nqAck", word))
-    assert NativeRoutes(host).run("nsq:x", event()) is Outcome.DONE
+    assert KamailioRoutes(host).run("nsq:x", event()) is Outcome.DONE
 
 
 def test_a_missing_native_route_is_asked_for_once() -> None:
     host = AskedHost()
-    routes = NativeRoutes(host)
+    routes = KamailioRoutes(host)
     assert [routes.run("nsq:x", event()) for _ in range(3)] == [Outcome.MISSING] * 3
     assert host.asked == ["nsq:x"], "Kamailio logs an error for each"
 
 
 def test_a_native_route_that_exists_is_asked_each_time() -> None:
     host = AskedHost(x=lambda *_: None)
-    routes = NativeRoutes(host)
+    routes = KamailioRoutes(host)
     assert [routes.run("nsq:x", event()) for _ in range(3)] == [Outcome.DONE] * 3
     assert host.asked == ["nsq:x"] * 3
 
@@ -201,7 +200,7 @@ def test_a_native_route_that_exists_is_asked_each_time() -> None:
 def test_remembered_misses_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.consumer.routes._REMEMBERED_MISSES", 10)
     host = AskedHost()
-    routes = NativeRoutes(host)
+    routes = KamailioRoutes(host)
     for number in range(11):
         routes.run(f"nsq:x{number}", event())
     host.asked.clear()
@@ -233,28 +232,28 @@ def test_remembered_misses_are_bounded_and_the_oldest_goes(monkeypatch: pytest.M
 )
 def test_names_that_kamailio_cfg_cannot_express_are_not_asked_for(name: str) -> None:
     host = AskedHost()
-    assert NativeRoutes(host).run(name, event()) is Outcome.MISSING
+    assert KamailioRoutes(host).run(name, event()) is Outcome.MISSING
     assert host.asked == []
     assert host.variables == {}
 
 
 @pytest.mark.parametrize("name", ["nsq:consumer-event", "nsq:consumer-event-a-1", "nsq:x:y", "nsq:x--"])
 def test_names_that_it_can_express(name: str) -> None:
-    assert NATIVE_NAME.fullmatch(name)
+    assert BLOCK_NAME.fullmatch(name)
 
 
 # Both together
 
 
-def router(host: FakeHost, current: Current, **handlers: Callable[[Event], int | None]) -> Router:
+def router(host: FakeHost, **handlers: Callable[[Event], int | None]) -> Router:
     python = PythonRoutes({f"nsq:{name}": handler for name, handler in handlers.items()}, host)
-    return Router([python, NativeRoutes(host)], current)
+    return Router([python, KamailioRoutes(host)])
 
 
 def test_the_first_name_that_has_a_route_wins_whatever_its_kind() -> None:
     ran: list[str] = []
     host = AskedHost(b=lambda *_: ran.append("native b"), c=lambda *_: ran.append("native c"))
-    routes = router(host, Current(), c=lambda _: ran.append("python c"))
+    routes = router(host, c=lambda _: ran.append("python c"))
     assert routes.run(["nsq:a", "nsq:b", "nsq:c"], event()) is Outcome.DONE
     assert ran == ["native b"]
     assert host.asked == ["nsq:a", "nsq:b"]
@@ -263,7 +262,7 @@ def test_the_first_name_that_has_a_route_wins_whatever_its_kind() -> None:
 def test_of_one_name_the_python_handler_goes_first() -> None:
     ran: list[str] = []
     host = AskedHost(b=lambda *_: ran.append("native"))
-    routes = router(host, Current(), b=lambda _: ran.append("python"))
+    routes = router(host, b=lambda _: ran.append("python"))
     assert routes.run(["nsq:b"], event()) is Outcome.DONE
     assert ran == ["python"]
     assert host.asked == []
@@ -271,44 +270,10 @@ def test_of_one_name_the_python_handler_goes_first() -> None:
 
 def test_a_route_that_failed_is_not_followed_by_the_next() -> None:
     ran: list[str] = []
-    routes = router(AskedHost(), Current(), a=lambda _: -1, b=lambda _: ran.append("b"))
+    routes = router(AskedHost(), a=lambda _: -1, b=lambda _: ran.append("b"))
     assert routes.run(["nsq:a", "nsq:b"], event()) is Outcome.REQUEUE
     assert ran == []
 
 
 def test_no_route_at_all() -> None:
-    assert router(AskedHost(), Current()).run(["nsq:a", "nsq:b"], event()) is Outcome.MISSING
-
-
-def test_the_current_event_is_there_during_the_route_and_gone_after() -> None:
-    current = Current()
-    seen: list[Event | None] = []
-    router(AskedHost(), current, a=lambda _: seen.append(current.event)).run(["nsq:a"], event())
-    assert seen == [event()]
-    assert current.event is None
-
-
-def test_the_current_event_is_gone_after_an_exception() -> None:
-    class Interrupted(BaseException):
-        pass
-
-    class Broken:
-        def run(self, _name: str, _event: Event) -> Outcome:
-            raise Interrupted
-
-    current = Current()
-    with pytest.raises(Interrupted):
-        Router([Broken()], current).run(["nsq:a"], event())
-    assert current.event is None
-
-
-def test_a_failed_store_requeues_whatever_the_route_says() -> None:
-    current = Current()
-
-    def handler(_event: Event) -> int:
-        current.store_failed = True
-        return 1
-
-    routes = router(AskedHost(), current, a=handler, b=lambda _: 1)
-    assert routes.run(["nsq:a"], event()) is Outcome.REQUEUE
-    assert routes.run(["nsq:b"], event()) is Outcome.DONE, "the failure of one event is not that of the next"
+    assert router(AskedHost()).run(["nsq:a", "nsq:b"], event()) is Outcome.MISSING

@@ -14,7 +14,7 @@ from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.page import Fact, read
-from kemi_nsq.plugin.plugin import wire
+from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.queries.protocol import Resume
 from kemi_nsq.reports import Report
 from kemi_nsq.testing import FakeHost
@@ -30,7 +30,7 @@ class Interrupted(BaseException):
 def consumer(host: FakeHost, **values: str) -> Supervisor:
     """Return a consumer of an nsqd that is not there."""
     values.setdefault("nsqd_tcp_address", f"{LOOPBACK}:{free_tcp_port()}")
-    return wire(host, settings(**values), {}, native=False).consumer
+    return wire(host, settings(**values), {}, native=False).supervisor
 
 
 class Runs:

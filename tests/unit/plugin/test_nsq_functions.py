@@ -16,9 +16,9 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed, StoreError
 from kemi_nsq.host import Suspended
 from kemi_nsq.nsq.publisher import Outgoing
+from kemi_nsq.plugin.face import Plugin
 from kemi_nsq.plugin.native import _split
-from kemi_nsq.plugin.nsq_functions import Functions
-from kemi_nsq.plugin.plugin import Plugin
+from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.queries.asker import Query
 from kemi_nsq.testing import FakeHost
 from tests.support.settings import wipe_environment
@@ -116,8 +116,8 @@ def parts(publisher: FakePublisher, asker: FakeAsker) -> Parts:
     return publisher, asker
 
 
-def inside(plugin: Plugin) -> Functions:
-    return plugin._parts.functions
+def inside(plugin: Plugin) -> NsqFunctions:
+    return plugin._parts.nsq
 
 
 def fill(plugin: Plugin, parts: Parts) -> None:

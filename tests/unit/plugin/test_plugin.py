@@ -14,11 +14,15 @@ from typing import NoReturn
 import pytest
 
 from kemi_nsq import Event, KemiNsq, NativeNsq, event_route
+from kemi_nsq.consumer.current import Handled
+from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
+from kemi_nsq.names import Subscription
+from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.page import read
-from kemi_nsq.plugin.plugin import Plugin
+from kemi_nsq.plugin.face import Plugin
 from kemi_nsq.presence import hidden
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
@@ -73,6 +77,15 @@ def event(text: str, *, timestamp_ns: int = 1_700_000_000_000_000_000) -> Event:
     )
 
 
+def arrives(plugin: Plugin, arrived: Event) -> Handled:
+    """Let an event be the one whose route runs."""
+    sent = Message(message_id=arrived.message_id.encode(), timestamp_ns=arrived.timestamp_ns, attempts=1, body=b"")
+    delivery = Delivery(connection_id=1, subscription=Subscription("t", "c"), message=sent)
+    message = Handled(delivery=delivery, event=arrived)
+    plugin._parts.current.begin(message)
+    return message
+
+
 def native(host: FakeHost) -> tuple[Plugin, Publish]:
     plugin = NativeNsq(host)
     return plugin, lambda *text: plugin.nsq_pua_publish(MESSAGE, *text)
@@ -104,7 +117,7 @@ def test_a_state_is_stored_and_its_watchers_hear_of_it(make: Make, host: FakeHos
 @both
 def test_the_current_event_needs_no_payload(make: Make, host: FakeHost, path: Path) -> None:
     plugin, publish = make(host)
-    plugin._parts.current.event = event(payload())
+    arrives(plugin, event(payload()))
     assert publish() == 1
     assert publish() == 2, "a redelivery changes nothing"
     assert len(rows(path)) == 1
@@ -114,9 +127,9 @@ def test_the_current_event_needs_no_payload(make: Make, host: FakeHost, path: Pa
 @both
 def test_a_later_event_with_the_same_document_is_kept_longer_without_notify(make: Make, host: FakeHost) -> None:
     plugin, publish = make(host)
-    plugin._parts.current.event = event(payload(), timestamp_ns=1)
+    arrives(plugin, event(payload(), timestamp_ns=1))
     assert publish() == 1
-    plugin._parts.current.event = event(payload(), timestamp_ns=2)
+    arrives(plugin, event(payload(), timestamp_ns=2))
     assert publish() == 2
     assert host.counters == {Counter.PUA_STORED: 1, Counter.PUA_UNCHANGED: 1}
     assert len(host.refreshed) == 1
@@ -125,9 +138,9 @@ def test_a_later_event_with_the_same_document_is_kept_longer_without_notify(make
 @both
 def test_a_late_early_does_not_bring_a_call_back(make: Make, host: FakeHost, path: Path) -> None:
     plugin, publish = make(host)
-    plugin._parts.current.event = event(payload(State="terminated"), timestamp_ns=2)
+    arrives(plugin, event(payload(State="terminated"), timestamp_ns=2))
     assert publish() == 1
-    plugin._parts.current.event = event(payload(State="early"), timestamp_ns=1)
+    arrives(plugin, event(payload(State="early"), timestamp_ns=1))
     assert publish() == 2
     assert host.counters[Counter.PUA_STALE] == 1
     assert rows(path)[0]["body"] == hidden.TOMBSTONE_BODY, "it was told, and is hidden"
@@ -159,10 +172,10 @@ def test_an_invalid_payload_is_one_line_and_minus_one(make: Make, host: FakeHost
 @both
 def test_the_line_names_the_message(make: Make, host: FakeHost) -> None:
     plugin, publish = make(host)
-    plugin._parts.current.event = event("{}")
+    message = arrives(plugin, event("{}"))
     assert publish() == -1
     assert host.lines[0][1].endswith("(message 0123456789abcdef of t)")
-    assert plugin._parts.current.invalid
+    assert message.refused
 
 
 @both
@@ -185,11 +198,10 @@ def test_a_database_error_is_minus_two_and_the_event_comes_again(make: Make, hos
     with closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE presentity")
     plugin, publish = make(host)
-    plugin._parts.current.event = event(payload())
+    message = arrives(plugin, event(payload()))
     assert publish() == -2
-    assert plugin._parts.current.store_failed
     assert host.counters == {Counter.PUA_DATABASE_ERROR: 1}
-    assert plugin._parts.current.store_error == "no such table: presentity"
+    assert message.database == "no such table: presentity"
     assert host.lines == [], "the line about the outage tells it, once for all events"
 
 
@@ -287,7 +299,7 @@ def test_a_bug_is_one_line_with_its_traceback_and_a_negative_code(
     host: FakeHost, name: str, arguments: tuple[str, ...]
 ) -> None:
     plugin = NativeNsq(host)
-    plugin._parts = dataclasses.replace(plugin._parts, functions=Broken(), presence=Broken())  # type: ignore[arg-type]
+    plugin._parts = dataclasses.replace(plugin._parts, nsq=Broken(), pua=Broken())  # type: ignore[arg-type]
     assert getattr(plugin, name)(MESSAGE, *arguments) == -1
     assert host.counters == {Counter.BUG: 1}
     (level, line), *trace = host.lines
@@ -295,7 +307,7 @@ def test_a_bug_is_one_line_with_its_traceback_and_a_negative_code(
     assert line.startswith(f"{name}: RuntimeError: a bug in ")
     assert line.endswith("; please report this")
     assert trace[0] == (Level.ERROR, "Traceback (most recent call last):")
-    assert any("in _call" in text for _, text in trace)
+    assert any("in call" in text for _, text in trace)
 
 
 NATIVE_NAMES = [name for name in dir(NativeNsq) if name.startswith("nsq_") and name != "nsq_consumer"]
@@ -340,7 +352,7 @@ def test_the_consumer_is_started_by_its_entry_point(
 ) -> None:
     ran: list[bool] = []
     plugin = make(host)
-    monkeypatch.setattr(plugin._parts.consumer, "run_forever", lambda: ran.append(True))
+    monkeypatch.setattr(plugin._parts.supervisor, "run_forever", lambda: ran.append(True))
     assert consume(plugin) == -1
     assert ran == [True]
 
@@ -464,7 +476,7 @@ def test_a_runtime_folder_that_cannot_be_had_stops_the_start_with_one_line(kind:
 def test_the_messages_that_ended_a_process_are_handed_on(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("NSQ_RUN_DIR", "/run/mine")
     host = FolderHost()
-    assert NativeNsq(host)._parts.consumer._handling._died == {"0123456789abcdef": 2}
+    assert NativeNsq(host)._parts.supervisor._handling._died == {"0123456789abcdef": 2}
     assert host.taken == ["/run/mine"]
 
 

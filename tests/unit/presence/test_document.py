@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.presence.document import Document, render
-from kemi_nsq.presence.publication import DIALOG_STATES, DialogState, MailboxState, PresenceState
-from kemi_nsq.presence.reading import PRESENCE_STATES, from_event
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.dialog import DIALOG_STATES, DialogState
+from kemi_nsq.presence.packages.message_summary import MailboxState
+from kemi_nsq.presence.packages.presence import PRESENCE_STATES, PresenceState
+from tests.support.rendering import Document, render
 from tests.unit import schemas
 
 Fields = dict[str, JsonValue]
@@ -265,7 +267,7 @@ def test_states_made_by_hand_are_cleaned_too() -> None:
     for name in NASTY:
         party = dialog.remote._replace(display=name, tag=name)
         valid(render(replace(dialog, dialog_id=f"d{name}", call_id=name, remote=party)))
-        valid(render(replace(presence, source=name, etag=name)))
+        valid(render(replace(presence, origin=name, etag=name)))
         note = replace(presence, meaning=replace(presence.meaning, note=name))
         valid(render(note))
 

@@ -10,13 +10,14 @@ from lxml import etree
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.presence.document import Document, render
-from kemi_nsq.presence.ending import ended
-from kemi_nsq.presence.publication import DIALOG_STATES
-from kemi_nsq.presence.reading import PRESENCE_STATES, from_event
+from kemi_nsq.presence.packages import ended, from_event
+from kemi_nsq.presence.packages.dialog import DIALOG_STATES
+from kemi_nsq.presence.packages.presence import PRESENCE_STATES
+from kemi_nsq.presence.packages.state import Wishes
 from kemi_nsq.presence.row import MAX_BODY
 from kemi_nsq.setting_types import Meaning
 from tests.support.documents import MessageCounts, parse_dialog_info, parse_message_summary, parse_pidf
+from tests.support.rendering import Document, render
 from tests.unit import schemas
 
 Fields = dict[str, JsonValue]
@@ -90,7 +91,7 @@ def test_the_end_of_the_longest_document_fits_the_column(state: str, name: str) 
     """Else a database that is strict about it would refuse the ends of all states, at each sweep."""
     blob, short = 65535, {"short": Meaning(basic="open", note="x")}
     for fields in (DIALOG | {"State": state, "To-User": name}, PRESENCE | {"State": "short"}, MAILBOX):
-        body = render(from_event(fields, short)).body
+        body = render(from_event(fields, Wishes(words=short))).body
         assert MAX_BODY + len(ended(str(fields["Event-Package"]), body)) - len(body) <= blob
 
 

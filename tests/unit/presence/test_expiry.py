@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from kemi_nsq.clock import Clock
 from kemi_nsq.consumer import outage
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.counters import Counter
@@ -18,17 +18,15 @@ from kemi_nsq.errors import PayloadError, StoreError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import expiry as module
-from kemi_nsq.presence import writer as pua_module
 from kemi_nsq.presence.change import Change
-from kemi_nsq.presence.expiry import Expiry
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import GRACE_S, Order, Row
 from kemi_nsq.presence.table import PresentityTable
-from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
+from tests.support.wired import wired
 
 TOMBSTONE_S = 100
 START = 1_700_000_000
@@ -43,22 +41,23 @@ class Desk:
         self.store = store
         self.now = START
         chosen = settings(pua_tombstone=str(TOMBSTONE_S), **values)
-        self.pua = PresenceWriter(chosen, self.host, store)
-        self.upkeep = Expiry(chosen, self.host, store, self.pua)
+        parts = wired(self.host, chosen, store, Clock(wall_ns=lambda: self.now * 10**9))
+        self.writer, self.expiry = parts.writer, parts.expiry
         self.gate = TestedGate(self.host)
-        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
+        probe = Probe(chosen, Publisher(chosen), None)
+        self.chores = Chores(self.host, watchers=parts.watchers, expiry=parts.expiry, probe=probe, gate=self.gate)
 
     def row(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Row:
         fields: dict[str, JsonValue] = {"Event-Package": "presence", "From": user, "State": "busy", "Expires": 60}
         fields |= {name.replace("_", "-"): value for name, value in changes.items()}
         if fields["Event-Package"] == "dialog":
             fields |= {"To": "sip:x@y", "Call-ID": "c1"}
-        made = self.pua.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
+        made = self.writer.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
         assert made is not None
         return made
 
     def publish(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Change:
-        (change,) = self.pua.commit([self.row(user, position=position, **changes)])
+        (change,) = self.writer.commit([self.row(user, position=position, **changes)])
         return change
 
     def bodies(self) -> dict[str, bytes]:
@@ -74,16 +73,12 @@ def store(tmp_path: Path) -> Iterator[PresentityTable]:
 
 
 @pytest.fixture
-def desk(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    made = Desk(store)
-    clock = SimpleNamespace(time=lambda: made.now, time_ns=lambda: made.now * 10**9, monotonic=time.monotonic)
-    monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(pua_module, "time", clock)
-    return made
+def desk(store: PresentityTable) -> Desk:
+    return Desk(store)
 
 
 def reset(desk: Desk, scope: str, *, position: int = 0, spare_later: bool = False) -> int:
-    return desk.upkeep.reset(scope, position=position, spare_later=spare_later)
+    return desk.expiry.reset(scope, position=position, spare_later=spare_later)
 
 
 # Expiry
@@ -94,11 +89,11 @@ def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk:
     desk.publish(Event_Package="dialog", State="confirmed", Expires=120)
     desk.host.refreshed.clear()
     desk.now += 59
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.host.refreshed == []
     desk.now += 1
     for _ in range(3):
-        desk.upkeep.sweep()
+        desk.expiry.sweep()
     assert desk.host.refreshed == [(ALICE, "presence")]
     assert desk.host.counters[Counter.PUA_ENDED] == 1
     assert [row.event for _, row in desk.store.find()] == ["dialog"]
@@ -117,15 +112,15 @@ def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
 ) -> None:
     desk.publish(Event_Package=package, State=state, Messages_New=3)
     ends: list[Row] = []
-    commit = desk.pua.commit
+    commit = desk.writer.commit
 
     def kept(rows: Sequence[Row], *, by_route: bool) -> list[Change]:
         ends.extend(rows)
         return commit(rows, by_route=by_route)
 
-    monkeypatch.setattr(desk.pua, "commit", kept)
+    monkeypatch.setattr(desk.writer, "commit", kept)
     desk.now += 60
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     (end,) = ends
     assert shown in end.body
     assert end.terminal, "an end is urgent"
@@ -136,10 +131,10 @@ def test_a_tombstone_goes_in_silence_and_only_when_its_time_is_over(desk: Desk) 
     desk.publish(Event_Package="dialog", State="terminated")
     desk.host.refreshed.clear()
     desk.now += TOMBSTONE_S - 1
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STALE
     desk.now += 1
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.host.refreshed == []
     assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STORED
 
@@ -148,7 +143,7 @@ def test_what_is_published_after_the_end_wins_whatever_our_clock_says(desk: Desk
     """The clock of nsqd may be an hour behind ours, or ahead: only its own timestamps are compared."""
     desk.publish(position=START * 10**9 - 3600 * 10**9)
     desk.now += 60
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.publish(position=START * 10**9 - 3600 * 10**9 + 1) is Change.STORED
     assert b"<basic>open</basic>" in desk.bodies()["alice"]
 
@@ -156,7 +151,7 @@ def test_what_is_published_after_the_end_wins_whatever_our_clock_says(desk: Desk
 def test_the_same_event_once_more_does_not_revive_what_ended(desk: Desk) -> None:
     desk.publish()
     desk.now += 60
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.publish() is Change.STALE
     assert desk.bodies() == {}
 
@@ -169,7 +164,7 @@ def test_a_state_that_is_renewed_while_it_is_swept_stays(desk: Desk, monkeypatch
     desk.publish(position=START + 1)
     pages = [seen, []]
     monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert b"<basic>open</basic>" in desk.bodies()["alice"]
     assert desk.host.counters[Counter.PUA_ENDED] == 0
 
@@ -178,11 +173,11 @@ def test_two_processes_that_sweep_at_once_end_it_once(desk: Desk, monkeypatch: p
     desk.publish()
     desk.now += 60
     seen = desk.store.expiring(desk.now + GRACE_S)
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     desk.host.refreshed.clear()
     pages = [seen, []]
     monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert desk.host.refreshed == []
     assert desk.host.counters[Counter.PUA_ENDED] == 1
 
@@ -194,7 +189,7 @@ def test_many_states_end_page_by_page(desk: Desk, monkeypatch: pytest.MonkeyPatc
         desk.publish(user)
     desk.host.refreshed.clear()
     desk.now += 60
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
     assert sorted(desk.host.refreshed) == sorted((user, "presence") for user in users)
 
 
@@ -202,8 +197,8 @@ def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(desk: D
     desk.store.save(desk.row(BOB)._replace(body=b"<not our document"))
     desk.publish()
     desk.now += 60
-    desk.upkeep.sweep()
-    desk.upkeep.sweep()
+    desk.expiry.sweep()
+    desk.expiry.sweep()
     assert desk.bodies() == {}
     (line,) = [text for _, text in desk.host.lines]
     assert line.startswith(f"row of {BOB} (presence, ")
@@ -278,7 +273,7 @@ def test_a_database_that_fails_is_for_the_caller(desk: Desk, monkeypatch: pytest
 
     monkeypatch.setattr(desk.store, "save_all", fail)
     with pytest.raises(StoreError):
-        desk.upkeep.sweep()
+        desk.expiry.sweep()
     with pytest.raises(StoreError):
         reset(desk, "all")
     assert desk.host.counters[Counter.PUA_ENDED] == 0

@@ -7,31 +7,30 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from kemi_nsq.clock import Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import StoreError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.presence import expiry as upkeep_module
 from kemi_nsq.presence import hidden
 from kemi_nsq.presence import pacing as hiding
-from kemi_nsq.presence import writer as pua_module
-from kemi_nsq.presence.expiry import LINGER_S, Expiry
+from kemi_nsq.presence.expiry import LINGER_S
 from kemi_nsq.presence.pacing import AFTER_S, Hiding
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import GRACE_S, Order
 from kemi_nsq.presence.table import PresentityTable
-from kemi_nsq.presence.writer import UDP_LIMIT, PresenceWriter
+from kemi_nsq.presence.watchers import UDP_LIMIT
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
+from tests.support.wired import wired
 
 ALICE = ("sip:alice@example.com", "dialog")
 START = 1_700_000_000
@@ -51,28 +50,30 @@ class Process:
         self.store = store
         self.host = FakeHost()
         chosen = settings(**values)
-        self.pua = PresenceWriter(chosen, self.host, store)
-        self.upkeep = Expiry(chosen, self.host, store, self.pua)
+        clock = Clock(monotonic=lambda: self.monotonic, wall_ns=lambda: self.now * 10**9)
+        parts = wired(self.host, chosen, store, clock)
+        self.writer, self.watchers, self.expiry = parts.writer, parts.watchers, parts.expiry
         self.gate = TestedGate(self.host)
-        self.chores = Chores(self.host, self.pua, self.upkeep, Probe(chosen, Publisher(chosen), None), self.gate)
+        probe = Probe(chosen, Publisher(chosen), None)
+        self.chores = Chores(self.host, watchers=self.watchers, expiry=self.expiry, probe=probe, gate=self.gate)
         if ticks:
-            self.pua.begin_ticking()
+            self.watchers.begin_ticking()
 
     def call(self, state: str, *calls: str, position: int = 1, **more: JsonValue) -> None:
         made = []
         for call in calls or ("c1",):
             fields: dict[str, JsonValue] = {"Event-Package": "dialog", "From": ALICE[0], "To": "sip:x@y"}
             fields |= {"Call-ID": call, "State": state} | more
-            row = self.pua.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
+            row = self.writer.row(fields, Order(position=position, message_id="0" * 16), sent_at=None)
             assert row is not None
             made.append(row)
-        self.pua.commit(made)
+        self.writer.commit(made)
 
     def wait(self, seconds: float) -> None:
         """Let time go by and do what is due."""
         self.now += int(seconds)
         self.monotonic += seconds
-        self.pua.tick()
+        self.watchers.tick()
 
 
 @pytest.fixture
@@ -88,16 +89,7 @@ def store(path: Path) -> Iterator[PresentityTable]:
 
 @pytest.fixture
 def process(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Process:
-    return timed(Process(store), monkeypatch)
-
-
-def timed(process: Process, monkeypatch: pytest.MonkeyPatch) -> Process:
-    clock = SimpleNamespace(
-        time=lambda: process.now, time_ns=lambda: process.now * 10**9, monotonic=lambda: process.monotonic
-    )
-    for module in (pua_module, upkeep_module):
-        monkeypatch.setattr(module, "time", clock)
-    return process
+    return Process(store)
 
 
 def expiries(path: Path) -> list[int]:
@@ -148,7 +140,7 @@ def test_an_end_is_told_and_hidden_within_a_second(process: Process, path: Path)
     process.wait(AFTER_S / 2)
     assert expiries(path) == [-(START + TOMBSTONE_S + GRACE_S)]
     assert process.host.refreshed == [ALICE] * 2, "that it leaves is no news"
-    assert process.pua.next_due() is None
+    assert process.watchers.next_due() is None
 
 
 def test_a_call_that_goes_on_is_not_hidden(process: Process, path: Path) -> None:
@@ -161,7 +153,7 @@ def test_a_call_that_goes_on_is_not_hidden(process: Process, path: Path) -> None
 def test_a_process_that_has_no_tick_hides_at_once(
     store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    process = timed(Process(store, ticks=False), monkeypatch)
+    process = Process(store, ticks=False)
     process.call("terminated")
     assert process.host.refreshed == [ALICE]
     assert expiries(path)[0] < 0
@@ -170,7 +162,7 @@ def test_a_process_that_has_no_tick_hides_at_once(
 def test_a_process_that_has_no_tick_leaves_it_to_the_sweep_when_the_database_fails(
     store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    process = timed(Process(store, ticks=False), monkeypatch)
+    process = Process(store, ticks=False)
     monkeypatch.setattr(store, "hide", fail)
     process.call("terminated")
     assert expiries(path)[0] > 0
@@ -203,7 +195,7 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
         process.chores.tick()
     assert process.gate.lasts(Kind.DATABASE), "an outage, which is said and probed"
     process.now += LINGER_S
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert expiries(path)[0] < 0
 
 
@@ -218,23 +210,23 @@ def test_what_a_dead_process_left_is_told_and_hidden_by_the_next_sweep(
     process: Process, store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     process.call("terminated")
-    other = timed(Process(store), monkeypatch)
+    other = Process(store)
     other.now = process.now + LINGER_S - 1
-    other.upkeep.sweep()
+    other.expiry.sweep()
     assert expiries(path)[0] > 0, "its process may be about to hide it"
     other.now += 1
-    other.upkeep.sweep()
+    other.expiry.sweep()
     assert other.host.refreshed == [ALICE]
     assert expiries(path)[0] < 0
 
 
 def test_with_refresh_off_the_sweep_hides(store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    process = timed(Process(store, pua_refresh="0"), monkeypatch)
+    process = Process(store, pua_refresh="0")
     process.call("terminated")
     process.wait(1)
     assert expiries(path)[0] > 0
     process.wait(LINGER_S)
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert process.host.refreshed == []
     assert expiries(path)[0] < 0
 
@@ -242,9 +234,9 @@ def test_with_refresh_off_the_sweep_hides(store: PresentityTable, monkeypatch: p
 def test_with_refresh_off_what_no_route_does_is_told_all_the_same(
     store: PresentityTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = timed(Process(store, pua_refresh="0"), monkeypatch)
+    process = Process(store, pua_refresh="0")
     process.call("confirmed")
-    process.upkeep.reset("all", position=9, spare_later=False)
+    process.expiry.reset("all", position=9, spare_later=False)
     assert process.host.refreshed == [ALICE]
 
 
@@ -259,44 +251,44 @@ def test_a_refused_refresh_of_a_call_that_goes_on_is_tried_again(process: Proces
 
 @pytest.mark.parametrize("back_s", [3600, 86400])
 def test_a_clock_that_goes_back_hides_all_the_same(process: Process, path: Path, back_s: int) -> None:
-    process.upkeep.sweep()
+    process.expiry.sweep()
     process.now -= back_s
     process.call("terminated")
-    process.pua._hiding.take()  # as if the process had died
+    process.watchers._hiding.take()  # as if the process had died
     process.now += LINGER_S
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert expiries(path)[0] < 0
 
 
 def test_a_clock_that_went_back_after_the_end_hides_it_when_it_is_there_again(process: Process, path: Path) -> None:
     process.call("terminated")
-    process.pua._hiding.take()
+    process.watchers._hiding.take()
     process.now -= 3600
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert expiries(path)[0] > 0, "by this clock it has not happened yet"
     process.now += 3600 + LINGER_S
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert expiries(path)[0] < 0
 
 
 def test_the_first_sweep_hides_what_had_another_tombstone(
     store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    before = timed(Process(store, pua_tombstone="3600"), monkeypatch)
+    before = Process(store, pua_tombstone="3600")
     before.call("terminated")
-    after = timed(Process(store), monkeypatch)
+    after = Process(store)
     after.now += 60
-    after.upkeep.sweep()
+    after.expiry.sweep()
     assert expiries(path)[0] < 0
 
 
 def test_a_sweep_after_an_outage_finds_what_ended_before(process: Process, path: Path) -> None:
-    process.upkeep.sweep()
+    process.expiry.sweep()
     process.call("terminated")
-    process.pua._hiding.take()  # as if the process had died
+    process.watchers._hiding.take()  # as if the process had died
     process.now += TOMBSTONE_S // 2
     for _ in range(2):
-        process.upkeep.sweep()
+        process.expiry.sweep()
     assert expiries(path)[0] < 0
 
 
@@ -307,7 +299,7 @@ def test_a_call_that_waits_is_shown_and_told_when_there_is_room(process: Process
         lambda connection: connection.exec_driver_sql("DELETE FROM presentity WHERE etag LIKE '%/c0'"), writes=True
     )
     process.host.refreshed.clear()
-    process.upkeep.sweep()
+    process.expiry.sweep()
     assert process.host.refreshed == [ALICE]
     assert all(each > 0 for each in expiries(path))
 
@@ -326,9 +318,9 @@ def test_calls_above_the_limit_are_counted_and_not_told(process: Process) -> Non
 @pytest.mark.parametrize("package", ["dialog", "presence"])
 def test_what_is_too_large_for_udp_is_said(process: Process, package: str) -> None:
     fields: JsonObject = {"Event-Package": package, "From": ALICE[0], "To": "sip:x@y", "Call-ID": "c", "State": "early"}
-    row = process.pua.row(fields, Order(position=1, message_id="0" * 16), sent_at=None)
+    row = process.writer.row(fields, Order(position=1, message_id="0" * 16), sent_at=None)
     assert row is not None
-    process.pua.commit([row._replace(body=b"x" * (UDP_LIMIT + 101))])
+    process.writer.commit([row._replace(body=b"x" * (UDP_LIMIT + 101))])
     assert process.host.counters[Counter.DOCUMENT_TOO_LARGE] == 1
     (text,) = [text for text in texts(process.host) if "too many" in text]
     assert f"the {package} document of {ALICE[0]} has some 64" in text

@@ -19,6 +19,7 @@ from kemi_nsq.presence import probe as module
 from kemi_nsq.presence.probe import INTERVAL_S, Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
+from tests.support.clock import SetClock
 from tests.support.histories import Said, deliveries
 from tests.support.presence_consumers import PresenceConsumer
 from tests.support.presentity_table import create_presentity_table
@@ -39,22 +40,14 @@ class FakePublisher(Publisher):
         self.sent.append(message)
 
 
-class Clock:
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def publisher() -> FakePublisher:
     return FakePublisher()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1000.0)
+def clock() -> SetClock:
+    return SetClock(1000.0)
 
 
 @pytest.fixture
@@ -65,8 +58,8 @@ def store(tmp_path: Path) -> Iterator[PresentityTable]:
 
 
 @pytest.fixture
-def probe(publisher: FakePublisher, store: PresentityTable, clock: Clock) -> Probe:
-    return Probe(PROBING, publisher, store, clock)
+def probe(publisher: FakePublisher, store: PresentityTable, clock: SetClock) -> Probe:
+    return Probe(PROBING, publisher, store, clock.clock)
 
 
 def test_a_probe_of_all_says_who_asks(probe: Probe, publisher: FakePublisher) -> None:
@@ -91,13 +84,13 @@ def test_a_probe_of_one_names_the_presentity(probe: Probe, publisher: FakePublis
 
 @given(st.floats(0, 3e7))
 def test_the_first_leaves_whatever_the_clock_says(now: float) -> None:
-    assert Probe(PROBING, FakePublisher(), None, Clock(now)).everybody()
+    assert Probe(PROBING, FakePublisher(), None, SetClock(now).clock).everybody()
 
 
-def test_each_leaves_once_in_the_interval(probe: Probe, publisher: FakePublisher, clock: Clock) -> None:
+def test_each_leaves_once_in_the_interval(probe: Probe, publisher: FakePublisher, clock: SetClock) -> None:
     asked = [(ALICE, "dialog"), (ALICE, "presence"), ("sip:bob@example.com", "dialog")]
     for now, left in ((1000.0, True), (1000.0 + INTERVAL_S - 0.1, False), (1000.0 + INTERVAL_S, True)):
-        clock.now = now
+        clock.monotonic = now
         assert [probe.one(*each) for each in asked] == [left] * 3
         assert probe.everybody() is left
     assert len(publisher.sent) == 8
@@ -150,10 +143,10 @@ def test_a_table_that_cannot_be_read(publisher: FakePublisher, tmp_path: Path) -
     assert publisher.sent == []
 
 
-def test_what_is_remembered_is_bounded(probe: Probe, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded(probe: Probe, clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 3)
     for number in range(5):
-        clock.now += 1
+        clock.monotonic += 1
         assert probe.one(f"sip:u{number}@example.com", "dialog")
     assert len(probe._asked) == 3
     assert not probe.one("sip:u4@example.com", "dialog")

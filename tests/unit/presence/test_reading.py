@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence import sipuri
-from kemi_nsq.presence.publication import DIALOG_STATES, DialogState, MailboxState, Party, PresenceState
-from kemi_nsq.presence.reading import PRESENCE_STATES, from_event
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.dialog import DIALOG_STATES, DialogState, Party
+from kemi_nsq.presence.packages.message_summary import MailboxState
+from kemi_nsq.presence.packages.presence import PRESENCE_STATES, PresenceState
 
 Fields = dict[str, JsonValue]
 
@@ -75,7 +77,7 @@ def refused(fields: Fields) -> str:
 def test_each_package_has_its_state(fields: Fields, kind: type) -> None:
     state = from_event(fields)
     assert isinstance(state, kind)
-    assert state.event == fields["Event-Package"]
+    assert state.package == fields["Event-Package"]
 
 
 @pytest.mark.parametrize("package", ["", None, "Dialog", "as-feature-event", "presence.winfo", 7, ["dialog"]])
@@ -380,8 +382,8 @@ def test_every_listed_presence_state_is_lower_case() -> None:
 
 
 def test_presence_source_is_the_sender_uri_alone() -> None:
-    assert presence(Sender_URI="sip:pbx1@example.com").source == "sip:pbx1@example.com"
-    assert presence(Switch_URI="sip:pbx1@example.com").source == ""
+    assert presence(Sender_URI="sip:pbx1@example.com").origin == "sip:pbx1@example.com"
+    assert presence(Switch_URI="sip:pbx1@example.com").origin == ""
 
 
 # Mailbox

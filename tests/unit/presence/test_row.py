@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.presence.document import render
-from kemi_nsq.presence.publication import DIALOG_STATES
-from kemi_nsq.presence.reading import from_event
-from kemi_nsq.presence.row import GRACE_S, MAX_BODY, Order, Row, row
+from kemi_nsq.presence.packages import from_event
+from kemi_nsq.presence.packages.dialog import DIALOG_STATES
+from kemi_nsq.presence.row import GRACE_S, MAX_BODY, Order, Row, row_of
+from tests.support.rendering import render
 
 Fields = dict[str, JsonValue]
 
@@ -36,7 +36,7 @@ BOB: Fields = {"Presentity": "sip:bob@example.com", "Presentity-User": "bob", "P
 def stored(fields: Fields, *, order: Order = ORDER, now: int = NOW, body: bytes | None = None) -> Row:
     state = from_event(fields)
     document = render(state).body if body is None else body
-    return row(state, document, order=order, now=now, tombstone_s=300, default_expires_s=3600)
+    return row_of(state, document, order=order, now=now, tombstone_s=300, default_expires_s=3600)
 
 
 def etag(fields: Fields, **changes: JsonValue) -> str:

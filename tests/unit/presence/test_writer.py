@@ -22,7 +22,7 @@ from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.plugin.plugin import wire
+from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import GRACE_S, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
@@ -301,7 +301,7 @@ def test_paced_notifies_come_later_and_the_end_at_once(store: PresentityTable) -
 def test_nothing_is_held_back_where_nobody_would_send_it_later(path: Path) -> None:
     """A SIP worker that publishes has no main loop; a NOTIFY held back there would never leave."""
     host = FakeHost()
-    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), {}, native=True).presence
+    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), {}, native=True).pua
     for state in ("early", "confirmed"):
         functions.publish(message(State=state).message.body.decode())
     assert len(host.refreshed) == 2

@@ -12,6 +12,7 @@ from lxml import etree
 _SCHEMAS = {
     "application/dialog-info+xml": "dialog-info.xsd",
     "application/pidf+xml": "pidf.xsd",
+    "application/reginfo+xml": "reginfo.xsd",
 }
 _MESSAGE_SUMMARY = "application/simple-message-summary"
 

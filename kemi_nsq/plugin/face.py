@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What both objects share that Kamailio's app_python3 may hold: `native.NativeNsq` and `kemi.KemiNsq`.
+
+A method that Kamailio calls returns an int, whatever happens: in Kamailio 5.6 and 5.7 an error left behind in Python
+makes the next unrelated call fail. `functions` sees to that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial, wraps
+from types import ModuleType
+from typing import ParamSpec, TypeVar
+
+from kemi_nsq.consumer.routes import Handler, handlers_of
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import RunFolderError, SettingsError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.loading import host_name, load
+from kemi_nsq.plugin.functions import FAILED, OK
+from kemi_nsq.plugin.wiring import wire
+
+#: core/sr_module.h. Of all processes, tm's timers notice that nobody answers, or that nothing can be sent.
+_PROC_TIMER = -1
+#: `$var(...)` that is 1 in a timer process.
+TIMER_VARIABLE = "nqTimer"
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+#: A call that Python does not inline, so that what it returns is checked.
+_checked_call = partial(len, "")
+
+
+def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a method that `python_exec` calls begin without an error that Kamailio left behind.
+
+    When an argument of `python_exec` is not UTF-8, Kamailio 5.6 does not make the call, and keeps the error: the next
+    call, of whatever request, would fail. Python raises it as SystemError (Objects/call.c, _Py_CheckFunctionResult).
+    """
+
+    @wraps(method)
+    def begin(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:  # noqa: SIM105  # a call of `suppress` would raise it too
+            _checked_call()
+        except SystemError:
+            pass
+        return method(*arguments, **named)
+
+    return begin
+
+
+class Plugin:
+    """What both faces share; each gives the functions its shapes."""
+
+    _native = False
+
+    def __init__(self, host: Host | None = None) -> None:
+        """Read the settings and wire the parts.
+
+        Args:
+            host: the SIP server; left out inside Kamailio.
+
+        Raises:
+            SystemExit: a setting is wrong, or the runtime folder cannot be used. Each problem is logged, and Kamailio
+                does not start. For this exception alone it logs no traceback (python_support.c,
+                python_handle_exception).
+        """
+        host = host or _kamailio(native=self._native)
+        try:
+            settings = load(host.defines(), host_name=host_name())
+        except SettingsError as error:
+            for problem in error.problems:
+                host.log(Level.CRITICAL, problem)
+            raise SystemExit(1) from None
+        try:
+            died = host.take_run_folder(settings.run_dir)
+        except RunFolderError as error:
+            host.log(Level.CRITICAL, str(error))
+            raise SystemExit(1) from None
+        self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
+        self._call = self._parts.calls.call
+
+    def child_init(self, rank: int) -> int:
+        """Tell a timer process that it is one; everything else opens when it is first used."""
+        if rank == _PROC_TIMER:
+            self._parts.host.set_variable(TIMER_VARIABLE, "1")
+        return 0
+
+    @entry
+    def notify_unanswered(self, _msg: object) -> int:
+        """Count a NOTIFY that nobody answered; called by nsq.cfg."""
+        self._parts.host.count(Counter.NOTIFY_UNANSWERED)
+        return OK
+
+    def presence_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock NSQ_PUA_LOCK: `with self.presence_lock(): KSR.presence.handle_subscribe()`.
+
+        Releases of Kamailio want different arguments for its locks; this knows which. A lock that is refused is an
+        error line and the counter `lock_failed`, and what stands in the block is done without it.
+        """
+        return self._parts.lock.held()
+
+    # Kamailio looks for these whether or not they are wanted; an absent one leaves an error behind (5.6, 5.7).
+
+    def ksr_reply_route(self, _msg: object) -> int:
+        """Let every SIP reply pass."""
+        return 1
+
+    def ksr_onsend_route(self, _msg: object) -> int:
+        """Let every SIP message out."""
+        return 1
+
+    def _handlers(self) -> dict[str, Handler]:
+        """Collect the event handlers of the class and of the module that defines it."""
+        module = sys.modules.get(type(self).__module__, ModuleType("none"))
+        # Looked up in the class first: reading a property would run it.
+        methods = {name: getattr(self, name) for name in dir(type(self)) if callable(getattr(type(self), name, None))}
+        return handlers_of(vars(module)) | handlers_of(methods)
+
+    def _consume(self) -> int:
+        self._parts.supervisor.run_forever()
+        return FAILED  # never reached
+
+
+def _kamailio(*, native: bool) -> Host:
+    from kemi_nsq.plugin.ksr import KamailioHost  # KSR exists inside Kamailio only
+
+    return KamailioHost(native=native)

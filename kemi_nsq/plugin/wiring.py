@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one place where all parts are made and given to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.consumer.chores import Chores
+from kemi_nsq.consumer.committing import Committing
+from kemi_nsq.consumer.current import Current
+from kemi_nsq.consumer.deadletters import DeadLetters
+from kemi_nsq.consumer.gate import Gate
+from kemi_nsq.consumer.handling import EventHandling
+from kemi_nsq.consumer.outage import Kind
+from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
+from kemi_nsq.consumer.supervisor import Supervisor
+from kemi_nsq.consumer.verdict import Verdicts
+from kemi_nsq.host import Host
+from kemi_nsq.nsq.outbox import Outbox
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.plugin.functions import Calls
+from kemi_nsq.plugin.nsq_functions import NsqFunctions
+from kemi_nsq.plugin.pua_functions import PuaFunctions
+from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.lock import PresenceLock
+from kemi_nsq.presence.probe import Probe
+from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.watchers import Watchers
+from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.settings import Settings
+
+#: No process has ended while it handled a message.
+NOBODY: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What one Kamailio process uses."""
+
+    host: Host
+    current: Current
+    calls: Calls
+    nsq: NsqFunctions
+    pua: PuaFunctions
+    lock: PresenceLock
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What stores states and tells of them: nothing where NSQ_DB_URL is not set, but the lock and the probe."""
+
+    lock: PresenceLock
+    probe: Probe
+    watchers: Watchers | None = None
+    writer: PresenceWriter | None = None
+    expiry: Expiry | None = None
+
+
+def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
+    host: Host,
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    *,
+    native: bool,
+    died: Mapping[str, float] = NOBODY,
+    clock: Clock = SYSTEM,
+) -> Parts:
+    """Build everything. Leaves nothing open: this runs before Kamailio forks.
+
+    Args:
+        host: the SIP server.
+        settings: what the operator wants.
+        handlers: Python event handlers by route name.
+        native: whether kamailio.cfg may have `event_route` blocks.
+        died: how often Kamailio has died while it handled a message, by the message's id.
+        clock: tells the time.
+    """
+    current, publisher = Current(), Publisher(settings)
+    presence = wire_presence(host, settings, _table(settings), publisher, clock)
+    router = Router(_route_sources(host, handlers, native=native))
+    pua = PuaFunctions(
+        settings,
+        host,
+        current,
+        writer=presence.writer,
+        expiry=presence.expiry,
+        probe=presence.probe,
+        clock=clock,
+    )
+    return Parts(
+        host=host,
+        current=current,
+        calls=Calls(host, current),
+        nsq=NsqFunctions(settings, host, publisher, _outbox(settings)),
+        pua=pua,
+        lock=presence.lock,
+        supervisor=_supervisor(host, settings, router, current, presence, publisher, died, clock),
+    )
+
+
+def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
+    host: Host,
+    settings: Settings,
+    router: Router,
+    current: Current,
+    presence: Presence,
+    publisher: Publisher,
+    died: Mapping[str, float],
+    clock: Clock,
+) -> Supervisor:
+    trials = {Kind.DATABASE: presence.writer.trial if presence.writer else _nothing, Kind.DEAD_LETTERS: publisher.trial}
+    gate = Gate(host, host.page, trials, backoff_max_s=settings.backoff_max, clock=clock)
+    handling = EventHandling(
+        settings,
+        host,
+        router=router,
+        current=current,
+        committing=Committing(settings, host, presence.writer, gate, clock),
+        gate=gate,
+        verdicts=Verdicts(settings, host, gate, DeadLetters(settings, publisher)),
+        died=died,
+    )
+    chores = Chores(
+        host, watchers=presence.watchers, expiry=presence.expiry, probe=presence.probe, gate=gate, clock=clock
+    )
+    return Supervisor(settings, host, handling, chores, gate, outbox=_outbox(settings))
+
+
+def wire_presence(
+    host: Host, settings: Settings, table: PresentityTable | None, publisher: Publisher, clock: Clock = SYSTEM
+) -> Presence:
+    """Build what stores states and tells of them, on a table, or what there is without one."""
+    lock = PresenceLock(host, settings.pua_lock, one_writer=table is not None and table.one_writer)
+    probe = Probe(settings, publisher, table, clock)
+    if table is None:
+        return Presence(lock=lock, probe=probe)
+    watchers = Watchers(settings, host, table, lock, clock)
+    writer = PresenceWriter(settings, host, table, lock=lock, watchers=watchers, clock=clock)
+    expiry = Expiry(settings, host, table, lock=lock, writer=writer, watchers=watchers, clock=clock)
+    return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry)
+
+
+def _table(settings: Settings) -> PresentityTable | None:
+    if not settings.db_url:
+        return None
+    table = PresentityTable(
+        settings.db_url,
+        settings.presentity_table,
+        settings.pua_watchers_table,
+        max_dialogs=settings.pua_max_dialogs,
+        timeout_s=settings.db_timeout,
+    )
+    table.prepare_file()
+    table.fail_fast()
+    return table
+
+
+def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool) -> list[RouteSource]:
+    python = PythonRoutes(handlers, host)
+    return [python, KamailioRoutes(host)] if native else [python]
+
+
+def _outbox(settings: Settings) -> Outbox | None:
+    """Return an outbox of its own to each thread that uses one."""
+    if not settings.outbox:
+        return None
+    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes)
+
+
+def _nothing() -> None:
+    """Try a database that is not there: it cannot have failed."""

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the states of all event packages have in common, and how an event says it: whose state, who says so, how long.
+
+Field names and fall-backs follow Kamailio's nsq and kazoo modules (`nsq_pua.c`, `kz_pua.c`). Unlike there, every
+value is checked, so that what comes out can always be written as a valid document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+from kemi_nsq.jsontext import JsonObject
+from kemi_nsq.presence.fields import MAX_INT32, clean, missing, text, whole, wrong
+from kemi_nsq.presence.sipuri import HOST, SIP_URI, NameAddr, SipUri, escape_user, is_host, name_addr
+from kemi_nsq.setting_types import Meaning
+
+#: The rank of a state that is over because its producer said so; those of states that live are smaller.
+OVER_RANK = 5
+
+_LONGEST_ETAG = 100  # the column holds 128; above this, and for odd characters, a hash stands in
+_PRINTABLE = re.compile("[!-~]*")
+_HASH_DIGITS = 40
+_CASE_DIGITS = 16
+_LIFETIME = "a whole number of seconds above 0"
+
+
+class Presentity(NamedTuple):
+    """Whom a watcher subscribes to: escaped user, and domain, as in the Request-URI of the SUBSCRIBE."""
+
+    user: str
+    domain: str
+
+    @property
+    def uri(self) -> str:
+        """The URI that Kamailio's presence module builds from a Request-URI (`uandd_to_uri`)."""
+        return f"sip:{self.user}@{self.domain}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the operator wants of documents.
+
+    Attributes:
+        words: what further values of `State` mean in the package presence, in lower case (NSQ_PUA_STATES).
+        include_target: write target URIs, which show where the parties of a dialog can be reached.
+    """
+
+    words: Mapping[str, Meaning] = field(default_factory=dict)
+    include_target: bool = True
+
+
+# Not frozen, though nothing changes them: one is made for each event, and a frozen one takes four times as long.
+@dataclass(slots=True, kw_only=True)
+class State:
+    """The state of something of a presentity: a dialog, a mailbox, a registered contact, a presence source.
+
+    Attributes:
+        package: name of the event package.
+        presentity: whose state it is.
+        sender: who says so: Sender-URI, else Switch-URI, else the From URI.
+        etag: the event's own ETag, '' if it names none; `row_etag` makes the row's etag.
+        expires_s: seconds that the state is valid, 1..2^31-1, or None if the event does not say.
+    """
+
+    package: ClassVar[str]
+    presentity: Presentity
+    sender: str
+    etag: str = ""
+    expires_s: int | None = None
+
+    @property
+    def rank(self) -> int:
+        """Order two events of one nanosecond: the greater one is later. OVER_RANK says that the state is over."""
+        return 0
+
+    def source(self) -> tuple[str, ...]:
+        """Name the kind of thing whose state it is, and what tells it from others of the presentity."""
+        raise NotImplementedError
+
+    def document(self, wishes: Wishes, version: int) -> bytes:
+        """Write what a watcher gets; it is always valid for the package.
+
+        Args:
+            wishes: what the operator wants of it.
+            version: grows from one document of the row to the next, for packages that count them.
+        """
+        raise NotImplementedError
+
+    def row_etag(self) -> str:
+        """Return the etag of a row: one for each source, at most 128 printable ASCII characters.
+
+        It stands for one dialog, mailbox, contact or presence source, so that an update meets the row it changes. It
+        starts with the event package and with what it was made from, so that no two kinds ever meet. An ETag that the
+        event names wins over everything else that the event says.
+        """
+        kind, *parts = ("tag", self.etag) if self.etag else self.source()
+        readable = f"{self.package}.{kind}.{'/'.join(map(_escaped, parts))}"
+        if len(readable) > _LONGEST_ETAG or not _PRINTABLE.fullmatch(readable):
+            return f"{self.package}.hash.{digest(readable)[:_HASH_DIGITS]}"
+        # Kamailio's tables in MySQL and MariaDB compare without case, but a Call-ID has it (RFC 3261 section 20.8).
+        return readable if readable == readable.lower() else f"{readable}.{digest(readable)[:_CASE_DIGITS]}"
+
+
+def digest(text: str) -> str:
+    """Return 64 hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sender_of(fields: JsonObject) -> str:
+    """Return who publishes an event: Sender-URI, else Switch-URI, else the From URI.
+
+    Raises:
+        PayloadError: it names nobody.
+    """
+    return _named_sender(fields) or str(origin_of(fields)[0].uri)
+
+
+def sender_or(fields: JsonObject, origin: NameAddr) -> str:
+    """Return who publishes an event, whose From address is known."""
+    return _named_sender(fields) or str(origin.uri)
+
+
+def origin_of(fields: JsonObject) -> tuple[NameAddr, Presentity]:
+    """Read the From address, and the presentity that From-User and From-Realm, else the address, name.
+
+    Raises:
+        PayloadError: neither is there, or one is none.
+    """
+    user, realm, given = text(fields, "From-User"), realm_of(fields, "From-Realm"), text(fields, "From")
+    if not given and not (user and realm):
+        raise missing("From", f"{SIP_URI}, or From-User and From-Realm,")
+    origin = name_addr("From", given) if given else NameAddr(uri=SipUri(user=escape_user(user), host=realm))
+    presentity = Presentity(user=escape_user(user) or origin.uri.user, domain=realm or origin.uri.host)
+    if not presentity.user:
+        raise wrong("From", given, f"{SIP_URI} with a user")
+    return origin, presentity
+
+
+def realm_of(fields: JsonObject, name: str) -> str:
+    """Read a field that holds a host, '' for none.
+
+    Raises:
+        PayloadError: it is no host.
+    """
+    realm = text(fields, name)
+    # Present but blank is an error of the producer; absent, null and '' mean "take it from the URI".
+    if (realm or fields.get(name)) and not is_host(realm):
+        raise wrong(name, realm, HOST)
+    return realm
+
+
+def lifetime_of(fields: JsonObject) -> int | None:
+    """Read Expires: seconds, or None if the event does not say.
+
+    Raises:
+        PayloadError: it is no whole number above 0.
+    """
+    given = text(fields, "Expires")
+    return min(whole("Expires", given, least=1, wanted=_LIFETIME), MAX_INT32) if given else None
+
+
+def _named_sender(fields: JsonObject) -> str:
+    return clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI"))
+
+
+def _escaped(part: str) -> str:
+    # Only what separates: the joined parts must differ when the parts differ, and stay readable.
+    return part.replace("%", "%25").replace("/", "%2F")

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What watchers are told, and when: a NOTIFY for each presentity that changed, and what is over is hidden after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import StoreError
+from kemi_nsq.host import Host, Level
+from kemi_nsq.presence import hidden
+from kemi_nsq.presence.change import Change, Who
+from kemi_nsq.presence.lock import PresenceLock
+from kemi_nsq.presence.pacing import Hiding, Key, Pacer
+from kemi_nsq.presence.row import GRACE_S, Row
+from kemi_nsq.presence.table import PresentityTable, Saved
+from kemi_nsq.quiet import Quiet
+from kemi_nsq.settings import Settings
+
+#: From here on, asking the database who is watched costs less than the refreshes that it spares.
+_ASK_FOR_WATCHERS = 2
+#: A document above this does not fit a UDP datagram (65,507 bytes) with the headers of its NOTIFY.
+UDP_LIMIT = 64_000
+
+
+class Watchers:
+    """The watchers of all presentities, as far as this process tells them.
+
+    Args:
+        settings: how often they may be told, and whether a route does it.
+        host: the SIP server, which sends the NOTIFYs.
+        table: says who watches; what is over is hidden there.
+        lock: held for each NOTIFY.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, settings: Settings, host: Host, table: PresentityTable, lock: PresenceLock, clock: Clock = SYSTEM
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._table = table
+        self._lock = lock
+        self._clock = clock
+        self._pacer = Pacer(0)
+        self._hiding = Hiding()
+        self._ticks = False
+        self._quiet = Quiet(host, clock.monotonic)
+
+    def begin_ticking(self) -> None:
+        """Say that this process calls `tick` in time, and knows itself when to leave the database alone.
+
+        NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on.
+        """
+        self._table.keep_trying()
+        self._pacer = Pacer(self._settings.notify_interval)
+        self._ticks = True
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `tick` has something to do."""
+        dues = [due for due in (self._pacer.next_due(), self._hiding.next_due()) if due is not None]
+        return min(dues, default=None)
+
+    def tick(self) -> None:
+        """Tell watchers whose NOTIFY was held back and may leave now, and hide what is over and was told.
+
+        Raises:
+            StoreError: the database failed; the sweep will hide them.
+        """
+        now = self._clock.monotonic()
+        self._refresh(self._pacer.due(now))
+        due = self._hiding.next_due()
+        if due is not None and now >= due:
+            self._hide_told()
+
+    def tell_saved(self, rows: Sequence[Row], saved: Saved, *, by_route: bool) -> None:
+        """Tell the watchers of each presentity that changed, once.
+
+        An event that was delivered before is told of in any case: its first delivery may have ended after the commit.
+
+        Args:
+            rows: what was to be stored.
+            saved: what became of it.
+            by_route: an event route stored it, which tells the watchers itself with NSQ_PUA_REFRESH 0.
+        """
+        told = [(row, change) for row, change in zip(rows, saved.changes, strict=True) if change]
+        large = self._note_large([row for row, _ in told], saved)
+        if by_route and not self._settings.pua_refresh:
+            return  # the route tells the watchers, and the sweep hides
+        refused = self._refresh_changed(
+            [row for row, change in told if change is Change.STORED or row.redelivered], saved.reseated
+        )
+        over = [
+            row.ruid
+            for row, change in told
+            if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
+        ]
+        self._hiding.add(over, refused, large, self._clock.monotonic())
+        if not self._ticks and self._hiding.next_due() is not None:
+            with suppress(StoreError):  # they are stored and told; the sweep will hide them
+                self._hide_told()
+
+    def tell(self, keys: Iterable[Key]) -> None:
+        """Send a NOTIFY to those who watch some presentities."""
+        self._refresh([*keys])
+
+    def hide(self, ruids: Sequence[str]) -> None:
+        """Take what is over and was told out of its document.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        if not ruids:
+            return
+        until = int(self._clock.wall()) + self._settings.pua_tombstone + GRACE_S
+        with self._lock.writing():
+            self._table.hide(ruids, until=until)
+
+    def _hide_told(self) -> None:
+        ruids, refused, large = self._hiding.take()
+        refused_again = self._refresh(refused)
+        self.hide(ruids)
+        if ruids:  # what was too large to be told, or was refused, is smaller now
+            self._refresh(list(dict.fromkeys([*large, *refused_again])))
+
+    def _note_large(self, rows: Sequence[Row], saved: Saved) -> list[Key]:
+        """Say which documents are about to be too large for UDP, and return them: such a NOTIFY reaches nobody."""
+        sizes = {dialogs_of(who): size for who, size in saved.sizes.items()}
+        sizes |= {(row.uri, row.event): len(row.body) for row in rows if len(row.body) > UDP_LIMIT}
+        large = [key for key, size in sizes.items() if size > UDP_LIMIT]
+        for uri, event in large:
+            self._host.count(Counter.DOCUMENT_TOO_LARGE)
+            text = (
+                f"the {event} document of {uri} has some {sizes[uri, event]} bytes, too many for a NOTIFY over UDP: "
+                "lower NSQ_PUA_MAX_DIALOGS, set NSQ_PUA_INCLUDE_ENTITY 0, or let its watchers use TCP"
+            )
+            self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
+        return large
+
+    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who]) -> list[Key]:
+        urgent = dict.fromkeys(map(dialogs_of, reseated), False)
+        for row in rows:
+            key = (row.uri, row.event)
+            urgent[key] = urgent.get(key, False) or row.terminal
+        now = self._clock.monotonic()
+        return self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
+
+    def _refresh(self, keys: Sequence[Key]) -> list[Key]:
+        """Send NOTIFYs, and return those that the presence module refused."""
+        refused = []
+        for uri, event in self._watched(keys):
+            with self._lock.held():
+                accepted = self._host.refresh_watchers(uri, event)
+            if not accepted:
+                refused.append((uri, event))
+                self._host.count(Counter.REFRESH_FAILED)
+                self._quiet.log(
+                    Level.ERROR,
+                    Counter.REFRESH_FAILED,
+                    f"the presence module refused to refresh {uri} ({event}); the state is stored. "
+                    "Are the module presence, its db_url and the module of the event package loaded and set?",
+                )
+        return refused
+
+    def _watched(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Leave out presentities that nobody watches, where one query tells that for several of them."""
+        if len(keys) < _ASK_FOR_WATCHERS:
+            return keys
+        try:
+            watched = self._table.watched(keys)
+        except StoreError:  # the states are stored; telling too many is right as well
+            return keys
+        return [key for key in keys if key in watched]
+
+
+def dialogs_of(who: Who) -> Key:
+    """Return what the watchers of somebody's dialogs subscribe to."""
+    user, domain = who
+    return f"sip:{user}@{domain}", hidden.SEATED
