@@ -81,21 +81,13 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     current, publisher = Current(), Publisher(settings)
     presence = wire_presence(host, settings, _table(settings), publisher, clock)
     router = Router(_route_sources(host, handlers, native=native))
-    pua = PuaFunctions(
-        settings,
-        host,
-        current,
-        writer=presence.writer,
-        expiry=presence.expiry,
-        probe=presence.probe,
-        clock=clock,
-    )
+    writer, expiry, probe = presence.writer, presence.expiry, presence.probe
     return Parts(
         host=host,
         current=current,
         calls=Calls(host, current),
         nsq=NsqFunctions(settings, host, publisher, _outbox(settings)),
-        pua=pua,
+        pua=PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock),
         lock=presence.lock,
         supervisor=_supervisor(host, settings, router, current, presence, publisher, died, clock),
     )

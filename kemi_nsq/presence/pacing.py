@@ -2,7 +2,8 @@
 """When dialogs that are over leave the document of their presentity; no clock inside.
 
 Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them.
-A NOTIFY that was refused is tried once more before that, whatever it told; and one that was too large, after it.
+A NOTIFY that was refused, or may never have left, is tried once more before that, whatever it told; and one that was too
+large, after it.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ class Hiding:
 
     def __init__(self) -> None:
         self._ruids: list[str] = []
-        self._refused: set[Key] = set()
+        self._untold: set[Key] = set()
         self._large: set[Key] = set()
         self._due: float | None = None
 
-    def add(self, ruids: Collection[str], refused: Collection[Key], large: Collection[Key], now: float) -> None:
+    def add(self, ruids: Collection[str], untold: Collection[Key], large: Collection[Key], now: float) -> None:
         """Take dialogs that were told.
 
         Args:
             ruids: their order keys; perhaps none.
-            refused: presentities and packages whose NOTIFY was refused.
+            untold: presentities and packages whose NOTIFY was refused, or perhaps never left.
             large: those whose document was too large to be told.
             now: monotonic seconds.
         """
         if len(self._large) < _MOST:
             self._large.update(large)
         self._ruids += list(ruids)[: max(0, _MOST - len(self._ruids))]
-        if len(self._refused) < _MOST:
-            self._refused.update(refused)
-        if (self._ruids or self._refused or self._large) and self._due is None:
+        if len(self._untold) < _MOST:
+            self._untold.update(untold)
+        if (self._ruids or self._untold or self._large) and self._due is None:
             self._due = now + AFTER_S
 
     def next_due(self) -> float | None:
@@ -49,8 +50,8 @@ class Hiding:
 
     def take(self) -> tuple[list[str], list[Key], list[Key]]:
         """Forget and return what is to be hidden, what is to be told before, and what after that."""
-        taken = self._ruids, sorted(self._refused), sorted(self._large)
-        self._ruids, self._refused, self._large, self._due = [], set(), set(), None
+        taken = self._ruids, sorted(self._untold), sorted(self._large)
+        self._ruids, self._untold, self._large, self._due = [], set(), set(), None
         return taken
 
 

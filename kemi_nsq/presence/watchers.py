@@ -97,7 +97,9 @@ class Watchers:
             for row, change in told
             if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
         ]
-        self._hiding.add(over, refused, large, self._clock.monotonic())
+        # Whoever stored that it is over, before this said the same, may have died before the NOTIFY.
+        untold = [(row.uri, row.event) for row, change in told if hidden.is_over(row) and change is Change.UNCHANGED]
+        self._hiding.add(over, [*refused, *untold], large, self._clock.monotonic())
         if not self._ticks and self._hiding.next_due() is not None:
             with suppress(StoreError):  # they are stored and told; the sweep will hide them
                 self._hide_told()
