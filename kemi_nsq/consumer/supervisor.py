@@ -29,6 +29,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.limits import reconnect_delay_s
 from kemi_nsq.nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.nsq.publisher import Publisher
@@ -252,15 +253,11 @@ class Supervisor:
 
 
 def _identify(settings: Settings) -> dict[str, JsonValue]:
-    """Return the fields of IDENTIFY (NSQ TCP protocol spec)."""
-    identify: dict[str, JsonValue] = {
-        "client_id": f"kamailio-{os.getpid()}",
-        "hostname": settings.node,
-        "user_agent": f"kemi-nsq/{version('kemi-nsq')}",
-        "heartbeat_interval": int(HEARTBEAT_S * 1000),
-        # nsqd would hold messages back for up to 250 ms; unbuffered, an event arrives in a fraction of a millisecond.
-        "output_buffer_size": -1,
-    }
-    if settings.msg_timeout:
-        identify["msg_timeout"] = settings.msg_timeout * 1000
-    return identify
+    return nsq.identify(
+        client_id=f"kamailio-{os.getpid()}",
+        hostname=settings.node,
+        user_agent=f"kemi-nsq/{version('kemi-nsq')}",
+        heartbeat_s=HEARTBEAT_S,
+        unbuffered=True,
+        msg_timeout_s=settings.msg_timeout,
+    )
