@@ -199,7 +199,7 @@ class IoThread(threading.Thread):
 
     def _patience(self) -> float:
         """Return the seconds until something is due."""
-        dues = [due for connection in self._connections.values() for due in connection.touch_at.values()]
+        dues = [connection.touch_due for connection in self._connections.values()]
         deadline = self._desk.next_deadline()
         if deadline is not None:
             dues.append(deadline)
