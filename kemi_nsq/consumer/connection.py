@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One open connection of a consumer process, as the I/O thread keeps it."""
+"""One open connection of a consumer process, without its socket: what nsqd allows there, and what is in flight."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from kemi_nsq.consumer.items import Target
-from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.memory import remember
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq import sockets as transport
 
 #: What is in flight at the end comes again after this long.
 GIVE_BACK_MS = 100
@@ -27,7 +24,6 @@ class Connection:
     Attributes:
         connection_id: its number; a `Delivery` names it.
         target: what it is for.
-        socket: its socket.
         conversation: its conversation with nsqd.
         heard_at: monotonic second at which nsqd was heard last.
         subscribed: nsqd has accepted SUB.
@@ -42,12 +38,10 @@ class Connection:
         abandoned: messages that are touched no more, because their route takes too long, and when it was their turn.
         promised: the largest RDY that nsqd was ever told.
         unasked: messages that came since it was told RDY 0.
-        unsent: bytes that the socket has not taken yet.
     """
 
     connection_id: int
     target: Target
-    socket: transport.Socket
     conversation: nsq.Conversation
     heard_at: float
     subscribed: bool = False
@@ -60,7 +54,6 @@ class Connection:
     abandoned: dict[bytes, float] = field(default_factory=dict)
     promised: int = 0
     unasked: int = 0
-    unsent: bytes = b""
 
     @property
     def ignores_ready(self) -> bool:
@@ -91,8 +84,6 @@ class Connection:
 
     def touch(self, now: float) -> None:
         """Send TOUCH for the messages whose turn it is."""
-        if now < self.touch_due:
-            return
         for message_id, due in self.touch_at.items():
             if now >= due:
                 self._note_if_late(message_id, due, now)
@@ -114,7 +105,7 @@ class Connection:
         self.conversation.requeue(message_id, delay_ms)
 
     def give_back(self) -> None:
-        """Requeue what is in flight, as far as nsqd still listens: else it would wait for the message's timeout.
+        """Requeue what is in flight: else it would wait for the message's timeout.
 
         Not at once, so that nsqd does not hand it to this connection again.
         """
@@ -122,8 +113,6 @@ class Connection:
             self.conversation.ready(0)
         for message_id in self.conversation.in_flight:
             self.conversation.requeue(message_id, GIVE_BACK_MS)
-        with contextlib.suppress(ConnectionLost):
-            transport.send(self.socket, self.unsent + self.conversation.data_to_send())
 
     def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""

@@ -21,7 +21,8 @@ from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.connector import Connector
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
-from kemi_nsq.consumer.iothread import HEARTBEAT_S, IoThread
+from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
+from kemi_nsq.consumer.iothread import IoThread
 from kemi_nsq.consumer.items import Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
@@ -142,14 +143,7 @@ class Supervisor:
         self._items, self._replies = SimpleQueue(), _Replies()
         desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
         self._stacks = Stacks(self._host, self._settings.route_timeout)
-        self._io = IoThread(
-            max_in_flight=self._settings.max_in_flight,
-            overseer=Overseer(self._settings, self._host.page, self._stacks, self._items),
-            identify=_identify(self._settings),
-            items=self._items,
-            desk=desk,
-            on_closed=self._on_closed,
-        )
+        self._io = self._make_io(desk)
         self._gate.attach(self._io)
         self._connector = Connector(
             self._settings,
@@ -172,6 +166,21 @@ class Supervisor:
                 thread.join(_JOIN_S)
             self._stacks.close()
             self._host.page.wait()
+
+    def _make_io(self, desk: ReplyDesk) -> IoThread:
+        # The queue, in which whatever another thread has for this one waits, is the only place where both meet: what is
+        # put into it is not changed any more, and whoever puts never waits.
+        overseer = Overseer(self._settings, self._host.page, self._stacks, self._items.put)
+        intake = Intake(
+            max_in_flight=self._settings.max_in_flight,
+            overseer=overseer,
+            identify=_identify(self._settings),
+            desk=desk,
+            hand_over=self._items.put,
+            on_closed=self._on_closed,
+            now=time.monotonic(),
+        )
+        return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put)
 
     def _loop(self) -> None:
         failed = bool(self._host.page.shown(Fact.FAILED))

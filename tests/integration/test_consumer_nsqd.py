@@ -349,7 +349,7 @@ def test_messages_in_flight_when_nsqd_stops_are_not_lost(nsqd: Nsqd) -> None:
 
 def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 2.5)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 2.5)
     with Nsqd(tmp_path, msg_timeout="2s") as nsqd, Consuming(nsqd, topic_channel=PAIR) as consuming:
         nsqd.publish(TOPIC, numbered(1))
         consuming.wait_for([1])
@@ -364,7 +364,7 @@ def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkey
 
 def test_an_nsqd_that_lives_is_not_taken_for_dead(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 1.5)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 1.5)
     with Consuming(nsqd, topic_channel=PAIR) as consuming:
         until(lambda: nsqd.channel(TOPIC, CHANNEL).clients == 1, what="the subscription")
         enough = time.monotonic() + 4.0
