@@ -412,7 +412,7 @@ def test_one_nsqd_that_is_away_does_not_hold_up_the_other(tmp_path: Path) -> Non
 
 
 def test_every_nsqd_that_nsqlookupd_knows_is_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.2)
+    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.2)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,
@@ -444,7 +444,7 @@ def test_a_lost_connection_asks_nsqlookupd_at_once(tmp_path: Path) -> None:
 
 
 def test_an_outage_of_nsqlookupd_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.1)
+    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.1)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,

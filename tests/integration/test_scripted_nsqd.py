@@ -331,7 +331,7 @@ def test_a_nsqd_that_floods_at_each_connection_is_left_alone_for_longer_each_tim
     ):
         until(lambda: nsqd.connections >= 5, timeout_s=20, what="the fifth connection")
         sheet = read(bytes(consuming.host.page.memory))
-        (attempt,) = consuming._consumer._connector._attempts.values()
+        (attempt,) = consuming._consumer._connector._targets._attempts.values()
         until(lambda: attempt.failures >= 4, what="four failures in a row")
         release.set()
     assert sheet is not None
