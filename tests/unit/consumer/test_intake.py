@@ -184,8 +184,10 @@ def test_connections_of_one_subscription_share_and_the_last_has_all(world: World
 
 def test_one_that_has_not_subscribed_yet_has_no_share(world: World) -> None:
     one = world.connect(ONE)
-    world.intake.open(Target(TWO, PAIR), world.now)
+    new = world.intake.open(Target(TWO, PAIR), world.now)
+    world.intake.resume(PAIR)
     assert world.sent(one) == ["RDY 5"]
+    assert "RDY" not in "".join(world.sent(new)), "which nsqd would refuse before SUB"
 
 
 def test_each_subscription_has_all_and_replies_have_more(world: World) -> None:
@@ -339,6 +341,7 @@ def test_what_was_requeued_too_late_comes_again(world: World) -> None:
     world.message(one, A)
     (delivery,) = world.delivered()
     world.now += TIMEOUT_S + 0.1
+    assert world.sent(one)[-1] == f"TOUCH {A.decode()}"
     world.intake.requeue(delivery, 0, world.now)
     world.message(one, A)
     assert ids(world.delivered()) == [A]
@@ -508,6 +511,24 @@ def test_while_no_message_is_answered_nsqd_is_asked_for_none(world: World) -> No
     world.intake.finish(delivery, world.now)
     assert world.until(START + 5, one) == [[f"FIN {A.decode()}", "RDY 2"]]
     assert world.counted(Counter.STUCK) == 1
+
+
+@pytest.mark.parametrize("delay_ms", [None, 500])
+def test_one_answer_in_2_seconds_is_enough_though_others_wait(world: World, delay_ms: int | None) -> None:
+    one = world.connect()
+    world.sent(one)
+    world.until(START + 1, one)
+    world.message(one, A, B)
+    answered, _ = world.delivered()
+    world.until(START + 2.5, one)
+    if delay_ms is None:
+        world.intake.finish(answered, world.now)
+        expected = f"FIN {A.decode()}"
+    else:
+        world.intake.requeue(answered, delay_ms, world.now)
+        expected = f"REQ {A.decode()} {delay_ms}"
+    assert world.until(START + 4.5, one) == [[expected]]
+    assert world.until(START + 5, one) == [["RDY 0"]]
 
 
 def test_a_limit_that_is_set_while_stuck_holds_after(world: World) -> None:
