@@ -56,6 +56,7 @@ class Connector(threading.Thread):
         named = () if self._lookupds else settings.nsqd_tcp_address
         #: This thread's alone; what another one has to say about it waits in `_closed`.
         self._targets = Targets(named, subscriptions, looks_up=bool(self._lookupds))
+        #: Others append, this thread takes: each is one operation of Python's.
         self._closed: deque[tuple[Target, bool]] = deque()
         self._lookup_problems: list[str] = []
         self._wake = threading.Event()

@@ -99,6 +99,8 @@ class Supervisor:
         self._chores = chores
         self._gate = gate
         self._outbox = outbox
+        #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
+        #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._replies = _Replies()
         self._stopping = threading.Event()
@@ -168,8 +170,6 @@ class Supervisor:
             self._host.page.wait()
 
     def _make_io(self, desk: ReplyDesk) -> IoThread:
-        # The queue, in which whatever another thread has for this one waits, is the only place where both meet: what is
-        # put into it is not changed any more, and whoever puts never waits.
         overseer = Overseer(self._settings, self._host.page, self._stacks, self._items.put)
         intake = Intake(
             max_in_flight=self._settings.max_in_flight,
@@ -213,6 +213,7 @@ class Supervisor:
         self._items.put([item])
 
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
+        # Called by the I/O thread: it may not wait for the other one, which may be connecting for seconds.
         self._connector.closed(target, was_subscribed)
 
     def _waiting(self) -> list[Item]:
