@@ -1,46 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The thread that finds nsqd and connects to them, for ever.
+"""The thread that finds nsqd and connects to them, for ever; to which, and when, is decided in `targets`.
 
 It is apart from the I/O thread because both, asking nsqlookupd and connecting, may block for seconds.
 """
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.items import Item, Target
+from kemi_nsq.consumer.targets import Targets
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.host import Level
-from kemi_nsq.names import Address, Subscription
+from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq import sockets as transport
-from kemi_nsq.nsq.limits import reconnect_delay_s
 from kemi_nsq.reports import Broken, Report
 from kemi_nsq.settings import Settings
 
 CONNECT_TIMEOUT_S = 2.0
 LOOKUP_TIMEOUT_S = 2.0
-#: Every nsqlookupd is asked this often, and at once when a connection is lost.
-LOOKUP_INTERVAL_S = 15.0
-#: A nsqd that went away is tried for this long even if no nsqlookupd names it: it may just restart.
-REMEMBER_LOST_S = 60.0
 _LOG_EVERY = 20
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What is known of a target: connects in a row that failed, when to try next, whether it is open now."""
-
-    failures: int = 0
-    due: float = 0.0
-    open: bool = False
 
 
 class Connector(threading.Thread):
@@ -51,6 +36,7 @@ class Connector(threading.Thread):
         subscriptions: what to consume at each of them.
         adopt: takes a connected socket over.
         report: takes what the main thread should log or know.
+        clock: where this thread looks for the time, and throws dice.
     """
 
     def __init__(
@@ -60,17 +46,18 @@ class Connector(threading.Thread):
         *,
         adopt: Callable[[Target, transport.Socket], None],
         report: Callable[[Item], None],
+        clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(name="nsq-connector", daemon=True)
-        self._settings = settings
-        self._subscriptions = subscriptions
+        self._lookupds = settings.lookupd_address
         self._adopt = adopt
         self._report = report
-        self._addresses = frozenset[Address]() if settings.lookupd_address else frozenset(settings.nsqd_tcp_address)
-        self._attempts: dict[Target, _Attempt] = {}
+        self._clock = clock
+        named = () if self._lookupds else settings.nsqd_tcp_address
+        #: This thread's alone; what another one has to say about it waits in `_closed`.
+        self._targets = Targets(named, subscriptions, looks_up=bool(self._lookupds))
+        #: Others append, this thread takes: each is one operation of Python's.
         self._closed: deque[tuple[Target, bool]] = deque()
-        self._lost: dict[Address, float] = {}
-        self._lookup_due = 0.0
         self._lookup_problems: list[str] = []
         self._wake = threading.Event()
         self._stopping = False
@@ -94,71 +81,44 @@ class Connector(threading.Thread):
             self._report(Broken(trace=traceback.format_exc()))
 
     def _turn(self) -> None:
+        # Cleared before `_closed` is looked at: what is said in between costs one turn more, and is not left lying.
         self._wake.clear()
         self._take_closed()
-        if self._settings.lookupd_address and time.monotonic() >= self._lookup_due:
+        if self._targets.look_up_due(self._clock.monotonic()):
             self._look_up()
-        for target in self._due_targets():
+        for target in self._targets.due(self._clock.monotonic()):
             if self._stopping:
                 return
             self._connect(target)
-        self._wake.wait(self._next_due() - time.monotonic())
+        now = self._clock.monotonic()
+        self._wake.wait(self._targets.next_due(now) - now)
 
     def _take_closed(self) -> None:
         while self._closed:
             target, was_subscribed = self._closed.popleft()
-            attempt = self._attempts[target]
-            attempt.open = False
-            # Closed before SUB was accepted is a failure like any other: back off more each time.
-            self._back_off(attempt, 1 if was_subscribed else attempt.failures + 1)
-            self._lookup_due = 0.0
-            self._lost[target.address] = time.monotonic() + REMEMBER_LOST_S
+            self._targets.closed(target, was_subscribed, self._clock.monotonic(), self._clock.chance())
 
     def _look_up(self) -> None:
-        found, problems = httpapi.nodes(self._settings.lookupd_address, timeout_s=LOOKUP_TIMEOUT_S)
-        # A nsqlookupd that is down must not make us forget the nsqd that only it knew.
-        self._lost = {address: until for address, until in self._lost.items() if until > time.monotonic()}
-        self._addresses = found | self._lost.keys() | (self._addresses if problems else frozenset())
-        self._lookup_due = time.monotonic() + LOOKUP_INTERVAL_S * random.uniform(0.8, 1.2)
+        found, problems = httpapi.nodes(self._lookupds, timeout_s=LOOKUP_TIMEOUT_S)
+        self._targets.found(found, complete=not problems, now=self._clock.monotonic(), chance=self._clock.chance())
         if problems != self._lookup_problems:
             for text in problems:
                 self._report(Report(level=Level.WARNING, text=text, counter=Counter.LOOKUP_FAILED))
             self._lookup_problems = problems
 
-    def _due_targets(self) -> list[Target]:
-        wanted = [
-            Target(address, subscription) for address in sorted(self._addresses) for subscription in self._subscriptions
-        ]
-        for gone in [t for t, attempt in self._attempts.items() if t not in wanted and not attempt.open]:
-            del self._attempts[gone]
-        now = time.monotonic()
-        attempts = {target: self._attempts.setdefault(target, _Attempt()) for target in wanted}
-        return [target for target, attempt in attempts.items() if not attempt.open and attempt.due <= now]
-
-    def _next_due(self) -> float:
-        dues = [attempt.due for attempt in self._attempts.values() if not attempt.open]
-        if self._settings.lookupd_address:
-            dues.append(self._lookup_due)
-        return min(dues, default=time.monotonic() + LOOKUP_INTERVAL_S)
-
     def _connect(self, target: Target) -> None:
-        attempt = self._attempts[target]
         try:
             connected = transport.connect(target.address, CONNECT_TIMEOUT_S)
         except ConnectionLost as error:
-            self._back_off(attempt, attempt.failures + 1)
-            if attempt.failures % _LOG_EVERY == 1:
+            failures = self._targets.failed(target, self._clock.monotonic(), self._clock.chance())
+            if failures % _LOG_EVERY == 1:
                 self._report(Report(level=Level.ERROR, text=self._advice(error), counter=Counter.CONNECT_FAILED))
         else:
-            attempt.open = True
+            self._targets.opened(target)
             self._adopt(target, connected)
-
-    def _back_off(self, attempt: _Attempt, failures: int) -> None:
-        attempt.failures = failures
-        attempt.due = time.monotonic() + reconnect_delay_s(failures, random.random())
 
     def _advice(self, error: ConnectionLost) -> str:
         text = f"cannot connect to nsqd {error}; trying again"
-        if self._settings.lookupd_address:
+        if self._lookupds:
             text += " (nsqlookupd announced this address: see nsqd's --broadcast-address)"
         return text

@@ -13,7 +13,8 @@ from kemi_nsq.consumer.items import Delivery
 class Custody:
     """The messages of a consumer process that are not answered yet, and are in nobody's hands.
 
-    `arrived` and `give_back` are for the I/O thread, the others for the main thread. Each thread has counts of its own.
+    `arrived` and `give_back` are for the I/O thread, the others for the main thread. Each thread has counts of its own,
+    because to add is more than one operation; the difference of two may be old, and is good enough for a bound.
 
     Attributes:
         came: messages that have come so far.
@@ -35,7 +36,7 @@ class Custody:
         return self._came_bytes - self._begun_bytes
 
     def arrived(self, delivery: Delivery) -> None:
-        """Put a new message into the queue."""
+        """Note a new message, before it is handed over: the main thread must find it here."""
         self._free[id(delivery)] = delivery
         self.came += 1
         self._came_bytes += len(delivery.message.body)

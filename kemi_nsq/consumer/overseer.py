@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the I/O thread does about a main thread that is stuck, and about a nsqd that sends more than it may.
+"""What is done about a main thread that is stuck, and about a nsqd that sends more than it may.
 
 While the main thread is stuck nobody else can show, count or log anything: so it is done here, at once, in the page and
 without `KSR`.
@@ -7,10 +7,8 @@ without `KSR`.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 from kemi_nsq.consumer.connection import GIVE_BACK_MS, Connection
 from kemi_nsq.consumer.custody import Custody
@@ -48,24 +46,24 @@ def bounds(settings: Settings) -> Bounds:
 
 
 class Overseer:
-    """Watches for the I/O thread, in its turns.
+    """Watches for the I/O thread, in its turns; the time comes as an argument.
 
     Args:
         settings: NSQ_ROUTE_TIMEOUT, and what bounds the queue.
         page: where this process shows its state.
         stacks: tells where the main thread is.
-        items: what the main thread is told.
+        tell: hands over what the main thread shall know.
 
     Attributes:
         custody: who has which message.
     """
 
-    def __init__(self, settings: Settings, page: Page, stacks: Stacks, items: SimpleQueue[list[Item]]) -> None:
+    def __init__(self, settings: Settings, page: Page, stacks: Stacks, tell: Callable[[list[Item]], None]) -> None:
         self.custody = Custody()
         self._bounds = bounds(settings)
         self._page = page
         self._stacks = stacks
-        self._items = items
+        self._tell = tell
         self._watchdog = Watchdog(settings.route_timeout)
         self._shown_at = 0.0
         self._silent = False
@@ -97,7 +95,7 @@ class Overseer:
         custody, size = self.custody, len(delivery.message.body)
         full = custody.queued >= self._bounds.messages or custody.queued_bytes + size > self._bounds.size
         if full and connection.ignores_ready:
-            self._items.put([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
+            self._tell([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
             raise ProtocolError(
                 f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
                 f"wait here, and RDY was at most {connection.promised}"
@@ -111,16 +109,16 @@ class Overseer:
         verdict = self._watchdog.look(now, waiting=waiting, doing=self._page.doing)
         if verdict.silent and not self._silent:
             text = f"no message was answered for {verdict.silent_s:.0f} s: nsqd was asked for no more until one was"
-            self._items.put([self.report(Level.WARNING, text, Counter.STUCK)])
+            self._tell([self.report(Level.WARNING, text, Counter.STUCK)])
         self._silent = verdict.silent
         return verdict
 
-    def act(self, verdict: Verdict, now: float, connections: Mapping[int, Connection]) -> None:
-        """Do what the verdict says, as far as it is not about RDY."""
+    def act(self, verdict: Verdict, now: float, wall: float, connections: Mapping[int, Connection]) -> None:
+        """Do what the verdict says, as far as it is not about RDY; `wall` is for those who look at the page."""
         if verdict is not FINE:
             self._rescue(verdict, connections)
         if now - self._shown_at >= _SHOW_S:
-            self._show(now, connections.values())
+            self._show(now, wall, connections.values())
 
     def _rescue(self, verdict: Verdict, connections: Mapping[int, Connection]) -> None:
         if verdict.overdue:
@@ -134,7 +132,7 @@ class Overseer:
         if verdict.ended is not None:
             self._stacks.ended()
             text = f"stuck no more: {verdict.ended.what} took {verdict.took_s:.1f} s"
-            self._items.put([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
+            self._tell([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
 
     def _give_back(self, connections: Mapping[int, Connection]) -> None:
         """Let other consumers have what the main thread does not handle."""
@@ -142,19 +140,19 @@ class Overseer:
             connection = connections.get(delivery.connection_id)
             if connection is not None:
                 connection.requeue(delivery.message.message_id, GIVE_BACK_MS)
-                self._items.put([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
+                self._tell([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
 
-    def _show(self, now: float, connections: Collection[Connection]) -> None:
+    def _show(self, now: float, wall: float, connections: Collection[Connection]) -> None:
         """Do what is done some times a second only: under load there is a turn for each message."""
         self._shown_at = now
         if self._page.doing is None:
             self._stacks.disarm(now)
         else:
             self._stacks.arm(now)
-        self._page.set(Gauge.IO_TURN, time.time())
+        self._page.set(Gauge.IO_TURN, wall)
         if self.custody.came != self._came:
             self._came = self.custody.came
-            self._page.set(Gauge.LAST_EVENT, time.time())
+            self._page.set(Gauge.LAST_EVENT, wall)
         self._page.set(Gauge.IN_FLIGHT, sum(len(connection.touch_at) for connection in connections))
         self._page.set(Gauge.QUEUED, self.custody.queued)
         self._page.set(Gauge.QUEUED_BYTES, self.custody.queued_bytes)

@@ -21,7 +21,8 @@ from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.connector import Connector
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
-from kemi_nsq.consumer.iothread import HEARTBEAT_S, IoThread
+from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
+from kemi_nsq.consumer.iothread import IoThread
 from kemi_nsq.consumer.items import Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
@@ -29,6 +30,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.limits import reconnect_delay_s
 from kemi_nsq.nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.nsq.publisher import Publisher
@@ -97,6 +99,8 @@ class Supervisor:
         self._chores = chores
         self._gate = gate
         self._outbox = outbox
+        #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
+        #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._replies = _Replies()
         self._stopping = threading.Event()
@@ -141,14 +145,7 @@ class Supervisor:
         self._items, self._replies = SimpleQueue(), _Replies()
         desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
         self._stacks = Stacks(self._host, self._settings.route_timeout)
-        self._io = IoThread(
-            max_in_flight=self._settings.max_in_flight,
-            overseer=Overseer(self._settings, self._host.page, self._stacks, self._items),
-            identify=_identify(self._settings),
-            items=self._items,
-            desk=desk,
-            on_closed=self._on_closed,
-        )
+        self._io = self._make_io(desk)
         self._gate.attach(self._io)
         self._connector = Connector(
             self._settings,
@@ -171,6 +168,19 @@ class Supervisor:
                 thread.join(_JOIN_S)
             self._stacks.close()
             self._host.page.wait()
+
+    def _make_io(self, desk: ReplyDesk) -> IoThread:
+        overseer = Overseer(self._settings, self._host.page, self._stacks, self._items.put)
+        intake = Intake(
+            max_in_flight=self._settings.max_in_flight,
+            overseer=overseer,
+            identify=_identify(self._settings),
+            desk=desk,
+            hand_over=self._items.put,
+            on_closed=self._on_closed,
+            now=time.monotonic(),
+        )
+        return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put)
 
     def _loop(self) -> None:
         failed = bool(self._host.page.shown(Fact.FAILED))
@@ -203,6 +213,7 @@ class Supervisor:
         self._items.put([item])
 
     def _on_closed(self, target: Target, was_subscribed: bool) -> None:
+        # Called by the I/O thread: it may not wait for the other one, which may be connecting for seconds.
         self._connector.closed(target, was_subscribed)
 
     def _waiting(self) -> list[Item]:
@@ -252,15 +263,11 @@ class Supervisor:
 
 
 def _identify(settings: Settings) -> dict[str, JsonValue]:
-    """Return the fields of IDENTIFY (NSQ TCP protocol spec)."""
-    identify: dict[str, JsonValue] = {
-        "client_id": f"kamailio-{os.getpid()}",
-        "hostname": settings.node,
-        "user_agent": f"kemi-nsq/{version('kemi-nsq')}",
-        "heartbeat_interval": int(HEARTBEAT_S * 1000),
-        # nsqd would hold messages back for up to 250 ms; unbuffered, an event arrives in a fraction of a millisecond.
-        "output_buffer_size": -1,
-    }
-    if settings.msg_timeout:
-        identify["msg_timeout"] = settings.msg_timeout * 1000
-    return identify
+    return nsq.identify(
+        client_id=f"kamailio-{os.getpid()}",
+        hostname=settings.node,
+        user_agent=f"kemi-nsq/{version('kemi-nsq')}",
+        heartbeat_s=HEARTBEAT_S,
+        unbuffered=True,
+        msg_timeout_s=settings.msg_timeout,
+    )

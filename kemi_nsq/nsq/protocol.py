@@ -108,7 +108,7 @@ class Conversation:
     """The state of one TCP connection to nsqd.
 
     Args:
-        identify: fields of IDENTIFY; `feature_negotiation` is added.
+        identify: what `identify` returns; `feature_negotiation` is added.
         subscription: topic and channel to subscribe to, or None for a connection that only publishes.
         max_frame: frames above this many bytes are a protocol error.
     """
@@ -245,6 +245,40 @@ class Conversation:
             self._state = _State.SUBSCRIBING
             self._to_send.append(protocol.subscribe(*self._subscription))
         return found
+
+
+def identify(  # noqa: PLR0913  # one argument for each thing that one of ours says
+    *,
+    client_id: str,
+    hostname: str | None = None,
+    user_agent: str | None = None,
+    heartbeat_s: float | None = None,
+    unbuffered: bool = False,
+    msg_timeout_s: float = 0,
+) -> dict[str, JsonValue]:
+    """Return the fields of IDENTIFY (NSQ TCP protocol spec). What is left out here is left to nsqd.
+
+    Args:
+        client_id: who we are among those of a host.
+        hostname: the host.
+        user_agent: program and version.
+        heartbeat_s: seconds between two heartbeats; 0 for none, which nsqd allows to publishers.
+        unbuffered: nsqd shall hold nothing back.
+        msg_timeout_s: seconds until nsqd requeues what is neither finished nor touched.
+    """
+    fields: dict[str, JsonValue] = {"client_id": client_id}
+    if hostname is not None:
+        fields["hostname"] = hostname
+    if user_agent is not None:
+        fields["user_agent"] = user_agent
+    if heartbeat_s is not None:
+        fields["heartbeat_interval"] = int(heartbeat_s * 1000) or -1
+    if unbuffered:
+        # nsqd would hold messages back for up to 250 ms; unbuffered, an event arrives in a fraction of a millisecond.
+        fields["output_buffer_size"] = -1
+    if msg_timeout_s:
+        fields["msg_timeout"] = int(msg_timeout_s * 1000)
+    return fields
 
 
 @lru_cache

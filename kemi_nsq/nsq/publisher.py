@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError, TransientError
-from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq import protocol as nsq
@@ -107,12 +106,9 @@ class TcpWay:
 
     def _open(self, deadline: float) -> None:
         self._socket = BlockingSocket(self._address, deadline)
-        identify: dict[str, JsonValue] = {
-            "client_id": f"kamailio-{os.getpid()}",
-            "hostname": self._node,
-            "heartbeat_interval": -1,
-        }
-        self._conversation = nsq.Conversation(identify=identify)
+        self._conversation = nsq.Conversation(
+            identify=nsq.identify(client_id=f"kamailio-{os.getpid()}", hostname=self._node, heartbeat_s=0)
+        )
         if not isinstance(self._answer(deadline), nsq.Identified):
             raise ProtocolError(f"{self._address} does not answer as nsqd")
 

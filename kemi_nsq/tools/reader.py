@@ -30,7 +30,7 @@ class Reader:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         self._socket = BlockingSocket(address, deadline)
         self._conversation = nsq.Conversation(
-            identify={"client_id": "kemi-nsq", "output_buffer_size": -1}, subscription=subscription
+            identify=nsq.identify(client_id="kemi-nsq", unbuffered=True), subscription=subscription
         )
         while not isinstance(self._next_event(deadline), nsq.Subscribed):
             pass

@@ -349,7 +349,7 @@ def test_messages_in_flight_when_nsqd_stops_are_not_lost(nsqd: Nsqd) -> None:
 
 def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 2.5)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 2.5)
     with Nsqd(tmp_path, msg_timeout="2s") as nsqd, Consuming(nsqd, topic_channel=PAIR) as consuming:
         nsqd.publish(TOPIC, numbered(1))
         consuming.wait_for([1])
@@ -364,7 +364,7 @@ def test_a_frozen_nsqd_is_noticed_and_consumption_goes_on(tmp_path: Path, monkey
 
 def test_an_nsqd_that_lives_is_not_taken_for_dead(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.consumer.supervisor.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 1.5)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 1.5)
     with Consuming(nsqd, topic_channel=PAIR) as consuming:
         until(lambda: nsqd.channel(TOPIC, CHANNEL).clients == 1, what="the subscription")
         enough = time.monotonic() + 4.0
@@ -412,7 +412,7 @@ def test_one_nsqd_that_is_away_does_not_hold_up_the_other(tmp_path: Path) -> Non
 
 
 def test_every_nsqd_that_nsqlookupd_knows_is_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.2)
+    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.2)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,
@@ -444,7 +444,7 @@ def test_a_lost_connection_asks_nsqlookupd_at_once(tmp_path: Path) -> None:
 
 
 def test_an_outage_of_nsqlookupd_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.connector.LOOKUP_INTERVAL_S", 0.1)
+    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.1)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,

@@ -77,7 +77,7 @@ def _one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_nsqd_that_misbehaves_is_left_and_tried_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, reason = EVIL[name]
     if reason == "silent for":
-        monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 0.3)
+        monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 0.3)
     served = [*GOOD[:-1], Cut()] if reason == "silent for" else GOOD
     with (
         ScriptedNsqd(script, served, IDLE) as nsqd,
@@ -331,7 +331,7 @@ def test_a_nsqd_that_floods_at_each_connection_is_left_alone_for_longer_each_tim
     ):
         until(lambda: nsqd.connections >= 5, timeout_s=20, what="the fifth connection")
         sheet = read(bytes(consuming.host.page.memory))
-        (attempt,) = consuming._consumer._connector._attempts.values()
+        (attempt,) = consuming._consumer._connector._targets._attempts.values()
         until(lambda: attempt.failures >= 4, what="four failures in a row")
         release.set()
     assert sheet is not None
@@ -373,16 +373,16 @@ def test_what_was_finished_when_its_connection_had_gone_is_not_handled_again() -
         until(lambda: server.connections == 2, what="a new connection, while the message is handled")
         release.set()
         io = consuming.parts.supervisor._io
-        until(lambda: io._done, what="it to be done")
-        for connection in list(io._connections.values()):
-            connection.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again
+        until(lambda: io._intake._done, what="it to be done")
+        for wire in list(io._wires.values()):
+            wire.socket.shutdown(socket.SHUT_RDWR)  # the next one brings it again
         until(lambda: b"FIN " + ID in server.received(server.connections - 1), what="FIN")
         assert handled == [ID.decode()]
 
 
 def test_who_kept_python_s_lock_is_named_and_nsqd_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.HEARTBEAT_S", 1.0)
-    monkeypatch.setattr("kemi_nsq.consumer.iothread.SILENCE_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("kemi_nsq.consumer.intake.SILENCE_S", 1.0)
 
     def keeps_the_lock(_event: Event) -> None:
         ctypes.PyDLL(None).usleep(LONGER_US)

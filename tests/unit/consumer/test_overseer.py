@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import cast
 
 import pytest
 
@@ -21,7 +20,6 @@ from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq import sockets as transport
 from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.page import Doing, Fact
 from kemi_nsq.testing import FakeHost
@@ -48,7 +46,6 @@ def connection(ready: int) -> Connection:
     made = Connection(
         connection_id=1,
         target=Target(Address("h", 1), PAIR),
-        socket=cast(transport.Socket, None),
         conversation=nsq.Conversation(identify={}, subscription=PAIR),
         heard_at=0.0,
     )
@@ -64,7 +61,7 @@ def delivery(number: int, size: int = 10) -> Delivery:
 def overseer(**values: str) -> Overseer:
     host = FakeHost()
     items: SimpleQueue[list[Item]] = SimpleQueue()
-    return Overseer(settings(**values), host.page, Stacks(host, 30.0), items)
+    return Overseer(settings(**values), host.page, Stacks(host, 30.0), items.put)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from kemi_nsq.nsq.protocol import (
     NsqEvent,
     Refused,
     Subscribed,
+    identify,
 )
 from tests.support.frames import ERROR, MESSAGE, RESPONSE, error, frame, heartbeat, identified, message, ok
 
@@ -60,6 +61,23 @@ def test_the_handshake_starts_with_magic_and_identify() -> None:
     assert struct.unpack(">i", body[:4]) == (len(body) - 4,)
     assert json.loads(body[4:]) == {"client_id": "ü", "heartbeat_interval": -1, "feature_negotiation": True}
     assert made.data_to_send() == b"", "bytes are handed out once"
+
+
+def test_a_consumer_a_publisher_and_a_reader_each_say_who_they_are() -> None:
+    consumer = identify(
+        client_id="c", hostname="h", user_agent="u/1", heartbeat_s=10.0, unbuffered=True, msg_timeout_s=10
+    )
+    assert list(consumer.items()) == [
+        ("client_id", "c"),
+        ("hostname", "h"),
+        ("user_agent", "u/1"),
+        ("heartbeat_interval", 10_000),
+        ("output_buffer_size", -1),
+        ("msg_timeout", 10_000),
+    ]
+    publisher = identify(client_id="c", hostname="h", heartbeat_s=0)
+    assert publisher == {"client_id": "c", "hostname": "h", "heartbeat_interval": -1}
+    assert identify(client_id="c", unbuffered=True) == {"client_id": "c", "output_buffer_size": -1}
 
 
 def test_sub_follows_the_answer_to_identify_and_not_before() -> None:
