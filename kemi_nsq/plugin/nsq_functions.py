@@ -22,12 +22,11 @@ from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.queries.asker import Asker, failure_reason
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE
-from kemi_nsq.settings import Settings
+from kemi_nsq.settings import Settings, limits
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
 TIMEOUT_VARIABLE = "nsq_query_timeout"
-#: As of NSQ_QUERY_TIMEOUT.
-_SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
+_SHORTEST_QUERY_S, _LONGEST_QUERY_S = limits("query_timeout")
 #: So much later than the query itself its transaction ends, if no consumer has resumed it.
 _RESUME_S = 1.0
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
