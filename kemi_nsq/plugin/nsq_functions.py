@@ -14,7 +14,7 @@ from collections.abc import Callable
 import orjson
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, UsageError
+from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.host import Host
 from kemi_nsq.jsontext import JsonObject, encode
 from kemi_nsq.names import topic_name
@@ -68,7 +68,7 @@ class Functions:
         if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
             raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
         body = self._body(payload)
-        message = Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms)
+        message = Outgoing(topic=topic_name(topic), body=body, delay_ms=delay_ms)
         try:
             self._publisher.publish(message)
         except ConnectionLost:
@@ -93,7 +93,7 @@ class Functions:
         """
         try:
             timeout_s = self._timeout(timeout_s)
-            reply = self._asker.ask(_topic(topic), payload, timeout_s)
+            reply = self._asker.ask(topic_name(topic), payload, timeout_s)
         except NsqError as error:
             self._leave("", failure_reason(error))
             raise
@@ -117,7 +117,7 @@ class Functions:
             timeout_s = self._timeout(None)
             if not exists(route):
                 raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
-            query = self._asker.prepare(_topic(topic), payload, timeout_s)
+            query = self._asker.prepare(topic_name(topic), payload, timeout_s)
             suspended = self._host.suspend_transaction(route, timeout_s + _RESUME_S)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")
@@ -165,10 +165,3 @@ class Functions:
     def _leave(self, reply: str, reason: str) -> None:
         self._host.set_variable(REPLY_VARIABLE, reply)
         self._host.set_variable(REASON_VARIABLE, reason)
-
-
-def _topic(name: str) -> str:
-    try:
-        return topic_name(name)
-    except ValueError as error:
-        raise NameRefused(str(error)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kemi_nsq.errors import SettingsError
+from kemi_nsq.errors import AddressRefused, NameRefused, SettingsError
 from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
 from kemi_nsq.setting_types import Meaning
@@ -342,8 +342,14 @@ def test_a_subscription_is_written_as_it_is_read() -> None:
 
 @pytest.mark.parametrize("name", _BAD_NAMES)
 def test_topic_name_refuses(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for a topic or channel"):
+    with pytest.raises(NameRefused, match="is no name for a topic or channel"):
         topic_name(name)
+
+
+@pytest.mark.parametrize("text", ["", *_BAD_ADDRESSES])
+def test_address_refuses(text: str) -> None:
+    with pytest.raises(AddressRefused, match=r"is no host:port$"):
+        address(text)
 
 
 def test_nothing_is_read_from_files(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
