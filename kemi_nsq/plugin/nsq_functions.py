@@ -16,7 +16,7 @@ import orjson
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.host import Host
-from kemi_nsq.jsontext import JsonObject, encode
+from kemi_nsq.jsontext import JsonObject, encode, not_json
 from kemi_nsq.names import topic_name
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
@@ -141,10 +141,7 @@ class Functions:
             if not self._settings.publish_raw:
                 orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            where = f"{error.msg} at line {error.lineno} column {error.colno}"
-            raise PayloadError(
-                f"the payload is not JSON: {where} (NSQ_PUBLISH_RAW=1 publishes it all the same)"
-            ) from error
+            raise not_json("payload", error, " (NSQ_PUBLISH_RAW=1 publishes it all the same)") from error
         except UnicodeEncodeError as error:
             raise PayloadError(f"the payload cannot be written as UTF-8: {error.reason}") from error
         return body
