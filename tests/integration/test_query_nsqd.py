@@ -19,9 +19,9 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed
 from kemi_nsq.event import Event
 from kemi_nsq.host import Suspended
-from kemi_nsq.nsq import sockets as transport
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.queries import asker as asker_module
+from kemi_nsq.queries import postbox
 from kemi_nsq.queries.asker import Asker
 from kemi_nsq.queries.desk import desk_name
 from kemi_nsq.queries.postbox import Postbox
@@ -170,7 +170,7 @@ def test_two_hundred_at_once_each_get_their_own(
     nsqd: Nsqd, consuming: Consuming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A process asks one question at a time; here threads stand for processes, and hold up the consumer's by their lock.
-    monkeypatch.setattr(transport, "_FULL_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(postbox, "_FULL_TIMEOUT_S", 10.0)
     monkeypatch.setattr(asker_module, "_own_name", lambda: f"kemi-nsq-test/{os.getpid()}/{threading.get_ident()}")
     replies: dict[int, str] = {}
     held: list[Request] = []
