@@ -10,6 +10,7 @@ The tree, by what a caller can do about it::
     |   |-- SettingsError     a setting has a bad name or value
     |   |-- RunFolderError    the runtime folder cannot be used
     |   |-- NameRefused       a topic or channel name that NSQ refuses
+    |   |-- AddressRefused    a text that is no host:port
     |   `-- PayloadError      a payload or event that cannot be used
     |       `-- RowRefused    the database refuses the row that it makes
     `-- TransientError        may pass: try again later
@@ -20,7 +21,8 @@ The tree, by what a caller can do about it::
         |-- QueryFailed       no reply, or none that can be used
         `-- StoreError        the presence database refused or could not be reached
 
-Anything else that is raised is a bug of ours.
+NameRefused and AddressRefused are ValueErrors too: so pydantic says which setting holds such a text. Anything else that
+is raised is a bug of ours.
 """
 
 from __future__ import annotations
@@ -49,8 +51,12 @@ class RunFolderError(UsageError):
     """The runtime folder cannot be made or read, is not safe, or is another Kamailio's."""
 
 
-class NameRefused(UsageError):
+class NameRefused(UsageError, ValueError):
     """A topic or channel name is not one that NSQ accepts (1-64 of `.a-zA-Z0-9_-`, then optionally `#ephemeral`)."""
+
+
+class AddressRefused(UsageError, ValueError):
+    """A text is not the address of a nsqd or nsqlookupd, `host:port`."""
 
 
 class PayloadError(UsageError):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""JSON as text: an object read or written, a field of it, what is at a path of it.
+"""JSON and text: an object of a text, a field or a path of it as text, an object as text again.
+
+A value as text is the same everywhere: a string as it is, anything else as JSON writes it. What is no JSON is told in
+the same words everywhere, too: `not_json`.
 
 The path syntax is that of kazoo's `{kz.json,...}` and nsq's `{nsq.json,...}`: `Channels[0].switch_url`. Components are
 separated by `.`; `%` in a component stands for a dot of the key itself; `[n]` picks from an array, from 0. A dot at the
@@ -19,6 +22,10 @@ from kemi_nsq.errors import PayloadError
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = Mapping[str, JsonValue]
 
+_COMPONENT = re.compile(r"([^\[\]]*)((?:\[[0-9]{1,9}\])*)")
+#: JSON's names for what is no object; everything else is a number.
+_TYPES = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+
 
 def json_object(text: str) -> JsonObject:
     """Decode JSON text that must be an object (RFC 8259 section 4).
@@ -29,26 +36,38 @@ def json_object(text: str) -> JsonObject:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise PayloadError(_not_json(text, error)) from error
+        single = text[error.pos : error.pos + 1] == "'"
+        advice = "; JSON strings stand in double quotes, this one uses single quotes" if single else ""
+        raise not_json("body", error, advice) from error
     if not isinstance(value, dict):
-        raise PayloadError(f"the body is a JSON {_json_type(value)}; a JSON object is wanted")
+        raise PayloadError(f"the body is a JSON {_TYPES.get(type(value), 'number')}; a JSON object is wanted")
     return value
 
 
 def field_text(fields: JsonObject, name: str) -> str:
-    """Return a field as text: a string as it is, missing and null as '', anything else as JSON writes it.
-
-    What is nested too deeply to be written is '' too: orjson reads 1024 levels and writes 254.
-    """
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
+    """Return a field as text; missing, null, and what is nested too deeply to be written are ''."""
     try:
-        return orjson.dumps(value).decode()
+        return _as_text(fields.get(name)) or ""
     except orjson.JSONEncodeError:
         return ""
+
+
+def lookup(path: str, payload: str) -> str | None:
+    """Return what JSON text has at a path, as text, or None where it has nothing or null.
+
+    Raises:
+        PayloadError: the payload is no JSON, or the path is none.
+    """
+    try:
+        value: JsonValue = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise not_json("payload", error) from error
+    for component in path.removesuffix(".").split("."):
+        value = _step(value, component, path)
+    try:
+        return _as_text(value)
+    except orjson.JSONEncodeError as error:
+        raise PayloadError(f"what is at {path!r} cannot be written: {error}") from error
 
 
 def encode(fields: JsonObject) -> bytes:
@@ -59,47 +78,18 @@ def encode(fields: JsonObject) -> bytes:
     """
     try:
         return orjson.dumps(fields)
-    except TypeError as error:
+    except orjson.JSONEncodeError as error:
         raise PayloadError(f"the payload cannot be written as JSON: {error}") from error
 
 
-def _not_json(text: str, error: orjson.JSONDecodeError) -> str:
-    where = f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-    if text[error.pos : error.pos + 1] == "'":
-        return f"{where}; JSON strings stand in double quotes, this one uses single quotes"
-    return where
+def not_json(what: str, error: orjson.JSONDecodeError, advice: str = "") -> PayloadError:
+    """Return the error that says where a text stops being JSON, and what to do about it."""
+    return PayloadError(f"the {what} is not JSON: {error.msg} at line {error.lineno} column {error.colno}{advice}")
 
 
-def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
-
-
-_COMPONENT = re.compile(r"([^\[\]]*)((?:\[[0-9]{1,9}\])*)")
-
-
-def lookup(path: str, payload: str) -> str | None:
-    """Return what JSON text has at a path, as text, or None where it has nothing or null.
-
-    A string comes as it is, everything else as JSON writes it.
-
-    Raises:
-        PayloadError: the payload is no JSON, or the path is none.
-    """
-    try:
-        value: JsonValue = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise PayloadError(
-            f"the payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from error
-    for component in path.removesuffix(".").split("."):
-        value = _step(value, component, path)
-    if value is None or isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError as error:  # it reads 1024 levels and writes 254
-        raise PayloadError(f"what is at {path!r} cannot be written: {error}") from error
+def _as_text(value: JsonValue) -> str | None:
+    """Write a value, null as None; orjson reads 1024 levels and writes 254, deeper ones are its JSONEncodeError."""
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _step(value: JsonValue, component: str, path: str) -> JsonValue:

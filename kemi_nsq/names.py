@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from gnsq import protocol
 
+from kemi_nsq.errors import AddressRefused, NameRefused
+
 
 class Address(NamedTuple):
     """A TCP address: host name or IP literal without brackets, and port."""
@@ -36,11 +38,11 @@ def address(text: str) -> Address:
     """Read `host:port` or `[IPv6]:port`.
 
     Raises:
-        ValueError: the text is no address, or the port is not 1-65535.
+        AddressRefused: the text is no address, or the port is not 1-65535.
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
     if match is None or not 0 < int(match[3]) < 65536:
-        raise ValueError(f"{text.strip()!r} is no host:port")
+        raise AddressRefused(f"{text.strip()!r} is no host:port")
     return Address(match[1] or match[2], int(match[3]))
 
 
@@ -49,11 +51,11 @@ def topic_name(text: str) -> str:
     """Return a topic or channel name that NSQ accepts (NSQ TCP protocol spec, "Data Format").
 
     Raises:
-        ValueError: NSQ would refuse the name.
+        NameRefused: NSQ would refuse the name.
     """
     # gnsq's pattern ends in `$`, which lets a final newline through; nsqd does not.
     if not protocol.valid_topic_name(text) or text.endswith("\n"):
-        raise ValueError(f"{text!r} is no name for a topic or channel")
+        raise NameRefused(f"{text!r} is no name for a topic or channel")
     return text
 
 

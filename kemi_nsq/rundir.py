@@ -22,6 +22,7 @@ from kemi_nsq import page as layout
 from kemi_nsq.deaths import Deaths
 from kemi_nsq.errors import RunFolderError
 from kemi_nsq.page import Fact, Gauge, Page, Sheet
+from kemi_nsq.processes import is_running, start_of
 
 LOCK, DIED = "lock", "died"
 PAGE, STACK = ".page", ".stack"
@@ -199,22 +200,3 @@ def sheets(path: Path) -> list[tuple[Sheet, bool]]:
     if found and not any(found):
         raise RunFolderError(f"{_SETTING} {path} has pages of another release: restart Kamailio")
     return [(sheet, is_running(sheet.pid, sheet.started)) for sheet in found if sheet is not None]
-
-
-#: Fields after the name, which may hold blanks and brackets: state is field 3, starttime field 22.
-_STATE, _START = 0, 19
-
-
-def start_of(pid: int) -> int | None:
-    """Return the start of a process, in clock ticks since the boot; None if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[_STATE] in "ZX" else int(fields[_START])
-
-
-def is_running(pid: int, started: int | None = None) -> bool:
-    """Whether there is such a process, and it started then."""
-    start = start_of(pid)
-    return start is not None and started in (None, start)

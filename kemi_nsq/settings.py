@@ -6,7 +6,7 @@ A setting is called `NSQ_` and the field's name in capitals.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 from pydantic.fields import FieldInfo
@@ -19,14 +19,13 @@ PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` alone; allowed, and nothing here depends on it.
 CONFIGURATION_ONLY = frozenset({"NSQ_SCRIPT", "NSQ_KEMI", "NSQ_OWN_NOTIFY_REPLY"})
 
-
 _ADDRESSES = "host:port, several separated by commas"
 _NAME = "1 to 64 of the characters A-Z a-z 0-9 . _ -, then optionally #ephemeral"
 _FIELD = "the name of a JSON field, 1 to 64 characters"
-_SWITCH = "1 or 0"
 
 
-def _setting(default: object, meaning: str, allowed: str, **limits: Any) -> Any:
+def _setting(default: object, meaning: str, allowed: str = "", **limits: Any) -> Any:
+    """Describe a setting. What it allows is said in words only where its type, or `ge` and `le`, do not say it."""
     return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **limits)
 
 
@@ -59,33 +58,28 @@ class Settings(BaseSettings):
         "Several topics and channels to consume, instead of NSQ_LISTEN_TOPIC and NSQ_LISTEN_CHANNEL.",
         "topic:channel, several separated by commas",
     )
-    consumers: int = _setting(1, "Consumer processes to start (modparam of evrexec).", "1 to 32", ge=1, le=32)
-    max_in_flight: int = _setting(
-        5, "Messages handled at once per topic and consumer process.", "1 to 2500", ge=1, le=2500
-    )
+    consumers: int = _setting(1, "Consumer processes to start (modparam of evrexec).", ge=1, le=32)
+    max_in_flight: int = _setting(5, "Messages handled at once per topic and consumer process.", ge=1, le=2500)
     max_attempts: int = _setting(
         10,
         "Failures of a message's own route, seen by one consumer process, after which it is given up; other deliveries "
         "do not count.",
-        "1 to 65535",
         ge=1,
         le=65535,
     )
     backoff_max: int = _setting(
-        60, "Most seconds that a topic rests whose route fails for every event; 0: never.", "0 to 3600", ge=0, le=3600
+        60, "Most seconds that a topic rests whose route fails for every event; 0: never.", ge=0, le=3600
     )
     msg_timeout: int = _setting(
         10,
         "Seconds after which nsqd delivers again what has no answer, as after a crash; a long route is prolonged "
         "(TOUCH) unless it keeps Python's lock. At most nsqd's --max-msg-timeout; 0 for its --msg-timeout.",
-        "0 to 900",
         ge=0,
         le=900,
     )
     batch: int = _setting(
         100,
         "Waiting messages that are handled together and committed at once; 1 commits each by itself.",
-        "1 to 1000",
         ge=1,
         le=1000,
     )
@@ -95,11 +89,7 @@ class Settings(BaseSettings):
         f"{_NAME}; or empty",
     )
     max_event_size: int = _setting(
-        65536,
-        "Largest body of an event, in bytes; a larger one is refused.",
-        "1 to 1048576",
-        ge=1,
-        le=1048576,
+        65536, "Largest body of an event, in bytes; a larger one is refused.", ge=1, le=1048576
     )
     consumer_event_key: str = _setting(
         "Event-Category", "JSON field that names the event route.", _FIELD, min_length=1, max_length=64
@@ -112,34 +102,26 @@ class Settings(BaseSettings):
         max_length=64,
     )
     ack: Literal["processed", "received"] = _setting(
-        "processed", "When a message is finished: after its route, or before.", "processed or received"
+        "processed", "When a message is finished: after its route, or before."
     )
-    publish_timeout: float = _setting(
-        0.5, "Seconds that one publish may take, all nsqd together.", "0.01 to 60", ge=0.01, le=60
-    )
+    publish_timeout: float = _setting(0.5, "Seconds that one publish may take, all nsqd together.", ge=0.01, le=60)
     publish_transport: Literal["tcp", "http"] = _setting(
-        "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS.", "tcp or http"
+        "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS."
     )
-    publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.", _SWITCH)
+    publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.")
     outbox: str = _setting(
         "",
         "SQLite file that keeps messages of `nsq_publish` while no nsqd takes them; empty for none.",
         "an absolute path, or empty",
         pattern=r"^(/.+)?$",
     )
-    outbox_messages: int = _setting(100000, "Messages that the outbox may hold.", "1 to 100000000", ge=1, le=100000000)
-    outbox_bytes: int = _setting(
-        67108864, "Bytes of payload that the outbox may hold.", "1 to 1099511627776", ge=1, le=1099511627776
-    )
+    outbox_messages: int = _setting(100000, "Messages that the outbox may hold.", ge=1, le=100000000)
+    outbox_bytes: int = _setting(67108864, "Bytes of payload that the outbox may hold.", ge=1, le=1099511627776)
     query_timeout: float = _setting(
-        2.0,
-        "Seconds that a query waits for its reply; `$var(nsq_query_timeout)` overrides it once.",
-        "0.01 to 300",
-        ge=0.01,
-        le=300,
+        2.0, "Seconds that a query waits for its reply; `$var(nsq_query_timeout)` overrides it once.", ge=0.01, le=300
     )
     max_reply_size: int = _setting(
-        1048576, "Largest reply to a query, in bytes; a larger one fails the query.", "1 to 16777216", ge=1, le=16777216
+        1048576, "Largest reply to a query, in bytes; a larger one fails the query.", ge=1, le=16777216
     )
     node: str = _setting(
         "localhost",
@@ -152,19 +134,15 @@ class Settings(BaseSettings):
         "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
         "sqlite:////path/file, mysql://user:password@host/database or postgres://user:password@host/database",
     )
-    db_timeout: float = _setting(
-        5.0, "Seconds that a transaction of ours may take at most.", "0.5 to 60", ge=0.5, le=60
-    )
+    db_timeout: float = _setting(5.0, "Seconds that a transaction of ours may take at most.", ge=0.5, le=60)
     presentity_table: str = _setting(
         "presentity",
         "Table that the presence module reads.",
         "a table's name",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
     )
-    pua_refresh: bool = _setting(
-        True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.", _SWITCH
-    )
-    pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.", _SWITCH)
+    pua_refresh: bool = _setting(True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.")
+    pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.")
     pua_lock: str = _setting(
         "",
         "Lock (module cfgutils) that a consumer holds for the NOTIFYs of a presentity, with SQLite also while it "
@@ -195,31 +173,21 @@ class Settings(BaseSettings):
     notify_interval: float = _setting(
         0.0,
         "Seconds between two NOTIFYs for one presentity and package; the first, and the end of a call, leave at once.",
-        "0 to 60",
         ge=0,
         le=60,
     )
     max_event_age: float = _setting(
-        0.0,
-        "Seconds after which a presence event is too old, unless it ends a call; 0 for never.",
-        "0 to 604800",
-        ge=0,
-        le=604800,
+        0.0, "Seconds after which a presence event is too old, unless it ends a call; 0 for never.", ge=0, le=604800
     )
     probe_topic: OptionalName = _setting(
         "", "Topic on which producers are asked to say their state again; empty for none.", f"{_NAME}; or empty"
     )
     pua_expires: int = _setting(
-        3600,
-        "Seconds that a state is kept when the event has no `Expires`.",
-        "1 to 31536000",
-        ge=1,
-        le=31536000,
+        3600, "Seconds that a state is kept when the event has no `Expires`.", ge=1, le=31536000
     )
     pua_mailbox_expires: int = _setting(
         2592000,
         "Seconds that a mailbox's state is kept when the event has no `Expires`; nobody repeats it for days.",
-        "1 to 31536000",
         ge=1,
         le=31536000,
     )
@@ -227,7 +195,6 @@ class Settings(BaseSettings):
         300,
         "Seconds that a state is kept that is over: terminated, expired or reset. So a late event cannot revive it. A "
         "call that is over is hidden meanwhile.",
-        "10 to 86400",
         ge=10,
         le=86400,
     )
@@ -236,7 +203,6 @@ class Settings(BaseSettings):
         50,
         "Calls of one presentity that its document shows at most; further ones are stored, and shown when others end. "
         "A document that is too large for UDP would reach nobody. 0 for no limit.",
-        "0 to 10000",
         ge=0,
         le=10000,
     )
@@ -250,7 +216,6 @@ class Settings(BaseSettings):
     route_timeout: float = _setting(
         30.0,
         "Seconds after which a route takes too long: what waits behind it is given back, and its stack is logged.",
-        "1 to 3600",
         ge=1,
         le=3600,
     )
@@ -271,7 +236,21 @@ def rows() -> list[tuple[str, str, FieldInfo]]:
     return [(PREFIX + field.upper(), field, info) for field, info in Settings.model_fields.items()]
 
 
+def limits(field: str) -> tuple[float, float]:
+    """Return the least and the most that a numeric field of `Settings` may be."""
+    known = Settings.model_fields[field].metadata
+    least, most = (next(getattr(each, side) for each in known if hasattr(each, side)) for side in ("ge", "le"))
+    return least, most
+
+
 def allowed(field: str) -> str:
     """Say in words which values a field of `Settings` takes."""
-    extra = Settings.model_fields[field].json_schema_extra
-    return str(extra["allowed"]) if isinstance(extra, dict) else ""
+    info = Settings.model_fields[field]
+    if isinstance(info.json_schema_extra, dict) and (words := info.json_schema_extra["allowed"]):
+        return str(words)
+    if info.annotation is bool:
+        return "1 or 0"
+    if choices := get_args(info.annotation):
+        return " or ".join(choices)
+    least, most = limits(field)
+    return f"{least} to {most}"

@@ -7,6 +7,7 @@ Sources: nsq.io, "nsqd" and "nsqlookupd", section "HTTP API".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import orjson
@@ -17,28 +18,60 @@ from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
 
 
-def publish(address: Address, topic: str, body: bytes, *, timeout_s: float, delay_ms: int = 0) -> None:
-    """Publish one message through nsqd's `/pub`, to be delivered after `delay_ms`.
+class Client:
+    """The HTTP interface of one nsqd, over a connection that the first call opens and the next ones use again."""
 
-    Raises:
-        ConnectionLost: nsqd cannot be reached in time.
-        NsqdRefused: nsqd did not take the message.
-    """
-    response = _call("POST", f"{address}/pub", timeout_s, params={"topic": topic, "defer": str(delay_ms)}, data=body)
-    if response.status_code != requests.codes.ok:
-        raise NsqdRefused(_error_code(response), "", fatal=False)
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._session: requests.Session | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last call has left a connection; nsqd may have closed it meanwhile."""
+        return self._session is not None
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def publish(self, topic: str, body: bytes, *, timeout_s: float, delay_ms: int = 0) -> None:
+        """Publish one message through nsqd's `/pub`, to be delivered after `delay_ms`.
+
+        Raises:
+            ConnectionLost: nsqd cannot be reached in time.
+            NsqdRefused: nsqd did not take the message.
+        """
+        response = self._call("POST", "/pub", timeout_s, params={"topic": topic, "defer": str(delay_ms)}, data=body)
+        if response.status_code != requests.codes.ok:
+            raise NsqdRefused(_error_code(response), "", fatal=False)
+
+    def ping(self, *, timeout_s: float) -> None:
+        """Ask nsqd's `/ping` whether it is well.
+
+        Raises:
+            ConnectionLost: nsqd cannot be reached in time.
+            NsqdRefused: it is not well.
+        """
+        response = self._call("GET", "/ping", timeout_s)
+        if response.status_code != requests.codes.ok:
+            raise NsqdRefused(f"HTTP {response.status_code}", response.text[:80], fatal=False)
+
+    def _call(self, method: str, path: str, timeout_s: float, **request: Any) -> requests.Response:
+        if self._session is None:
+            self._session = _session()
+        try:
+            return _call(self._session, method, f"{self._address}{path}", timeout_s, **request)
+        except BaseException:
+            self.close()
+            raise
 
 
-def ping(address: Address, *, timeout_s: float) -> None:
-    """Ask nsqd's `/ping` whether it is well.
-
-    Raises:
-        ConnectionLost: nsqd cannot be reached in time.
-        NsqdRefused: it is not well.
-    """
-    response = _call("GET", f"{address}/ping", timeout_s)
-    if response.status_code != requests.codes.ok:
-        raise NsqdRefused(f"HTTP {response.status_code}", response.text[:80], fatal=False)
+def publish(address: Address, topic: str, body: bytes, *, timeout_s: float) -> None:
+    """Publish one message over a connection of its own; raises as `Client.publish`."""
+    with closing(Client(address)) as client:
+        client.publish(topic, body, timeout_s=timeout_s)
 
 
 def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[Address], list[str]]:
@@ -58,7 +91,8 @@ def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[A
 
 
 def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
-    response = _call("GET", f"{lookupd}/nodes", timeout_s)
+    with _session() as session:
+        response = _call(session, "GET", f"{lookupd}/nodes", timeout_s)
     try:
         producers = orjson.loads(response.content)["producers"]
         # Written and read again, which checks the name and the port.
@@ -67,11 +101,15 @@ def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
         raise ProtocolError(f"{lookupd}: /nodes answered {response.status_code} without any") from error
 
 
-def _call(method: str, url: str, timeout_s: float, **request: Any) -> requests.Response:
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # nsqd is a neighbour; a proxy of the environment is for other traffic
+    return session
+
+
+def _call(session: requests.Session, method: str, url: str, timeout_s: float, **request: Any) -> requests.Response:
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # nsqd is a neighbour; a proxy of the environment is for other traffic
-            return session.request(method, f"http://{url}", timeout=timeout_s, **request)
+        return session.request(method, f"http://{url}", timeout=timeout_s, **request)
     except (requests.RequestException, ValueError) as error:  # ValueError: a host name that cannot be one
         cause = getattr(error.args[0], "reason", error) if error.args else error
         raise ConnectionLost(f"{url.partition('/')[0]}: {_last_words(cause)}") from error

@@ -130,19 +130,32 @@ class TcpWay:
 
 
 class HttpWay:
-    """Publishes through nsqd's HTTP interface."""
+    """Publishes through nsqd's HTTP interface, over a connection that is kept open."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
+        self._client = httpapi.Client(address)
 
     def publish(self, message: Outgoing, deadline: float) -> None:
-        """Publish and wait for 200 OK; raises as `httpapi.publish`."""
-        timeout_s = max(deadline - time.monotonic(), 0.001)
-        httpapi.publish(self._address, message.topic, message.body, timeout_s=timeout_s, delay_ms=message.delay_ms)
+        """Publish and wait for 200 OK; raises as `httpapi.Client.publish`."""
+        if self._client.connected:
+            try:
+                return self._publish(message, deadline)
+            except ConnectionLost:
+                if time.monotonic() >= deadline:  # nsqd was too slow, and may have taken the message
+                    raise
+        self._publish(message, deadline)
 
     def trial(self, deadline: float) -> None:
-        """Ask for `/ping`; raises as `httpapi.ping`."""
-        httpapi.ping(self._address, timeout_s=max(deadline - time.monotonic(), 0.001))
+        """Ask for `/ping` anew, and keep that connection; raises as `httpapi.Client.ping`."""
+        self._client.close()
+        self._client.ping(timeout_s=_left_s(deadline))
+
+    def _publish(self, message: Outgoing, deadline: float) -> None:
+        self._client.publish(message.topic, message.body, timeout_s=_left_s(deadline), delay_ms=message.delay_ms)
+
+
+def _left_s(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)  # `requests` takes no timeout of 0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,20 +14,19 @@ from collections.abc import Callable
 import orjson
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, NameRefused, NsqError, PayloadError, QueryFailed, UsageError
+from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.host import Host
-from kemi_nsq.jsontext import JsonObject, encode
+from kemi_nsq.jsontext import JsonObject, encode, not_json
 from kemi_nsq.names import topic_name
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.queries.asker import Asker, failure_reason
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE
-from kemi_nsq.settings import Settings
+from kemi_nsq.settings import Settings, limits
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
 TIMEOUT_VARIABLE = "nsq_query_timeout"
-#: As of NSQ_QUERY_TIMEOUT.
-_SHORTEST_QUERY_S, _LONGEST_QUERY_S = 0.01, 300.0
+_SHORTEST_QUERY_S, _LONGEST_QUERY_S = limits("query_timeout")
 #: So much later than the query itself its transaction ends, if no consumer has resumed it.
 _RESUME_S = 1.0
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
@@ -69,7 +68,7 @@ class NsqFunctions:
         if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
             raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
         body = self._body(payload)
-        message = Outgoing(topic=_topic(topic), body=body, delay_ms=delay_ms)
+        message = Outgoing(topic=topic_name(topic), body=body, delay_ms=delay_ms)
         try:
             self._publisher.publish(message)
         except ConnectionLost:
@@ -94,7 +93,7 @@ class NsqFunctions:
         """
         try:
             timeout_s = self._timeout(timeout_s)
-            reply = self._asker.ask(_topic(topic), payload, timeout_s)
+            reply = self._asker.ask(topic_name(topic), payload, timeout_s)
         except NsqError as error:
             self._leave("", failure_reason(error))
             raise
@@ -118,7 +117,7 @@ class NsqFunctions:
             timeout_s = self._timeout(None)
             if not exists(route):
                 raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
-            query = self._asker.prepare(_topic(topic), payload, timeout_s)
+            query = self._asker.prepare(topic_name(topic), payload, timeout_s)
             suspended = self._host.suspend_transaction(route, timeout_s + _RESUME_S)
             if suspended is None:
                 raise UsageError("there is no SIP request here whose transaction could be suspended")
@@ -142,10 +141,7 @@ class NsqFunctions:
             if not self._settings.publish_raw:
                 orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            where = f"{error.msg} at line {error.lineno} column {error.colno}"
-            raise PayloadError(
-                f"the payload is not JSON: {where} (NSQ_PUBLISH_RAW=1 publishes it all the same)"
-            ) from error
+            raise not_json("payload", error, " (NSQ_PUBLISH_RAW=1 publishes it all the same)") from error
         except UnicodeEncodeError as error:
             raise PayloadError(f"the payload cannot be written as UTF-8: {error.reason}") from error
         return body
@@ -166,10 +162,3 @@ class NsqFunctions:
     def _leave(self, reply: str, reason: str) -> None:
         self._host.set_variable(REPLY_VARIABLE, reply)
         self._host.set_variable(REASON_VARIABLE, reason)
-
-
-def _topic(name: str) -> str:
-    try:
-        return topic_name(name)
-    except ValueError as error:
-        raise NameRefused(str(error)) from error

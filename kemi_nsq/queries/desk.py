@@ -21,9 +21,10 @@ from kemi_nsq.names import Subscription
 from kemi_nsq.queries.postbox import Postbox
 from kemi_nsq.queries.protocol import Pending, Reason, Resume, Waiting, reply_msg_id, reply_subscription
 from kemi_nsq.reports import Report
+from kemi_nsq.settings import limits
 
-#: More consumer processes than NSQ_CONSUMERS allows.
-MAX_SLOTS = 32
+#: One for each consumer process, however many of them NSQ_CONSUMERS starts.
+MAX_SLOTS = int(limits("consumers")[1])
 #: Says nothing; that it can be sent says that somebody is there.
 EMPTY_LETTER = b"{}"
 

@@ -41,9 +41,9 @@ def publish(
 ) -> None:
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
-    address = _address(nsqd) or load({}).nsqd_address[0]
+    address = names.address(nsqd) if nsqd else load({}).nsqd_address[0]
     json_object(text)
-    httpapi.publish(address, _topic(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
+    httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
 
 
@@ -55,7 +55,7 @@ def query(
     nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
 ) -> None:
     """Ask over NSQ as nsq_query does, and print the reply."""
-    sys.stdout.write(responder.ask(_tcp_settings(nsqd), _topic(topic), payload, timeout_s=timeout) + "\n")
+    sys.stdout.write(responder.ask(_tcp_settings(nsqd), names.topic_name(topic), payload, timeout_s=timeout) + "\n")
 
 
 @app.command()
@@ -69,7 +69,7 @@ def respond(
     if bool(reply) == bool(command):
         raise UsageError("one of --reply and --exec is needed")
     answer = responder.fixed(reply) if reply else responder.executed(command)
-    responder.serve(_tcp_settings(nsqd), _topic(topic), answer, Console(stderr=True).print)
+    responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
 
 
 @presence.command()
@@ -155,22 +155,8 @@ def _standard_input() -> str:
         raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _address(text: str) -> names.Address | None:
-    try:
-        return names.address(text) if text else None
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def _tcp_settings(nsqd: str) -> table.Settings:
     return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
-
-
-def _topic(name: str) -> str:
-    try:
-        return names.topic_name(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _fail(error: NsqError, code: int, hint: str = "") -> int:

@@ -105,7 +105,7 @@ def _respond(publisher: Publisher, text: str, answer: Answer) -> str:
         raise PayloadError("the request has no Msg-ID or no Server-ID")
     try:
         topic_name(reply_topic)
-    except ValueError as error:
+    except NameRefused as error:  # which of its names it is
         raise NameRefused(f"Server-ID: {error}") from error
     publisher.publish(Outgoing(topic=reply_topic, body=encode({**answer(text), MSG_ID: msg_id})))
     return f"answered {msg_id} on {reply_topic}"

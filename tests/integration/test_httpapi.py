@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Address, address
 from kemi_nsq.nsq import httpapi
+from kemi_nsq.nsq.httpapi import Client
 from tests.support.nsqd import Nsqd, Nsqlookupd
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.scripted_nsqd import Cut, Expect, Hold, ScriptedNsqd, Send, Step
@@ -35,6 +37,13 @@ def http_answer(body: bytes, status: str = "200 OK") -> list[Step]:
     return [Expect(b"\r\n\r\n"), Send(head.encode() + body), Cut()]
 
 
+#: The answer of a server that takes further requests on the same connection.
+OK, BUSY = (
+    (Expect(b"\r\n\r\n"), Send(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nOK".encode()))
+    for status in ("200 OK", "503 Busy")
+)
+
+
 # Publishing
 
 
@@ -46,7 +55,8 @@ def test_nsqd_takes_a_message(nsqd: Nsqd, body: bytes) -> None:
 
 
 def test_nsqd_holds_a_message_back(nsqd: Nsqd) -> None:
-    httpapi.publish(address(nsqd.http_address), "events", b"{}", timeout_s=TIMEOUT_S, delay_ms=60_000)
+    with closing(Client(address(nsqd.http_address))) as client:
+        client.publish("events", b"{}", timeout_s=TIMEOUT_S, delay_ms=60_000)
     until(lambda: nsqd.channel("events", "kamailio").deferred == 1, what="the deferred message")
 
 
@@ -95,6 +105,42 @@ def test_a_proxy_of_the_environment_is_not_used(nsqd: Nsqd, monkeypatch: pytest.
     monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{free_tcp_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     httpapi.publish(address(nsqd.http_address), "events", b"{}", timeout_s=TIMEOUT_S)
+
+
+# A connection that is kept
+
+
+def test_one_connection_serves_all_calls() -> None:
+    with (
+        ScriptedNsqd([*OK, *OK, *BUSY, *OK, Hold()]) as server,
+        closing(Client(address(server.address))) as client,
+    ):
+        assert (client.connected, server.connections) == (False, 0), "nothing is opened before the first call"
+        client.publish("events", b"{}", timeout_s=TIMEOUT_S)
+        client.ping(timeout_s=TIMEOUT_S)
+        with pytest.raises(NsqdRefused):
+            client.publish("events", b"[]", timeout_s=TIMEOUT_S)
+        client.publish("events", b"{}", timeout_s=TIMEOUT_S)
+        assert (client.connected, server.connections) == (True, 1)
+
+
+def test_after_close_the_next_call_opens_another_connection() -> None:
+    with ScriptedNsqd([*OK, Hold()]) as server, closing(Client(address(server.address))) as client:
+        for number in (1, 2):
+            client.ping(timeout_s=TIMEOUT_S)
+            client.close()
+            assert (client.connected, server.connections) == (False, number)
+
+
+def test_the_connection_of_a_call_that_failed_is_not_used_again() -> None:
+    """Its answer may come late, and would be taken for that of the next call."""
+    with ScriptedNsqd([*OK, Hold()]) as server, closing(Client(address(server.address))) as client:
+        client.ping(timeout_s=TIMEOUT_S)
+        with pytest.raises(ConnectionLost, match="timed out"):
+            client.ping(timeout_s=0.1)
+        assert not client.connected
+        client.ping(timeout_s=TIMEOUT_S)
+        assert server.connections == 2
 
 
 # Looking nsqd up

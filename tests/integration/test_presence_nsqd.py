@@ -77,15 +77,13 @@ class Consuming:
         self.host = ViewingHost(views)
         self._chance = random.Random(seed)
         chosen = settings(
-            **{
-                "nsqd_tcp_address": nsqd.tcp_address,
-                "topic_channel": f"{TOPIC}:{CHANNEL}",
-                "max_in_flight": "20",
-                "max_attempts": "1000",
-                "msg_timeout": "0",
-                "db_url": f"sqlite:///{views.database.engine.url.database}",
-                **values,
-            }
+            nsqd_tcp_address=nsqd.tcp_address,
+            topic_channel=f"{TOPIC}:{CHANNEL}",
+            max_in_flight="20",
+            max_attempts="1000",
+            msg_timeout="0",
+            db_url=f"sqlite:///{views.database.engine.url.database}",
+            **values,
         )
         self._parts: Parts = wire(self.host, chosen, {"nsq:consumer-event": self._route}, native=False)
         self._thread = threading.Thread(target=self._parts.supervisor.run_forever)

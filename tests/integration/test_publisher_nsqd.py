@@ -20,6 +20,7 @@ from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.tools.reader import Reader
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
+from tests.support.scripted_nsqd import Cut, Expect, Hold, Reset, ScriptedNsqd, Send, Step
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -95,6 +96,14 @@ def read(server: Nsqd, topic: str) -> nsq.Message:
         reader.close()
 
 
+#: A server that takes one message through HTTP.
+TAKES: list[Step] = [Expect(b"{}"), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")]
+
+
+def http_publisher(server: ScriptedNsqd, timeout_s: float = 2.0) -> Publisher:
+    return Publisher(settings(nsqd_address=server.address, publish_transport="http", publish_timeout=str(timeout_s)))
+
+
 # One nsqd
 
 
@@ -151,6 +160,15 @@ def test_a_connection_is_kept(tmp_path: Path) -> None:
         assert server.log_text().count("TCP: new client") == 1
 
 
+def test_a_connection_is_kept_with_http_too() -> None:
+    with ScriptedNsqd([*TAKES * 20, Hold()]) as server:
+        made = http_publisher(server)
+        assert server.connections == 0, "nothing is opened before it is used"
+        for _ in range(20):
+            made.publish(message("kept"))
+        assert server.connections == 1
+
+
 # A nsqd that goes away
 
 
@@ -163,6 +181,46 @@ def test_a_restart_of_nsqd_is_not_noticed(tmp_path: Path, transport: str) -> Non
             server.start()
             made.publish(message("restart"))
         read(server, "restart")
+
+
+#: How a server ends a connection: before, or after another message has come on it.
+ENDS: dict[str, list[Step]] = {
+    "closed": [Cut()],
+    "closed when used": [Expect(b"{}"), Cut()],
+    "reset when used": [Expect(b"{}"), Reset()],
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_http_sends_once_more_over_a_new_connection_when_the_kept_one_is_gone(end: list[Step]) -> None:
+    with ScriptedNsqd([*TAKES, *end], [*TAKES, Hold()]) as server:
+        made = http_publisher(server)
+        made.publish(message("t"))
+        made.publish(message("t"))
+        assert server.connections == 2
+        assert server.received(1).count(b"POST /pub?topic=t") == 1
+
+
+def test_http_sends_no_second_time_what_had_no_answer_in_time() -> None:
+    """It may have been taken, and the time is over."""
+    with ScriptedNsqd([*TAKES, Hold()]) as server:
+        made = http_publisher(server, timeout_s=0.2)
+        made.publish(message("t"))
+        with pytest.raises(ConnectionLost, match="timed out"):
+            made.publish(message("t"))
+        assert server.connections == 1
+        until(lambda: published(made, "t"), what="the next try, over a new connection")
+        assert server.connections == 2
+
+
+def test_http_is_probed_by_a_new_connection_which_is_kept() -> None:
+    ping: list[Step] = [Expect(b"GET /ping"), *TAKES[1:]]
+    with ScriptedNsqd([*TAKES, Hold()], [*ping, *TAKES, Hold()]) as server:
+        made = http_publisher(server)
+        made.publish(message("t"))
+        made.trial()
+        made.publish(message("t"))
+        assert server.connections == 2
 
 
 def test_a_nsqd_that_is_down_fails_at_once_and_is_tried_again_later(tmp_path: Path, transport: str) -> None:

@@ -25,7 +25,8 @@ class Consuming:
     Args:
         nsqd: the one to consume from; None when the settings name it.
         handler: what the route does with each event.
-        values: settings: `Consuming(nsqd, max_in_flight="2", topic_channel="a:b")`.
+        msg_timeout: as the setting; 0 so that a test says by nsqd's own --msg-timeout how long it waits.
+        values: further settings: `Consuming(nsqd, max_in_flight="2", topic_channel="a:b")`.
 
     Attributes:
         host: the fake SIP server.
@@ -36,17 +37,20 @@ class Consuming:
     _running: ClassVar[int] = 0
 
     def __init__(
-        self, nsqd: Nsqd | None = None, handler: Callable[[Event], int | None] = lambda _: None, **values: str
+        self,
+        nsqd: Nsqd | None = None,
+        handler: Callable[[Event], int | None] = lambda _: None,
+        *,
+        msg_timeout: str = "0",
+        **values: str,
     ) -> None:
         if nsqd is not None:
             values["nsqd_tcp_address"] = nsqd.tcp_address
         self.host = FakeHost()
         self.events: list[Event] = []
         self._handler = handler
-        # A test says by nsqd's own --msg-timeout how long it waits.
-        self.parts = wire(
-            self.host, settings(**{"msg_timeout": "0", **values}), {"nsq:consumer-event": self._handle}, native=False
-        )
+        chosen = settings(msg_timeout=msg_timeout, **values)
+        self.parts = wire(self.host, chosen, {"nsq:consumer-event": self._handle}, native=False)
         self._consumer = self.parts.supervisor
         self._thread = threading.Thread(target=self._consumer.run_forever, name="consumer under test")
 

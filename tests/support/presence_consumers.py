@@ -156,7 +156,8 @@ class PresenceConsumer:
     Args:
         host: the SIP server.
         store: the table.
-        values: settings.
+        max_attempts: as the setting, but so many that no message is given up.
+        values: further settings.
 
     Attributes:
         handling: handles messages.
@@ -166,10 +167,10 @@ class PresenceConsumer:
         functions: what its routes may call.
     """
 
-    def __init__(self, host: FakeHost, store: PresentityTable, **values: str) -> None:
+    def __init__(self, host: FakeHost, store: PresentityTable, *, max_attempts: str = "1000", **values: str) -> None:
         self.host = host
         self.store = store
-        self._settings = settings(**{"max_attempts": "1000", **values})
+        self._settings = settings(max_attempts=max_attempts, **values)
         self.start()
 
     def start(self) -> None:

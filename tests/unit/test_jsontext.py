@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Paths into JSON: kazoo's syntax, with a clear rule for what is missing.
+"""Paths into JSON: kazoo's syntax, with a clear rule for what is missing; and the words for what is no JSON.
 
 Where kazoo's own reading is an accident of its C code, ours is said here: `differs`.
 """
@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import PayloadError
-from kemi_nsq.jsontext import lookup
+from kemi_nsq.jsontext import json_object, lookup
 
 PAYLOAD = json.dumps(
     {
@@ -122,6 +122,19 @@ def test_an_index_is_a_number_differs(path: str) -> None:
 def test_what_is_no_json_is_refused(payload: str) -> None:
     with pytest.raises(PayloadError, match="not JSON"):
         lookup("a", payload)
+
+
+def test_what_is_no_json_is_told_in_the_same_words_everywhere() -> None:
+    where = "is not JSON: unexpected character, expected a string key at line 2 column 1"
+    with pytest.raises(PayloadError) as caught:
+        lookup("a", "{\n'a': 1}")
+    assert str(caught.value) == f"the payload {where}"
+    with pytest.raises(PayloadError) as caught:
+        json_object("{\n'a': 1}")
+    assert str(caught.value) == f"the body {where}; JSON strings stand in double quotes, this one uses single quotes"
+    with pytest.raises(PayloadError) as caught:
+        json_object("{\n1: 1}")
+    assert str(caught.value) == f"the body {where}"
 
 
 def test_what_is_too_deep_to_be_written_is_refused() -> None:

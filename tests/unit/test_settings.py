@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kemi_nsq.errors import SettingsError
+from kemi_nsq.errors import AddressRefused, NameRefused, SettingsError
 from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
 from kemi_nsq.setting_types import Meaning
-from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names, rows
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, limits, names, rows
 from tests.support.settings import wipe_environment
 
 LOCAL_TCP, LOCAL_HTTP = Address("127.0.0.1", 4150), Address("127.0.0.1", 4151)
@@ -189,6 +189,31 @@ def test_names_and_rows_list_the_fields() -> None:
     assert all(info.description and allowed(column) for _, column, info in rows())
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("consumers", "1 to 32"),
+        ("publish_timeout", "0.01 to 60"),
+        ("outbox_bytes", "1 to 1099511627776"),
+        ("publish_raw", "1 or 0"),
+        ("ack", "processed or received"),
+        ("node", "1 to 32 of the characters A-Z a-z 0-9 . _ -"),
+    ],
+)
+def test_what_a_setting_allows_is_said_in_words(name: str, words: str) -> None:
+    assert allowed(name) == words
+
+
+def test_limits_are_those_that_a_value_is_held_to() -> None:
+    numbers = [name for name, kind in Settings.__annotations__.items() if kind in ("int", "float")]
+    assert "query_timeout" in numbers
+    for name in numbers:
+        least, most = limits(name)
+        assert [getattr(load({PREFIX + name.upper(): str(each)}), name) for each in (least, most)] == [least, most]
+        assert len(problems({PREFIX + name.upper(): str(least - 1)})) == 1
+        assert len(problems({PREFIX + name.upper(): str(most + 1)})) == 1
+
+
 @pytest.mark.parametrize(("name", "default"), [(name, row[0]) for name, row in GOOD.items()])
 def test_default(name: str, default: object) -> None:
     assert getattr(load({}), field(name)) == default
@@ -317,8 +342,14 @@ def test_a_subscription_is_written_as_it_is_read() -> None:
 
 @pytest.mark.parametrize("name", _BAD_NAMES)
 def test_topic_name_refuses(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for a topic or channel"):
+    with pytest.raises(NameRefused, match="is no name for a topic or channel"):
         topic_name(name)
+
+
+@pytest.mark.parametrize("text", ["", *_BAD_ADDRESSES])
+def test_address_refuses(text: str) -> None:
+    with pytest.raises(AddressRefused, match=r"is no host:port$"):
+        address(text)
 
 
 def test_nothing_is_read_from_files(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

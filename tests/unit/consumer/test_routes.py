@@ -26,17 +26,16 @@ from kemi_nsq.testing import FakeHost
 NAME = "nsq:consumer-event-presence"
 
 
-def event(**changes: object) -> Event:
-    fields: dict[str, object] = {
-        "topic": "t",
-        "channel": "c",
-        "message_id": "0123456789abcdef",
-        "timestamp_ns": 1,
-        "attempts": 3,
-        "payload": '{"a": 1}',
-        "fields": {"a": 1},
-    }
-    return Event(**(fields | changes))  # type: ignore[arg-type]
+def event() -> Event:
+    return Event(
+        topic="t",
+        channel="c",
+        message_id="0123456789abcdef",
+        timestamp_ns=1,
+        attempts=3,
+        payload='{"a": 1}',
+        fields={"a": 1},
+    )
 
 
 class AskedHost(FakeHost):

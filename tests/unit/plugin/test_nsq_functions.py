@@ -180,6 +180,15 @@ def test_a_topic_that_nsq_refuses_is_not_sent(kemi: KemiNsq, parts: Parts, host:
     assert all("is no name for a topic or channel" in line for _, line in host.lines)
 
 
+def test_a_payload_that_is_no_json_is_logged_with_the_place_and_the_way_out(kemi: KemiNsq, host: FakeHost) -> None:
+    assert kemi.nsq_publish("calls", "{\n}}") == -1
+    [(_, line)] = host.lines
+    assert line.endswith(
+        "the payload is not JSON: unexpected content after document at line 2 column 2 "
+        "(NSQ_PUBLISH_RAW=1 publishes it all the same)"
+    )
+
+
 @pytest.mark.parametrize("payload", ["", "x", "{", "{'a': 1}", '{"a": "\0"}', '{"a": "\n"}', '{"a": "\ud800"}'])
 def test_a_payload_that_is_no_json_is_not_sent(
     kemi: KemiNsq, publisher: FakePublisher, host: FakeHost, payload: str

@@ -61,7 +61,7 @@ def host(path: Path) -> FakeHost:
 
 def payload(**changes: str | None) -> str:
     """Write the event CALL with some fields changed, or left out where None; `_` stands for `-`."""
-    fields = {**CALL, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    fields = CALL | {name.replace("_", "-"): value for name, value in changes.items()}
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
