@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -17,15 +18,26 @@ class Clock:
         monotonic: returns seconds that never go back; all processes of a machine share them.
         wall_ns: returns nanoseconds since the epoch, by a clock that an operator may set back.
         chance: returns a random number, at least 0 and below 1.
+        entropy: returns so many bytes that nobody can guess.
     """
 
     monotonic: Callable[[], float] = time.monotonic
     wall_ns: Callable[[], int] = time.time_ns
     chance: Callable[[], float] = random.random
+    entropy: Callable[[int], bytes] = os.urandom
 
     def wall(self) -> float:
         """Return seconds since the epoch."""
         return self.wall_ns() / 1e9
+
+
+def local_time(epoch: float, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Write a second since the epoch as the operator's clock shows it.
+
+    Raises:
+        ValueError, OverflowError, OSError: it is no second that a calendar has.
+    """
+    return time.strftime(pattern, time.localtime(epoch))
 
 
 #: That of the machine.

@@ -15,7 +15,6 @@ import enum
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from itertools import accumulate
 from mmap import mmap
 from typing import NamedTuple, TypeAlias
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter, Named
 
 #: Bytes of a text, if its fact does not say otherwise.
@@ -134,14 +134,16 @@ class Page:
 
     Args:
         make: returns the memory for a process id. It must not raise: what is shown must never be what fails.
+        clock: tells the time.
 
     Attributes:
         doing: what the main thread does now, for the other threads of this process.
         memory: where it is, from the first use on; `read` reads it.
     """
 
-    def __init__(self, make: Callable[[int], Memory] = _own_memory) -> None:
+    def __init__(self, make: Callable[[int], Memory] = _own_memory, clock: Clock = SYSTEM) -> None:
         self._make = make
+        self._monotonic, self._wall = clock.monotonic, clock.wall
         self._lock = threading.Lock()
         self._pid = 0
         self._what = ""
@@ -189,11 +191,11 @@ class Page:
 
     def begin(self, what: str) -> None:
         """Say what the main thread does from now on; the fact HANDLING says with which messages."""
-        self.doing = Doing(time.monotonic(), what)
+        self.doing = Doing(self._monotonic(), what)
         if what is not self._what:  # nearly always the route that ran before
             self._what = what
             self.show(Fact.DOING, what)
-        self._floats[_BUSY] = time.time()
+        self._floats[_BUSY] = self._wall()
 
     @property
     def last(self) -> str:
@@ -211,7 +213,7 @@ class Page:
     def wait(self) -> None:
         """Say that the main thread waits for something to do."""
         self.doing = None
-        self.set(Gauge.MAIN_TURN, time.time())
+        self.set(Gauge.MAIN_TURN, self._wall())
         self._floats[_BUSY] = 0.0
 
     def role(self, name: str) -> None:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.host import Host, Level
 
 #: Lines of one kind in one window; further ones are left out, and the next window says how many.
@@ -30,10 +29,10 @@ class Quiet:
 
     Args:
         host: has the log.
-        clock: monotonic seconds.
+        clock: tells the time.
     """
 
-    def __init__(self, host: Host, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, host: Host, clock: Clock = SYSTEM) -> None:
         self._host = host
         self._clock = clock
         self._windows: dict[str, _Window] = {}
@@ -47,7 +46,7 @@ class Quiet:
             text: the line.
             error: a bug of ours, whose traceback follows, a line each.
         """
-        now = self._clock()
+        now = self._clock.monotonic()
         window = self._windows.setdefault(kind, _Window(now))
         left_out = 0
         if now - window.started >= WINDOW_S:

@@ -46,7 +46,7 @@ class Chores:
         self._probe = probe
         self._gate = gate
         self._clock = clock
-        self._quiet = Quiet(host, clock.monotonic)
+        self._quiet = Quiet(host, clock)
         self._sweep_due = clock.monotonic()
         self._probe_due: float | None = None
 

@@ -44,7 +44,7 @@ class Committing:
         self._writer = writer
         self._gate = gate
         self._clock = clock
-        self._quiet = Quiet(host, clock.monotonic)
+        self._quiet = Quiet(host, clock)
 
     def commit(self, wrote: Sequence[Handled]) -> None:
         """Write what some messages have published; if that fails, note in each of them what that means for it."""

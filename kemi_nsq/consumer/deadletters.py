@@ -7,7 +7,8 @@ import base64
 
 from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.jsontext import JsonValue, encode
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.settings import Settings
 
 

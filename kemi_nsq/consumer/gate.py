@@ -6,11 +6,10 @@ The policies are `outage` and `backoff`. Here they meet the clock, the trials, t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.consumer.backoff import Backoff
 from kemi_nsq.consumer.outage import Kind, Outage
 from kemi_nsq.counters import Counter
@@ -168,7 +167,7 @@ class Gate:
 
     def _wall(self, second: float) -> str:
         """Write a monotonic second as the operator's clock shows it."""
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock.wall() + second - self._clock.monotonic()))
+        return local_time(self._clock.wall() + second - self._clock.monotonic())
 
 
 def _turn(valve: Valve, topic: Subscription, limit: int | None) -> None:

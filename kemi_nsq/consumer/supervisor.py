@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import threading
-import time
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.connector import Connector
 from kemi_nsq.consumer.gate import Gate
@@ -92,7 +91,9 @@ class Supervisor:
         gate: Gate,
         *,
         outbox: Outbox | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self._settings = settings
         self._host = host
         self._handling = handling
@@ -116,13 +117,13 @@ class Supervisor:
         self._chores.begin()
         failures, trace = 0, ""
         while not self._stopping.is_set():
-            started = time.monotonic()
+            started = self._clock.monotonic()
             try:
                 if trace:  # inside the `try`, because the log may fail as well
                     self._recover(failures, trace)
                 self._run()
             except BaseException:  # also SystemExit: this process must not end, nor sleep for ever
-                failures = failures + 1 if time.monotonic() - started < HEALTHY_S else 1
+                failures = failures + 1 if self._clock.monotonic() - started < HEALTHY_S else 1
                 trace = traceback.format_exc()
 
     def stop(self) -> None:
@@ -131,7 +132,7 @@ class Supervisor:
         self._items.put([])
 
     def _recover(self, failures: int, trace: str) -> None:
-        delay_s = reconnect_delay_s(failures, random.random())
+        delay_s = reconnect_delay_s(failures, self._clock.chance())
         self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
         self._host.page.wait()
         try:
@@ -152,10 +153,11 @@ class Supervisor:
             (*self._settings.subscriptions, desk.subscription),
             adopt=self._io.adopt,
             report=self._emit,
+            clock=self._clock,
         )
         threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
         if self._outbox is not None:
-            threads.append(OutboxSender(self._outbox, Publisher(self._settings), self._emit))
+            threads.append(OutboxSender(self._outbox, Publisher(self._settings, self._clock), self._emit))
         try:
             for thread in threads:
                 thread.start()
@@ -178,15 +180,15 @@ class Supervisor:
             desk=desk,
             hand_over=self._items.put,
             on_closed=self._on_closed,
-            now=time.monotonic(),
+            now=self._clock.monotonic(),
         )
-        return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put)
+        return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put, clock=self._clock)
 
     def _loop(self) -> None:
         failed = bool(self._host.page.shown(Fact.FAILED))
         while not self._stopping.is_set():
             items = self._waiting()
-            self._stacks.arm(time.monotonic())
+            self._stacks.arm(self._clock.monotonic())
             self._take(items)
             self._host.page.begin("expiry and other chores")
             self._chores.tick()
@@ -221,7 +223,7 @@ class Supervisor:
         self._host.page.wait()
         due = self._chores.next_due()
         try:
-            items = self._items.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            items = self._items.get(timeout=None if due is None else max(0.0, due - self._clock.monotonic()))
         except Empty:
             return []
         while len(items) < self._settings.batch:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.current import Fault, Handled
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
@@ -62,14 +63,17 @@ class Verdicts:
         host: the SIP server.
         gate: holds topics.
         dead_letters: takes what cannot be used.
+        clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, host: Host, gate: Gate, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, gate: Gate, dead_letters: DeadLetters, clock: Clock = SYSTEM
+    ) -> None:
         self._settings = settings
         self._host = host
         self._gate = gate
         self._dead_letters = dead_letters
-        self._quiet = Quiet(host)
+        self._quiet = Quiet(host, clock)
         self._given_back: OrderedDict[bytes, int] = OrderedDict()
         self._failed: OrderedDict[bytes, int] = OrderedDict()
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from typing import IO
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, StoreError, TransientError
 from kemi_nsq.host import Level
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.reports import Broken, Report
 
 BUSY_TIMEOUT_S = 0.2
@@ -50,9 +51,11 @@ class Outbox:
         path: the SQLite file.
         max_messages: how many it may hold.
         max_bytes: how many bytes of bodies it may hold.
+        clock: tells the time.
     """
 
-    def __init__(self, path: str, *, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, path: str, *, max_messages: int, max_bytes: int, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self.path = path
         self._limits = {"max_messages": max_messages, "max_bytes": max_bytes}
         self._connection: sqlite3.Connection | None = None
@@ -63,7 +66,7 @@ class Outbox:
         Raises:
             StoreError: the outbox is full, or the file cannot be written.
         """
-        due = time.time() + message.delay_ms / 1000
+        due = self._clock.wall() + message.delay_ms / 1000
         values = {"topic": message.topic, "body": message.body, "due": due, **self._limits}
         if not self._execute(_KEEP, values).rowcount:
             raise StoreError(f"the outbox {self.path} is full ({self._limits})")
@@ -75,7 +78,7 @@ class Outbox:
             StoreError: the file cannot be read.
         """
         rows = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT :limit", {"limit": _BATCH})
-        now = time.time()
+        now = self._clock.wall()
         return [
             (row_id, Outgoing(topic=topic, body=body, delay_ms=max(0, int((due - now) * 1000))))
             for row_id, topic, body, due in rows

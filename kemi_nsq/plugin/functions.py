@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, ParamSpec, TypeVar
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.current import Current
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, StoreError
@@ -139,12 +140,13 @@ class Calls:
     Args:
         host: the SIP server.
         current: the message in whose route a function may be called.
+        clock: tells the time.
     """
 
-    def __init__(self, host: Host, current: Current) -> None:
+    def __init__(self, host: Host, current: Current, clock: Clock = SYSTEM) -> None:
         self._host = host
         self._current = current
-        self._quiet = Quiet(host)
+        self._quiet = Quiet(host, clock)
 
     def call(
         self, name: str, work: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs

@@ -13,13 +13,15 @@ from collections.abc import Callable
 
 import orjson
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.host import Host
 from kemi_nsq.jsontext import JsonObject, encode, not_json
 from kemi_nsq.names import topic_name
 from kemi_nsq.nsq.outbox import Outbox
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.asker import Asker, failure_reason
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE
 from kemi_nsq.settings import Settings, limits
@@ -48,14 +50,17 @@ class NsqFunctions:
         host: the SIP server.
         publisher: publishes to NSQ.
         outbox: keeps what cannot be published, or None.
+        clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None, clock: Clock = SYSTEM
+    ) -> None:
         self._settings = settings
         self._host = host
         self._publisher = publisher
         self._outbox = outbox
-        self._asker = Asker(settings, publisher)
+        self._asker = Asker(settings, publisher, clock)
 
     def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.

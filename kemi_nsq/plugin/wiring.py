@@ -78,15 +78,15 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         died: how often Kamailio has died while it handled a message, by the message's id.
         clock: tells the time.
     """
-    current, publisher = Current(), Publisher(settings)
-    presence = wire_presence(host, settings, _table(settings), publisher, clock)
+    current, publisher = Current(), Publisher(settings, clock)
+    presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
     router = Router(_route_sources(host, handlers, native=native))
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
     return Parts(
         host=host,
         current=current,
-        calls=Calls(host, current),
-        nsq=NsqFunctions(settings, host, publisher, _outbox(settings)),
+        calls=Calls(host, current, clock),
+        nsq=NsqFunctions(settings, host, publisher, _outbox(settings, clock), clock),
         pua=PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock),
         lock=presence.lock,
         supervisor=_supervisor(host, settings, router, current, presence, publisher, died, clock),
@@ -112,20 +112,20 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
         current=current,
         committing=Committing(settings, host, presence.writer, gate, clock),
         gate=gate,
-        verdicts=Verdicts(settings, host, gate, DeadLetters(settings, publisher)),
+        verdicts=Verdicts(settings, host, gate, DeadLetters(settings, publisher), clock),
         died=died,
     )
     chores = Chores(
         host, watchers=presence.watchers, expiry=presence.expiry, probe=presence.probe, gate=gate, clock=clock
     )
-    return Supervisor(settings, host, handling, chores, gate, outbox=_outbox(settings))
+    return Supervisor(settings, host, handling, chores, gate, outbox=_outbox(settings, clock), clock=clock)
 
 
 def wire_presence(
     host: Host, settings: Settings, table: PresentityTable | None, publisher: Publisher, clock: Clock = SYSTEM
 ) -> Presence:
     """Build what stores states and tells of them, on a table, or what there is without one."""
-    lock = PresenceLock(host, settings.pua_lock, one_writer=table is not None and table.one_writer)
+    lock = PresenceLock(host, settings.pua_lock, one_writer=table is not None and table.one_writer, clock=clock)
     probe = Probe(settings, publisher, table, clock)
     if table is None:
         return Presence(lock=lock, probe=probe)
@@ -135,7 +135,7 @@ def wire_presence(
     return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry)
 
 
-def _table(settings: Settings) -> PresentityTable | None:
+def _table(settings: Settings, clock: Clock) -> PresentityTable | None:
     if not settings.db_url:
         return None
     table = PresentityTable(
@@ -144,6 +144,7 @@ def _table(settings: Settings) -> PresentityTable | None:
         settings.pua_watchers_table,
         max_dialogs=settings.pua_max_dialogs,
         timeout_s=settings.db_timeout,
+        clock=clock,
     )
     table.prepare_file()
     table.fail_fast()
@@ -155,11 +156,11 @@ def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool)
     return [python, KamailioRoutes(host)] if native else [python]
 
 
-def _outbox(settings: Settings) -> Outbox | None:
+def _outbox(settings: Settings, clock: Clock) -> Outbox | None:
     """Return an outbox of its own to each thread that uses one."""
     if not settings.outbox:
         return None
-    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes)
+    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock)
 
 
 def _nothing() -> None:

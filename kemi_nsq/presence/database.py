@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Literal, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.nsq.limits import breaker_delay_s
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
@@ -50,9 +50,10 @@ class Database:
             worker would wait for all of the timeout.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._url = sa.make_url(url)
-        self._deadline = Deadline(timeout_s)
+        self._deadline = Deadline(timeout_s, clock)
         self.backend = self._url.get_backend_name()
         self._engine: sa.Engine | None = None
         self._connection: sa.Connection | None = None
@@ -79,7 +80,7 @@ class Database:
             StoreError: it was busy for too long, gave no answer in time or cannot be reached; or it failed a moment
                 ago and is left alone.
         """
-        if self.fails_fast and time.monotonic() < self._closed_until:
+        if self.fails_fast and self._clock.monotonic() < self._closed_until:
             raise StoreError(f"the database is left alone after {self._failures} failures")
         self._writes = writes
         self._deadline.start(limit_s)
@@ -87,10 +88,10 @@ class Database:
             result = self._try(work)
         except StoreError:
             self._failures += 1
-            self._closed_until = time.monotonic() + breaker_delay_s(self._failures)
+            self._closed_until = self._clock.monotonic() + breaker_delay_s(self._failures)
             raise
         self._failures = 0
-        self._used_at = time.monotonic()
+        self._used_at = self._clock.monotonic()
         return result
 
     def _try(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -128,7 +129,7 @@ class Database:
             self._engine = None
 
     def _connected(self) -> sa.Connection:
-        if time.monotonic() - self._used_at > _RESTED_S:
+        if self._clock.monotonic() - self._used_at > _RESTED_S:
             self._deadline.spare_half()
             self._rest()
         if self._connection is None:

@@ -10,9 +10,10 @@ A driver is imported when a database of its kind is opened.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
+
+from kemi_nsq.clock import SYSTEM, Clock
 
 #: In these steps MySQL's driver is told how much time is left: telling it is a system call.
 _STEPS_PER_S = 10
@@ -26,13 +27,16 @@ class Deadline:
 
     Args:
         timeout_s: seconds that a piece of work has, unless it has less.
+        clock: tells the time.
 
     Attributes:
+        now: returns the monotonic second.
         at: monotonic second; a new one has none.
         span_s: seconds that the work at hand has.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, clock: Clock = SYSTEM) -> None:
+        self.now = clock.monotonic
         self._timeout_s = self.span_s = timeout_s
         self.at = self._end = math.inf
 
@@ -44,12 +48,12 @@ class Deadline:
     @property
     def over(self) -> bool:
         """Whether no time is left."""
-        return time.monotonic() >= self.at
+        return self.now() >= self.at
 
     def start(self, limit_s: float | None = None) -> None:
         """Begin a piece of work, which may have less time than others."""
         self.span_s = self._timeout_s if limit_s is None else min(limit_s, self._timeout_s)
-        self.at = self._end = time.monotonic() + self.span_s
+        self.at = self._end = self.now() + self.span_s
 
     def spare_half(self) -> None:
         """Take half of the time from what comes first: if that fails, there must be time for another way."""
@@ -72,7 +76,7 @@ def _postgresql(deadline: Deadline) -> Callable[..., Any]:
             wanted = next(work)
             while True:
                 ready = yield wanted
-                if time.monotonic() >= deadline.at:
+                if deadline.now() >= deadline.at:
                     give_up()
                     raise psycopg.OperationalError(deadline.text)
                 wanted = work.send(ready)
@@ -97,7 +101,7 @@ def _mysql(deadline: Deadline) -> Callable[..., Any]:
     from pymysql.constants import CR
 
     def left_s() -> float:
-        left = min(deadline.at - time.monotonic(), deadline.span_s)
+        left = min(deadline.at - deadline.now(), deadline.span_s)
         return max(math.ceil(left * _STEPS_PER_S), 1) / _STEPS_PER_S
 
     class Connection(pymysql.connections.Connection):  # type: ignore[misc]  # the driver has no types

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Host, Level
 from kemi_nsq.quiet import Quiet
@@ -22,13 +23,14 @@ class PresenceLock:
         host: the SIP server.
         name: NSQ_PUA_LOCK; '' for none.
         one_writer: the database has one writer at a time, for which Kamailio's driver does not wait.
+        clock: tells the time.
     """
 
-    def __init__(self, host: Host, name: str, *, one_writer: bool) -> None:
+    def __init__(self, host: Host, name: str, *, one_writer: bool, clock: Clock = SYSTEM) -> None:
         self._host = host
         self._name = name
         self._one_writer = one_writer
-        self._quiet = Quiet(host)
+        self._quiet = Quiet(host, clock)
 
     @contextmanager
     def held(self) -> Iterator[None]:

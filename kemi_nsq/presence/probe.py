@@ -8,7 +8,8 @@ from collections import OrderedDict
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.jsontext import JsonValue, encode
 from kemi_nsq.memory import remember
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.settings import Settings

@@ -7,7 +7,6 @@ statistics of the table. There the keys come as one JSON text, which is joined: 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -189,14 +188,14 @@ _EXPANSIONS: Mapping[str, Callable[[sa.BindParameter[str], Sequence[sa.Column[An
 }
 
 
-def trial_row() -> dict[str, object]:
+def trial_row(entropy: Callable[[int], bytes]) -> dict[str, object]:
     """Make a row that nobody sees: `expires` is negative, and by the length of its `ruid` it is none of ours.
 
     Its body is larger than a page and cannot be compressed, so that a full disk has no room for it.
     """
-    name = f"kemi-nsq-trial-{secrets.token_hex(8)}"
+    name = f"kemi-nsq-trial-{entropy(8).hex()}"
     key = {"username": "kemi-nsq-trial", "domain": "invalid", "event": "dialog", "etag": name}
-    changed = {"expires": -2, "received_time": 0, "body": secrets.token_bytes(_TRIAL_SIZE), "sender": "", "priority": 0}
+    changed = {"expires": -2, "received_time": 0, "body": entropy(_TRIAL_SIZE), "sender": "", "priority": 0}
     return {**key, **changed, "ruid": name}
 
 

@@ -14,6 +14,7 @@ from operator import attrgetter, methodcaller
 
 import sqlalchemy as sa
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
@@ -67,12 +68,21 @@ class PresentityTable:
         watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
         max_dialogs: NSQ_PUA_MAX_DIALOGS.
         timeout_s: seconds that each transaction may take.
+        clock: tells the time.
     """
 
-    def __init__(
-        self, url: str, table: str, watchers_table: str = "", *, max_dialogs: int = 0, timeout_s: float = 5.0
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        url: str,
+        table: str,
+        watchers_table: str = "",
+        *,
+        max_dialogs: int = 0,
+        timeout_s: float = 5.0,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._database = Database(url, timeout_s)
+        self._clock = clock
+        self._database = Database(url, timeout_s, clock)
         self._table = _presentity_table(table)
         self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c
@@ -266,7 +276,7 @@ class PresentityTable:
             StoreError: it takes no writes.
         """
         self._database.close()  # an old session may stay read-only when new ones are not
-        row = trial_row()
+        row = trial_row(self._clock.entropy)
         delete = sa.delete(self._table).where(self._table.c.ruid == row["ruid"])
 
         def work(connection: sa.Connection) -> None:

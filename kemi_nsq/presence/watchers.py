@@ -47,7 +47,7 @@ class Watchers:
         self._pacer = Pacer(0)
         self._hiding = Hiding()
         self._ticks = False
-        self._quiet = Quiet(host, clock.monotonic)
+        self._quiet = Quiet(host, clock)
 
     def begin_ticking(self) -> None:
         """Say that this process calls `tick` in time, and knows itself when to leave the database alone.

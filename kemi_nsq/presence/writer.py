@@ -64,7 +64,7 @@ class PresenceWriter:
         self._trials = 0
         self._stored_at = -_TAKES_ROWS_S
         self._refuses_all = False
-        self._quiet = Quiet(host, clock.monotonic)
+        self._quiet = Quiet(host, clock)
 
     def row(self, fields: JsonObject, order: Order, *, sent_at: float | None, redelivered: bool = False) -> Row | None:
         """Make the row that stores the state that `fields` announce.

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import orjson
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, QueryFailed, TransientError, UsageError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject, JsonValue, encode
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.desk import EMPTY_LETTER, desk_name
 from kemi_nsq.queries.postbox import Postbox
 from kemi_nsq.queries.protocol import SERVER_ID, Sender, Waiting, reply_subscription, request
@@ -46,9 +47,11 @@ class Asker:
     Args:
         settings: NSQ_NODE, NSQ_CONSUMERS and the rest.
         publisher: publishes the requests.
+        clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+    def __init__(self, settings: Settings, publisher: Publisher, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._settings = settings
         self._publisher = publisher
         self._sender = Sender(node=settings.node, app_name="kemi-nsq", app_version=version("kemi-nsq"))
@@ -70,15 +73,15 @@ class Asker:
             ConnectionLost, NsqdRefused: no nsqd took the request.
             QueryFailed: no reply came in time, or none that can be used.
         """
-        deadline = time.monotonic() + timeout_s
-        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
+        deadline = self._clock.monotonic() + timeout_s
+        msg_id, fields = request(payload, sender=self._sender, new_id=self._new_id())
         slot = self._reach(orjson.dumps(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name())))
         try:
             self._publisher.publish(Outgoing(topic=topic, body=self._body(fields, slot)), until=deadline)
         except NsqError as error:
             self._withdraw(slot, msg_id, failure_reason(error))
             raise
-        return _wait(self._box(), msg_id, deadline)
+        return self._wait(msg_id, deadline)
 
     def prepare(self, topic: str, payload: str | JsonObject, timeout_s: float) -> Query:
         """Check everything that `ask_later` needs, before a transaction is suspended for it.
@@ -87,8 +90,8 @@ class Asker:
             PayloadError: the payload is no JSON object.
             QueryFailed: no consumer process is there to take the reply.
         """
-        msg_id, fields = request(payload, sender=self._sender, new_id=str(uuid.uuid4()))
-        deadline = time.monotonic() + timeout_s
+        msg_id, fields = request(payload, sender=self._sender, new_id=self._new_id())
+        deadline = self._clock.monotonic() + timeout_s
         slot = self._reach(EMPTY_LETTER)
         return Query(topic=topic, msg_id=msg_id, body=self._body(fields, slot), deadline=deadline, slot=slot)
 
@@ -110,6 +113,24 @@ class Asker:
             self._withdraw(query.slot, query.msg_id, failure_reason(error))
             return False
         return True
+
+    def _wait(self, msg_id: str, deadline: float) -> str:
+        """Return the reply to `msg_id`; letters of queries that were given up earlier are passed over."""
+        while (left_s := deadline - self._clock.monotonic()) > 0:
+            letter = self._box().receive(left_s)
+            if letter is None:
+                continue
+            head, _, body = letter.partition(b"\n")
+            said = orjson.loads(head)
+            if said["msg_id"] != msg_id:
+                continue
+            if said["reason"] is not None:
+                raise QueryFailed(said["reason"])
+            return body.decode("utf-8")
+        raise QueryFailed("timeout")
+
+    def _new_id(self) -> str:
+        return str(uuid.UUID(bytes=self._clock.entropy(16), version=4))
 
     def _withdraw(self, slot: int, msg_id: str, reason: str) -> None:
         """Take back a query whose request did not leave."""
@@ -150,19 +171,3 @@ def failure_reason(error: NsqError) -> str:
 
 def _own_name() -> str:
     return f"kemi-nsq/{os.getppid()}/asker/{os.getpid()}"
-
-
-def _wait(postbox: Postbox, msg_id: str, deadline: float) -> str:
-    """Return the reply to `msg_id`; letters of queries that were given up earlier are passed over."""
-    while (left_s := deadline - time.monotonic()) > 0:
-        letter = postbox.receive(left_s)
-        if letter is None:
-            continue
-        head, _, body = letter.partition(b"\n")
-        said = orjson.loads(head)
-        if said["msg_id"] != msg_id:
-            continue
-        if said["reason"] is not None:
-            raise QueryFailed(said["reason"])
-        return body.decode("utf-8")
-    raise QueryFailed("timeout")

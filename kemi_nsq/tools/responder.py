@@ -15,7 +15,8 @@ from typing import TypeAlias
 from kemi_nsq.errors import NameRefused, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.jsontext import JsonObject, encode, field_text, json_object
 from kemi_nsq.names import Subscription, topic_name
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.protocol import MSG_ID, SERVER_ID, Sender, reply_msg_id, request
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools.reader import Reader

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.names import address
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.settings import Settings
 from tests.bench.figures import Aim, Figure, Spoiled, check_once_each, percentile
 from tests.bench.plain import drain

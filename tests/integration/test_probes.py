@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.errors import ConnectionLost, RowRefused, StoreError
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd

@@ -16,7 +16,8 @@ import pytest
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.tools.reader import Reader
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK

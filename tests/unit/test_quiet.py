@@ -9,50 +9,41 @@ from hypothesis import strategies as st
 from kemi_nsq.host import Level
 from kemi_nsq.quiet import BURST, WINDOW_S, Quiet
 from kemi_nsq.testing import FakeHost
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import SetClock
 
 
 def test_a_burst_is_written_and_the_rest_left_out() -> None:
-    host, clock = FakeHost(), Clock()
-    quiet = Quiet(host, clock)
+    host, clock = FakeHost(), SetClock()
+    quiet = Quiet(host, clock.clock)
     for number in range(BURST + 7):
         quiet.log(Level.ERROR, "publish", f"line {number}")
     assert host.lines == [(Level.ERROR, f"line {number}") for number in range(BURST)]
 
 
 def test_the_next_window_says_how_many_were_left_out() -> None:
-    host, clock = FakeHost(), Clock()
-    quiet = Quiet(host, clock)
+    host, clock = FakeHost(), SetClock()
+    quiet = Quiet(host, clock.clock)
     for _ in range(BURST + 7):
         quiet.log(Level.ERROR, "publish", "line")
-    clock.now += WINDOW_S
+    clock.monotonic += WINDOW_S
     quiet.log(Level.WARNING, "publish", "again")
     quiet.log(Level.WARNING, "publish", "once more")
     assert host.lines[BURST:] == [(Level.WARNING, "again (7 more like it before)"), (Level.WARNING, "once more")]
 
 
 def test_a_window_in_which_all_were_written_adds_nothing() -> None:
-    host, clock = FakeHost(), Clock()
-    quiet = Quiet(host, clock)
+    host, clock = FakeHost(), SetClock()
+    quiet = Quiet(host, clock.clock)
     for _ in range(BURST):
         quiet.log(Level.ERROR, "publish", "line")
-    clock.now += WINDOW_S
+    clock.monotonic += WINDOW_S
     quiet.log(Level.ERROR, "publish", "again")
     assert host.lines[-1] == (Level.ERROR, "again")
 
 
 def test_kinds_do_not_silence_each_other() -> None:
     host = FakeHost()
-    quiet = Quiet(host, Clock())
+    quiet = Quiet(host, SetClock().clock)
     for _ in range(BURST + 1):
         quiet.log(Level.ERROR, "publish", "line")
     quiet.log(Level.ERROR, "query", "heard")
@@ -61,11 +52,11 @@ def test_kinds_do_not_silence_each_other() -> None:
 
 @given(st.lists(st.floats(0, WINDOW_S / 2), max_size=200))
 def test_in_any_rhythm_no_window_has_more_than_a_burst(gaps: list[float]) -> None:
-    host, clock = FakeHost(), Clock()
-    quiet = Quiet(host, clock)
+    host, clock = FakeHost(), SetClock()
+    quiet = Quiet(host, clock.clock)
     for gap in gaps:
-        clock.now += gap
-        quiet.log(Level.ERROR, "publish", str(clock.now))
+        clock.monotonic += gap
+        quiet.log(Level.ERROR, "publish", str(clock.monotonic))
     written = [float(text.split()[0]) for _, text in host.lines]
     for started in written:  # two windows at most touch any span of that length
         assert sum(started <= at < started + WINDOW_S for at in written) <= 2 * BURST

@@ -12,7 +12,8 @@ from kemi_nsq.consumer import chores as chores_module
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence import probe as probe_module
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost

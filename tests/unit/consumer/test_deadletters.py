@@ -16,7 +16,8 @@ from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from tests.support.settings import settings
 
 

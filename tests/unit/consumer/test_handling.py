@@ -31,7 +31,8 @@ from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.page import Fact, Page
 from kemi_nsq.plugin.wiring import wire_presence
 from kemi_nsq.presence.row import Order, Row

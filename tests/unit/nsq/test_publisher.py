@@ -10,10 +10,12 @@ import pytest
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq import publisher as module
+from kemi_nsq.nsq import ways as module
 from kemi_nsq.nsq.limits import BREAKER_FIRST_S, BREAKER_MAX_S
-from kemi_nsq.nsq.publisher import HttpWay, Outgoing, Publisher, TcpWay
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import HttpWay, Outgoing, TcpWay
 from tests.support import frames
+from tests.support.clock import SetClock
 from tests.support.settings import settings
 
 MESSAGE = Outgoing(topic="t", body=b"{}")
@@ -22,37 +24,27 @@ LOST = ConnectionLost("gone")
 LATE = DeadlineExceeded("no answer in time")
 
 
-class Clock:
-    """Seconds that a test, or a nsqd that takes its time, moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class FakeWay:
     """A nsqd that takes messages, or fails as it is told: a late one uses up all the time that it is given."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SetClock) -> None:
         self.clock = clock
         self.failure: Exception | None = None
         self.given_s: list[float] = []
 
     def publish(self, _message: Outgoing, deadline: float) -> None:
-        self.given_s.append(deadline - self.clock.now)
+        self.given_s.append(deadline - self.clock.monotonic)
         if isinstance(self.failure, DeadlineExceeded):
-            self.clock.now = max(self.clock.now, deadline)
+            self.clock.monotonic = max(self.clock.monotonic, deadline)
         if self.failure is not None:
             raise self.failure
 
 
-Made = tuple[Publisher, list[FakeWay], Clock]
+Made = tuple[Publisher, list[FakeWay], SetClock]
 
 
 def make(monkeypatch: pytest.MonkeyPatch, count: int) -> Made:
-    clock = Clock()
+    clock = SetClock()
     ways: list[FakeWay] = []
 
     def way(_address: Address, _node: str) -> FakeWay:
@@ -61,7 +53,7 @@ def make(monkeypatch: pytest.MonkeyPatch, count: int) -> Made:
 
     monkeypatch.setattr(module, "TcpWay", way)
     addresses = ",".join(f"nsqd{number}:4150" for number in range(1, count + 1))
-    return Publisher(settings(nsqd_tcp_address=addresses, publish_timeout=str(TIMEOUT_S)), clock), ways, clock
+    return Publisher(settings(nsqd_tcp_address=addresses, publish_timeout=str(TIMEOUT_S)), clock.clock), ways, clock
 
 
 @pytest.fixture
@@ -102,7 +94,7 @@ def test_the_one_that_failed_is_left_alone_and_then_tried_again(three: Made) -> 
     publisher.publish(MESSAGE)
     publisher.publish(MESSAGE)
     assert calls(ways) == [1, 2, 0]
-    clock.now += BREAKER_FIRST_S
+    clock.monotonic += BREAKER_FIRST_S
     ways[0].failure = None
     publisher.publish(MESSAGE)
     publisher.publish(MESSAGE)
@@ -116,16 +108,16 @@ def test_the_pause_doubles_up_to_its_limit_and_begins_anew_after_a_success(one: 
         """Fail once and return for how long the nsqd is left alone then, to a hundredth of a second."""
         with pytest.raises(ConnectionLost):
             publisher.publish(MESSAGE)
-        tried, failed_at = len(way.given_s), clock.now
+        tried, failed_at = len(way.given_s), clock.monotonic
         while True:
-            clock.now += 0.01
+            clock.monotonic += 0.01
             with pytest.raises(ConnectionLost):
                 publisher.publish(MESSAGE)
             if len(way.given_s) > tried:
                 # That was the next failure, so undo it.
                 publisher._nsqds[0].failures -= 1
                 publisher._nsqds[0].closed_until = 0.0
-                return clock.now - failed_at
+                return clock.monotonic - failed_at
 
     way.failure = LOST
     pauses = [pause() for _ in range(8)]
@@ -185,11 +177,11 @@ def test_frozen_ones_leave_time_for_the_others_and_all_end_in_time(three: Made) 
     publisher, ways, clock = three
     for way in ways:
         way.failure = LATE
-    started = clock.now
+    started = clock.monotonic
     with pytest.raises(ConnectionLost):
         publisher.publish(MESSAGE)
     assert [way.given_s for way in ways] == [[pytest.approx(TIMEOUT_S / 3)]] * 3
-    assert clock.now - started == pytest.approx(TIMEOUT_S)
+    assert clock.monotonic - started == pytest.approx(TIMEOUT_S)
 
 
 def test_who_fails_at_once_leaves_its_time_to_the_others(three: Made) -> None:
@@ -203,15 +195,15 @@ def test_a_caller_in_a_hurry_has_less(three: Made) -> None:
     publisher, ways, clock = three
     for way in ways:
         way.failure = LATE
-    started = clock.now
+    started = clock.monotonic
     with pytest.raises(ConnectionLost):
-        publisher.publish(MESSAGE, until=clock.now + 0.03)
-    assert clock.now - started == pytest.approx(0.03)
+        publisher.publish(MESSAGE, until=clock.monotonic + 0.03)
+    assert clock.monotonic - started == pytest.approx(0.03)
 
 
 def test_a_caller_with_more_time_waits_no_longer(one: Made) -> None:
     publisher, (way,), clock = one
-    publisher.publish(MESSAGE, until=clock.now + 60)
+    publisher.publish(MESSAGE, until=clock.monotonic + 60)
     assert way.given_s == [pytest.approx(TIMEOUT_S)]
 
 

@@ -15,7 +15,7 @@ from kemi_nsq import KemiNsq, NativeNsq
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed, StoreError
 from kemi_nsq.host import Suspended
-from kemi_nsq.nsq.publisher import Outgoing
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.plugin.face import Plugin
 from kemi_nsq.plugin.native import _split
 from kemi_nsq.plugin.nsq_functions import NsqFunctions

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import ConnectionLost, PayloadError, StoreError
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence import probe as module
 from kemi_nsq.presence.probe import INTERVAL_S, Probe
 from kemi_nsq.presence.table import PresentityTable

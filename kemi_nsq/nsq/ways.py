@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ways to publish to one nsqd: blocking, until a deadline.
+
+A worker runs Python only while a route calls it, so nobody could answer heartbeats: the connection asks for none,
+which nsqd allows to publishers. A connection is opened at the first use after the fork and kept. When nsqd has closed
+it meanwhile, the message is sent once more over a new one; should nsqd have taken the first copy before it went away,
+there are two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
+from kemi_nsq.names import Address
+from kemi_nsq.nsq import httpapi
+from kemi_nsq.nsq import protocol as nsq
+from kemi_nsq.nsq.sockets import BlockingSocket
+from kemi_nsq.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One message to publish; nsqd delivers it after `delay_ms`."""
+
+    topic: str
+    body: bytes
+    delay_ms: int = 0
+
+
+class Way(Protocol):
+    """One way to one nsqd."""
+
+    def publish(self, message: Outgoing, deadline: float) -> None:
+        """Publish and wait for nsqd's OK, until `time.monotonic()` is `deadline`."""
+
+    def trial(self, deadline: float) -> None:
+        """Find out, by a new connection, whether nsqd answers."""
+
+
+class TcpWay:
+    """Publishes over a TCP connection that is kept open."""
+
+    def __init__(self, address: Address, node: str) -> None:
+        self._address = address
+        self._node = node
+        self._socket: BlockingSocket | None = None
+        self._conversation: nsq.Conversation
+
+    def publish(self, message: Outgoing, deadline: float) -> None:
+        """Publish and wait for OK.
+
+        Raises:
+            ConnectionLost: nsqd cannot be reached.
+            DeadlineExceeded: nsqd did not answer in time.
+            NsqdRefused: nsqd did not take the message.
+        """
+        if self._socket is not None:
+            # nsqd restarted, or dropped an idle connection: that says nothing about how it is now.
+            with contextlib.suppress(ConnectionLost):
+                return self._publish_or_close(message, deadline)
+        self._publish_or_close(message, deadline)
+
+    def trial(self, deadline: float) -> None:
+        """Connect anew, and keep that connection; raises as `publish`."""
+        self._close()
+        try:
+            self._open(deadline)
+        except BaseException:
+            self._close()
+            raise
+
+    def _publish_or_close(self, message: Outgoing, deadline: float) -> None:
+        try:
+            self._publish(message, deadline)
+        except BaseException:  # a late answer must not be taken for that of the next message
+            self._close()
+            raise
+
+    def _publish(self, message: Outgoing, deadline: float) -> None:
+        if self._socket is None:
+            self._open(deadline)
+        if message.delay_ms:
+            self._conversation.publish_deferred(message.topic, message.body, message.delay_ms)
+        else:
+            self._conversation.publish(message.topic, message.body)
+        match self._answer(deadline):
+            case nsq.Refused(code=code, text=text, fatal=fatal):
+                raise NsqdRefused(code, text, fatal=fatal)
+            case nsq.Accepted():
+                return
+            case other:
+                raise ProtocolError(f"nsqd answered a publish with {type(other).__name__}")
+
+    def _open(self, deadline: float) -> None:
+        self._socket = BlockingSocket(self._address, deadline)
+        self._conversation = nsq.Conversation(
+            identify=nsq.identify(client_id=f"kamailio-{os.getpid()}", hostname=self._node, heartbeat_s=0)
+        )
+        if not isinstance(self._answer(deadline), nsq.Identified):
+            raise ProtocolError(f"{self._address} does not answer as nsqd")
+
+    def _answer(self, deadline: float) -> nsq.NsqEvent:
+        """Send what is to be sent and return the next thing that nsqd says."""
+        assert self._socket is not None
+        # What is too big nsqd refuses, and closes, before it has read all of it: why, is there to be read all the same.
+        with contextlib.suppress(ConnectionLost):
+            self._socket.send_all(self._conversation.data_to_send(), deadline)
+        while True:  # nothing is left of the last answer: nsqd says nothing unasked here
+            self._conversation.receive_data(self._socket.receive(deadline))
+            if (event := self._conversation.next_event()) is not None:
+                return event
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class HttpWay:
+    """Publishes through nsqd's HTTP interface, over a connection that is kept open."""
+
+    def __init__(self, address: Address) -> None:
+        self._client = httpapi.Client(address)
+
+    def publish(self, message: Outgoing, deadline: float) -> None:
+        """Publish and wait for 200 OK; raises as `httpapi.Client.publish`."""
+        if self._client.connected:
+            try:
+                return self._publish(message, deadline)
+            except ConnectionLost:
+                if time.monotonic() >= deadline:  # nsqd was too slow, and may have taken the message
+                    raise
+        self._publish(message, deadline)
+
+    def trial(self, deadline: float) -> None:
+        """Ask for `/ping` anew, and keep that connection; raises as `httpapi.Client.ping`."""
+        self._client.close()
+        self._client.ping(timeout_s=_left_s(deadline))
+
+    def _publish(self, message: Outgoing, deadline: float) -> None:
+        self._client.publish(message.topic, message.body, timeout_s=_left_s(deadline), delay_ms=message.delay_ms)
+
+
+def _left_s(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)  # `requests` takes no timeout of 0
+
+
+def ways(settings: Settings) -> list[tuple[Address, Way]]:
+    """Return a way to each nsqd to which the settings have us publish; nothing is open yet."""
+    if settings.publish_transport == "http":
+        return [(address, HttpWay(address)) for address in settings.nsqd_address]
+    return [(address, TcpWay(address, settings.node)) for address in settings.nsqd_tcp_address]
