@@ -11,16 +11,7 @@ from kemi_nsq.errors import StoreError
 from kemi_nsq.host import Host
 from kemi_nsq.names import Subscription
 from kemi_nsq.page import Page
-
-
-class Clock:
-    """Monotonic seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.doubles import Clock
 
 
 class FakeValve:

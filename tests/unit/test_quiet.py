@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 from kemi_nsq.host import Level
 from kemi_nsq.quiet import BURST, WINDOW_S, Quiet
 from kemi_nsq.testing import FakeHost
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.doubles import Clock
 
 
 def test_a_burst_is_written_and_the_rest_left_out() -> None:

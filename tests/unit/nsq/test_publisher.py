@@ -14,22 +14,13 @@ from kemi_nsq.nsq import publisher as module
 from kemi_nsq.nsq.limits import BREAKER_FIRST_S, BREAKER_MAX_S
 from kemi_nsq.nsq.publisher import HttpWay, Outgoing, Publisher, TcpWay
 from tests.support import frames
+from tests.support.doubles import Clock
 from tests.support.settings import settings
 
 MESSAGE = Outgoing(topic="t", body=b"{}")
 TIMEOUT_S = 0.5
 LOST = ConnectionLost("gone")
 LATE = DeadlineExceeded("no answer in time")
-
-
-class Clock:
-    """Seconds that a test, or a nsqd that takes its time, moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeWay:

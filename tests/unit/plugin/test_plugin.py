@@ -22,6 +22,7 @@ from kemi_nsq.plugin.plugin import Plugin
 from kemi_nsq.presence import hidden
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
+from tests.support.deliveries import event
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import wipe_environment
 
@@ -59,18 +60,6 @@ def payload(**changes: str | None) -> str:
     """Write the event CALL with some fields changed, or left out where None; `_` stands for `-`."""
     fields = {**CALL, **{name.replace("_", "-"): value for name, value in changes.items()}}
     return json.dumps({name: value for name, value in fields.items() if value is not None})
-
-
-def event(text: str, *, timestamp_ns: int = 1_700_000_000_000_000_000) -> Event:
-    return Event(
-        topic="t",
-        channel="c",
-        message_id="0123456789abcdef",
-        timestamp_ns=timestamp_ns,
-        attempts=1,
-        payload=text,
-        fields=json.loads(text),
-    )
 
 
 def native(host: FakeHost) -> tuple[Plugin, Publish]:
@@ -161,7 +150,7 @@ def test_the_line_names_the_message(make: Make, host: FakeHost) -> None:
     plugin, publish = make(host)
     plugin._parts.current.event = event("{}")
     assert publish() == -1
-    assert host.lines[0][1].endswith("(message 0123456789abcdef of t)")
+    assert host.lines[0][1].endswith("(message 0123456789abcdef of events)")
     assert plugin._parts.current.invalid
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import ConnectionLost, PayloadError, StoreError
-from kemi_nsq.nsq.publisher import Outgoing, Publisher
 from kemi_nsq.presence import probe as module
 from kemi_nsq.presence.probe import INTERVAL_S, Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
+from tests.support.doubles import Clock, FakePublisher
 from tests.support.histories import Said, deliveries
 from tests.support.presence_consumers import PresenceConsumer
 from tests.support.presentity_table import create_presentity_table
@@ -28,25 +27,6 @@ ALICE = "sip:alice@example.com"
 PROBING = settings(probe_topic="probes", node="n1")
 
 
-class FakePublisher(Publisher):
-    def __init__(self) -> None:
-        self.sent: list[Outgoing] = []
-        self.error: Exception | None = None
-
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self.error is not None:
-            raise self.error
-        self.sent.append(message)
-
-
-class Clock:
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def publisher() -> FakePublisher:
     return FakePublisher()
@@ -54,7 +34,7 @@ def publisher() -> FakePublisher:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock(1000.0)
+    return Clock()
 
 
 @pytest.fixture
@@ -113,11 +93,11 @@ def test_who_has_a_state_is_not_asked_for(probe: Probe, store: PresentityTable, 
 
 
 def test_one_that_no_nsqd_took_is_tried_again_at_once(probe: Probe, publisher: FakePublisher) -> None:
-    publisher.error = ConnectionLost("nobody")
+    publisher.failure = ConnectionLost("nobody")
     for ask in (probe.everybody, lambda: probe.one(ALICE, "dialog")):
         with pytest.raises(ConnectionLost):
             ask()
-    publisher.error = None
+    publisher.failure = None
     assert probe.everybody()
     assert probe.one(ALICE, "dialog")
 
