@@ -21,14 +21,8 @@ from kemi_nsq.plugin.nsq_functions import Functions
 from kemi_nsq.plugin.plugin import Plugin
 from kemi_nsq.testing import FakeHost
 from tests.support.doubles import FakeAsker, FakeOutbox, FakePublisher
-from tests.support.settings import wipe_environment
 
 MESSAGE = object()
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    wipe_environment(monkeypatch)
 
 
 @pytest.fixture

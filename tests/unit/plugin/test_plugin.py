@@ -24,7 +24,6 @@ from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.deliveries import event
 from tests.support.presentity_table import create_presentity_table
-from tests.support.settings import wipe_environment
 
 MESSAGE = object()
 CALL = {
@@ -38,12 +37,6 @@ CALL = {
 }
 
 Publish = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    wipe_environment(monkeypatch)
-    return monkeypatch
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from kemi_nsq.presence.writer import UDP_LIMIT, PresenceWriter
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.gates import TestedGate
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
 ALICE = ("sip:alice@example.com", "dialog")
@@ -73,11 +72,6 @@ class Process:
         self.now += int(seconds)
         self.monotonic += seconds
         self.pua.tick()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create_presentity_table(tmp_path / "kamailio.db")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from kemi_nsq.testing import FakeHost
 from tests.support.doubles import Clock, FakePublisher
 from tests.support.histories import Said, deliveries
 from tests.support.presence_consumers import PresenceConsumer
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
 ALICE = "sip:alice@example.com"
@@ -35,13 +33,6 @@ def publisher() -> FakePublisher:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PresentityTable]:
-    path = create_presentity_table(tmp_path / "kamailio.db")
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
 
 
 @pytest.fixture

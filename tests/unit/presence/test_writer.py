@@ -28,7 +28,6 @@ from kemi_nsq.testing import FakeHost
 from tests.support.deliveries import again, delivery
 from tests.support.doubles import FakeAnswers, PickyTable
 from tests.support.presence_consumers import PresenceConsumer
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
 HOUR_S = 3600
@@ -52,17 +51,6 @@ class Recorded(PresenceConsumer):
             self.returned.append(self.functions.publish(None))
         except NsqError as error:
             self.returned.append(error)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create_presentity_table(tmp_path / "kamailio.db")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[PresentityTable]:
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
 
 
 @pytest.fixture
