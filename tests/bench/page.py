@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.bench.charts import CHARTS, OURS
 from tests.bench.drawing import svg
 from tests.bench.figures import Figure, Result, read
+from tests.support.markdown import with_block
 
 #: The folder of the page, which has a folder `plots`.
 DOCS = Path(__file__).parents[2] / "docs"
@@ -50,8 +51,8 @@ def page_with(page: str, result: Result) -> str:
     """
     drawn = [chart for chart in CHARTS if chart.rows(result.figures)]
     images = [f"![{chart.title}: {OURS} and {chart.baseline}]({PLOTS}/{chart.name}.svg)" for chart in drawn]
-    page = _replace(page, "plots", "\n\n".join(images))
-    return _replace(page, "figures", markdown_table(result.figures) + _spoiled(result))
+    page = with_block(page, "plots", "\n\n".join(images))
+    return with_block(page, "figures", markdown_table(result.figures) + _spoiled(result))
 
 
 def markdown_table(figures: Sequence[Figure]) -> str:
@@ -68,12 +69,3 @@ def _spoiled(result: Result) -> str:
     if not result.errors:
         return ""
     return f"\n\nWithout a figure in this run: {', '.join(f'`{name}`' for name in result.errors)}."
-
-
-def _replace(page: str, name: str, text: str) -> str:
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, found_begin, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise ValueError(f"the page has no {begin} followed by {end}")
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests read out of README.md and docs/: fenced examples, links, headings, tables, shell commands."""
+"""What the tests read out of README.md and docs/: examples, links, headings, tables, commands; and a block to write."""
 
 from __future__ import annotations
 
@@ -111,6 +111,20 @@ def table(page: Path, head: str) -> list[list[str]]:
         if title[0] == head:
             return rows
     raise LookupError(f"{page} has no table that begins with {head}")
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """Return the text of a page with other text between the comments `name` and `end of name`.
+
+    Raises:
+        ValueError: the page has no such comments.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(f"the page has no {begin} followed by {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def commands(*programs: str) -> list[Command]:
