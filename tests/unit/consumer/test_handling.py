@@ -30,6 +30,7 @@ from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.testing import FakeHost
+from tests.support.chain import event as presence_event
 from tests.support.deliveries import delivery
 from tests.support.doubles import FIN, REQ, FakeAnswers, FakePublisher, PickyTable
 from tests.support.gates import TestedGate
@@ -365,16 +366,7 @@ def presence_desk(path: Path, *, store: PresentityTable | None = None, **options
 
 
 def call(user: str, state: str) -> bytes:
-    fields = {
-        "Event-Category": "presence",
-        "Event-Name": "update",
-        "Event-Package": "dialog",
-        "From": f"sip:{user}@example.com",
-        "To": "sip:bob@example.com",
-        "Call-ID": "c1",
-        "State": state,
-    }
-    return json.dumps(fields).encode()
+    return presence_event("dialog", user, To="sip:bob@example.com", Call_ID="c1", State=state)
 
 
 def stored(path: Path) -> list[tuple[str, bytes]]:
