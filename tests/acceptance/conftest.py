@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -18,6 +19,24 @@ from tests.support.process import is_running
 from tests.support.watcher import Watcher
 
 HERE = Path(__file__).parent
+
+#: A script of handlers besides those of routes.py.
+_SCRIPT = """
+import os
+import signal
+from pathlib import Path
+from threading import Event as Never
+
+import routes  # makes the package known
+import KSR
+from kemi_nsq import event_route
+
+class Kamailio(routes.Kamailio):
+{handlers}
+
+def mod_init():
+    return Kamailio()
+"""
 
 #: What Kamailio's TCP process may say while the others end.
 _SHUTDOWN = "receive_fd.*: EOF on "
@@ -62,6 +81,11 @@ def complaints(chain: Chain, expected: Iterable[str] = ()) -> list[str]:
     """Return the warnings and errors of Kamailio's log that nobody expected."""
     known = re.compile("|".join((_SHUTDOWN, *expected)))
     return [line for line in chain.log_lines(_COMPLAINT.pattern) if not known.search(line)]
+
+
+def with_handlers(handlers: str) -> str:
+    """Return a script that has these methods besides the routes of routes.py, for `custom_chain`."""
+    return _SCRIPT.format(handlers=indent(handlers.strip(), "    "))
 
 
 def custom_chain(

@@ -7,7 +7,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from tests.acceptance.conftest import custom_chain
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.chain import Chain, Person
 from tests.support.consuming import Consuming
 from tests.support.database import rows
@@ -16,18 +16,9 @@ from tests.support.until import until
 
 DEAD = "dead"
 DEADLY = """
-import os
-import signal
-import routes
-from kemi_nsq import event_route
-
-class Kamailio(routes.Kamailio):
-    @event_route("nsq:consumer-event-test-deadly")
-    def deadly(self, event):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def mod_init():
-    return Kamailio()
+@event_route("nsq:consumer-event-test-deadly")
+def deadly(self, event):
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -39,7 +30,7 @@ def start_again(chain: Chain) -> None:
 
 
 def test_a_message_that_ends_kamailio_becomes_a_dead_letter_the_fourth_time(tmp_path: Path) -> None:
-    (tmp_path / "deadly.py").write_text(DEADLY)
+    (tmp_path / "deadly.py").write_text(with_handlers(DEADLY))
     with custom_chain(
         "kemi",
         tmp_path,

@@ -21,8 +21,8 @@ SIP_PROCESSES = 4
 #: The script of the Python configuration, with probes of all that may follow each other within a second.
 IMPATIENT = """
 import kemi_routes  # makes the package known
-import kemi_nsq.probe
-kemi_nsq.probe.INTERVAL_S = 1.0
+import kemi_nsq.presence.probe
+kemi_nsq.presence.probe.INTERVAL_S = 1.0
 mod_init = kemi_routes.mod_init
 """
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.acceptance.conftest import HERE, complaints, custom_chain
+from tests.acceptance.conftest import HERE, complaints, custom_chain, with_handlers
 from tests.support.chain import CHANNEL, TOPIC, Chain
 from tests.support.until import until
 
@@ -16,20 +16,11 @@ SLOW = b'{"Event-Category": "test", "Event-Name": "patient"}'
 EVENTS = 2
 
 PATIENT = f"""
-import routes
-import KSR
-from threading import Event as Never
-from kemi_nsq import event_route
-
-class Kamailio(routes.Kamailio):
-    @event_route("nsq:consumer-event-test-patient")
-    def patient(self, event):
-        KSR.notice(f"test: patient {{event.attempts}} begins\\n")
-        Never().wait({ROUTE_S})
-        KSR.notice(f"test: patient {{event.attempts}} ends\\n")
-
-def mod_init():
-    return Kamailio()
+@event_route("nsq:consumer-event-test-patient")
+def patient(self, event):
+    KSR.notice(f"test: patient {{event.attempts}} begins\\n")
+    Never().wait({ROUTE_S})
+    KSR.notice(f"test: patient {{event.attempts}} ends\\n")
 """
 
 BLOCKING = f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
@@ -55,7 +46,7 @@ def ran(chain: Chain) -> int:
 
 def test_a_handler_that_waits_is_touched_and_runs_once(tmp_path: Path) -> None:
     """While it waits the I/O thread runs: it sends TOUCH, and RDY 0, so that others get what comes meanwhile."""
-    (tmp_path / "patient.py").write_text(PATIENT)
+    (tmp_path / "patient.py").write_text(with_handlers(PATIENT))
     with custom_chain("kemi", tmp_path, script="patient.py", NSQ_MSG_TIMEOUT=MSG_TIMEOUT_S) as chain:
         chain.nsqd.publish_many(TOPIC, [SLOW] * EVENTS)
         until(lambda: ready_counts(chain) == [0], timeout_s=10, what="RDY 0")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints, custom_chain
+from tests.acceptance.conftest import complaints, custom_chain, with_handlers
 from tests.support.chain import CHANNEL, TOPIC, Chain, Person, event
 from tests.support.kamailio import quoted
 from tests.support.notify import Notify
@@ -21,17 +21,9 @@ MAX_AGE_S = 1
 
 #: Handlers that hold up the consumer, from the moment at which a named pipe can be opened until it is closed.
 GATED = """
-import routes
-from pathlib import Path
-from kemi_nsq import event_route
-
-class Kamailio(routes.Kamailio):
-    @event_route("nsq:consumer-event-test-gate")
-    def gate(self, event):
-        Path({gate!r}).read_bytes()
-
-def mod_init():
-    return Kamailio()
+@event_route("nsq:consumer-event-test-gate")
+def gate(self, event):
+    Path({gate!r}).read_bytes()
 """
 
 
@@ -101,7 +93,7 @@ def test_a_backlog_becomes_one_notify_for_each_presentity(tmp_path: Path) -> Non
     """What comes while the consumer is busy is handled together."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    (tmp_path / "gated.py").write_text(GATED.format(gate=str(gate)))
+    (tmp_path / "gated.py").write_text(with_handlers(GATED.format(gate=str(gate))))
     with custom_chain("kemi", tmp_path, script="gated.py", NSQ_MAX_IN_FLIGHT=100) as chain, chain.watcher() as watcher:
         people = [Person(chain=chain) for _ in range(30)]
         lamps = watcher.subscribe_many([person.uri for person in people], "dialog")
@@ -130,6 +122,7 @@ def test_old_events_are_dropped_unless_they_end_a_call(dated: Chain) -> None:
         until(lambda: all(lamp.notifies for lamp in lamps.values()), what="the initial NOTIFYs")
         ended.call("confirmed")
         lamps[ended].wait(lambda notify: notify.dialog_info.states == ("confirmed",), what="a call")
+        dated.drain()  # the NOTIFY leaves before the FIN
         dated.kamailio.stop()
         old.call("early")
         ended.call("terminated")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.conftest import HERE, complaints, custom_chain
+from tests.acceptance.conftest import HERE, complaints, custom_chain, with_handlers
 from tests.support.chain import TOPIC, Chain
 from tests.support.until import until
 
@@ -18,19 +18,10 @@ EVENT = b'{"Event-Category": "test", "Event-Name": "stuck"}'
 ROUTE = "nsq:consumer-event-test-stuck"
 
 WAITING = """
-import routes
-from pathlib import Path
-from threading import Event as Never
-from kemi_nsq import event_route
-
-class Kamailio(routes.Kamailio):
-    @event_route("nsq:consumer-event-test-stuck")
-    def stuck(self, event):
-        while not Path(__file__).with_name("release").exists():
-            Never().wait(0.05)
-
-def mod_init():
-    return Kamailio()
+@event_route("nsq:consumer-event-test-stuck")
+def stuck(self, event):
+    while not Path(__file__).with_name("release").exists():
+        Never().wait(0.05)
 """
 
 BLOCKING = f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
@@ -50,7 +41,7 @@ def status(chain: Chain) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) -> None:
-    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "waiting.py").write_text(with_handlers(WAITING))
     with custom_chain("kemi", tmp_path, script="waiting.py", NSQ_ROUTE_TIMEOUT=ROUTE_TIMEOUT_S) as chain:
         assert until(lambda: status(chain)[0] == 0, what="all to be well")
         chain.nsqd.publish_many(TOPIC, [EVENT] * 3)

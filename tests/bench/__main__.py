@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import correct, latency, outage, plots, publish, query, routes, sip, updates
+from tests.bench import correct, latency, outage, publish, query, routes, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
 from tests.support.stored import DATABASES
 
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(options.measures) - set(MEASURES):
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
     if options.plots:
-        plots.write(options.plots, plots.DOCS)
+        from tests.bench import page  # with matplotlib, which no measure needs
+
+        page.write(options.plots, page.DOCS)
         return 0
     with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
         result = _run(options.measures or list(MEASURES), Path(folder), quick=options.quick)

@@ -7,16 +7,14 @@ import time
 from collections.abc import Iterator
 
 from kemi_nsq import event
-from kemi_nsq.presence.packages import from_event
-from kemi_nsq.presence.packages.state import Wishes
-from kemi_nsq.presence.row import Order, Row, row_of
+from kemi_nsq.presence.row import Order, Row
 from tests.support.chain import DOMAIN
 from tests.support.chain import event as chain_event
+from tests.support.rows import event_row
 
 PRESENTITIES = 500
 STATES = ("early", "confirmed", "terminated")
 URIS = tuple(f"sip:user{number}@{DOMAIN}" for number in range(PRESENTITIES))
-_EXPIRES_S = 3600
 
 
 def call(number: int, state: str, **fields: str | int) -> bytes:
@@ -35,12 +33,6 @@ def waves(calls: int) -> Iterator[bytes]:
 
 def row(body: bytes, number: int) -> Row:
     """Return the row of an event, by the functions that the product uses."""
-    state = from_event(event.decode(body, max_size=len(body))[1])
-    return row_of(
-        state,
-        state.document(Wishes(), 1),
-        order=Order(position=number, message_id=f"{number:016x}"),
-        now=int(time.time()),
-        tombstone_s=_EXPIRES_S,
-        default_expires_s=_EXPIRES_S,
-    )
+    _, fields = event.decode(body, max_size=len(body))
+    order = Order(position=number, message_id=f"{number:016x}")
+    return event_row(fields, order, now=int(time.time()), tombstone_s=3600)

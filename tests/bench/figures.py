@@ -101,7 +101,7 @@ class Result:
             console.print(f"{measure}: no figure: {error}", style="red", markup=False)
 
     def write(self, path: Path) -> None:
-        """Write the same as JSON."""
+        """Write the same as JSON, which `read` reads."""
         figures = [
             {
                 "measure": figure.measure,
@@ -115,6 +115,29 @@ class Result:
             for figure in self.figures
         ]
         path.write_text(json.dumps({"figures": figures, "errors": self.errors}, indent=2) + "\n", encoding="utf-8")
+
+
+def read(text: str) -> Result:
+    """Read what `Result.write` wrote.
+
+    Raises:
+        ValueError: it did not write this.
+    """
+    found = json.loads(text)
+    try:
+        figures = [
+            Figure(
+                measure=each["measure"],
+                value=each["value"],
+                unit=each["unit"],
+                baseline=each["baseline"],
+                aim=_aim(each["aim"]) if each["aim"] else None,
+            )
+            for each in found["figures"]
+        ]
+        return Result(figures=figures, errors=found["errors"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"this is no result of a run: {error!r}") from error
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -140,3 +163,10 @@ def number(value: float) -> str:
 
 def _written(value: float | None, unit: str) -> str:
     return "" if value is None else f"{number(value)} {unit}".strip()
+
+
+def _aim(text: str) -> Aim:
+    match text.split():
+        case [("value" | "ratio") as of, ("<=" | ">=") as relation, limit]:
+            return Aim(of=of, relation=relation, limit=float(limit))
+    raise ValueError(f"{text!r} is no aim")

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-_BEGIN, _END = "<!-- outcomes -->", "<!-- end of outcomes -->"
+from tests.support.markdown import with_block
+
 #: Characters of an error; one of Kamailio holds its whole log.
 _LONGEST = 600
 #: The columns of the table.
@@ -131,13 +132,9 @@ def page_with(page: str, outcomes: Sequence[Outcome], measured: str) -> str:
     Raises:
         ValueError: the page has no place for it.
     """
-    before, found_begin, rest = page.partition(_BEGIN)
-    _, found_end, after = rest.partition(_END)
-    if not (found_begin and found_end):
-        raise ValueError(f"the page has no {_BEGIN} followed by {_END}")
     lines = [HEAD, ("---", *("---:" for _ in HEAD[1:])), *((f"`{each.fault}`", *each.cells[1:]) for each in outcomes)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{before}{_BEGIN}\n\n{measured}\n\n{table}\n\n{_END}{after}"
+    return with_block(page, "outcomes", f"{measured}\n\n{table}")
 
 
 def _seconds(value: float | None) -> str:

@@ -13,7 +13,8 @@ from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import GRACE_S, Row, ended_row
 from kemi_nsq.presence.table import PresentityTable
-from tests.support.stores import NOW, Database, made
+from tests.support.rows import NOW
+from tests.support.stores import Database, made
 
 LATER = NOW + 1000
 LIMIT = 3

@@ -18,13 +18,12 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Conversation, Message, Subscribed
-from kemi_nsq.plugin.wiring import Parts, wire
 from kemi_nsq.presence.hidden import TOMBSTONE_BODY
+from tests.support.consuming import Consuming
 from tests.support.histories import DOMAIN, ORDER_FIELD, STATES, Said, expected, shown_by
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
 from tests.support.presence_consumers import ViewingHost, Views
-from tests.support.settings import settings
 from tests.support.stores import Database, Values
 from tests.support.until import until
 
@@ -70,38 +69,29 @@ def calls() -> list[Said]:
     return said
 
 
-class Consuming:
-    """A consumer in a thread, whose route publishes presence and then, or before, asks for the event again at times."""
+class PresenceConsuming(Consuming):
+    """A consumer whose route publishes presence and then, or before, asks for the event again at times."""
 
     def __init__(self, nsqd: Nsqd, views: Views, seed: int, **values: str) -> None:
-        self.host = ViewingHost(views)
-        self._chance = random.Random(seed)
-        chosen = settings(
-            nsqd_tcp_address=nsqd.tcp_address,
+        self._chance, self._views = random.Random(seed), views
+        super().__init__(
+            nsqd,
+            self._route,
             topic_channel=f"{TOPIC}:{CHANNEL}",
             max_in_flight="20",
             max_attempts="1000",
-            msg_timeout="0",
             db_url=f"sqlite:///{views.database.engine.url.database}",
             **values,
         )
-        self._parts: Parts = wire(self.host, chosen, {"nsq:consumer-event": self._route}, native=False)
-        self._thread = threading.Thread(target=self._parts.supervisor.run_forever)
 
-    def __enter__(self) -> Consuming:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._parts.supervisor.stop()
-        self._thread.join(STOP_TIMEOUT_S)
-        assert not self._thread.is_alive()
+    def new_host(self) -> ViewingHost:
+        return ViewingHost(self._views)
 
     def _route(self, _event: Event) -> int:
         if not self._chance.randrange(6):
             return -1
         with suppress(NsqError):
-            self._parts.pua.publish(None)
+            self.parts.pua.publish(None)
         return -1 if not self._chance.randrange(6) else 1
 
 
@@ -147,7 +137,7 @@ def test_requeues_and_timeouts_end_in_the_state_of_the_history(
         published = random.Random(3).sample(history, len(history)) if numbered else history
         nsqd.publish_many(TOPIC, [json.dumps(said.fields).encode() for said in published])
         until(lambda: len(stolen) >= STOLEN, what="messages that nobody will answer")
-        consumers = [stack.enter_context(Consuming(nsqd, views, seed, **values)) for seed in range(count)]
+        consumers = [stack.enter_context(PresenceConsuming(nsqd, views, seed, **values)) for seed in range(count)]
         until(lambda: nsqd.channel(TOPIC, CHANNEL).drained, timeout_s=30, what="an answer for every message")
         state = nsqd.channel(TOPIC, CHANNEL)
         check(views, history)

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.presence import expiry as upkeep
 from kemi_nsq.presence import pacing as hiding
+from tests.support.deliveries import again
 from tests.support.histories import FORMS, ORDER_FIELD, Key, Said, deliveries, expected, histories, shown_by
-from tests.support.presence_consumers import FlakyStore, PresenceConsumer, Seen, ViewingHost, Views, again
+from tests.support.presence_consumers import FlakyStore, PresenceConsumer, Seen, ViewingHost, Views
 from tests.support.stores import Database
 
 #: The database is emptied before each example.

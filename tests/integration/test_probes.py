@@ -17,8 +17,9 @@ from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
+from tests.support.rows import NOW
 from tests.support.settings import settings
-from tests.support.stores import IMPATIENT_S, NOW, Database, emptied, made
+from tests.support.stores import IMPATIENT_S, Database, emptied, made
 from tests.support.wired import wired
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.

@@ -20,7 +20,8 @@ from kemi_nsq.presence import table as store_module
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import RUID_LENGTH, Row
 from kemi_nsq.presence.table import PresentityTable
-from tests.support.stores import IMPATIENT_S, NOW, Database, columns, made
+from tests.support.rows import NOW
+from tests.support.stores import IMPATIENT_S, Database, columns, made
 from tests.support.until import until
 
 ROW = made()

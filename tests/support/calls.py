@@ -35,13 +35,13 @@ def calls_chain(
     """
     for file in (CONFIGS / "calls.py", SHIPPED / "nsq.py"):
         (folder / file.name).symlink_to(file)
-    config, script = {"native": ("calls.cfg", "nsq.py"), "kemi": ("calls_kemi.cfg", "calls.py")}[kind]
+    script, face = {"native": ("nsq.py", {}), "kemi": ("calls.py", {"NSQ_KEMI": 1})}[kind]
     chain = Chain(
         kind,
         folder,
-        config=CONFIGS / config,
+        config=CONFIGS / "calls.cfg",
         script=folder / script,
-        defines={"NSQ_NODE": '"node"', **defines},
+        defines={"NSQ_NODE": '"node"', **face, **defines},
         nsqd_options=nsqd_options,
     )
     with chain:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from kemi_nsq.consumer.items import Delivery
-from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
+from tests.support.deliveries import TAKEN_NS, delivery
 
 DOMAIN = "example.com"
 STATES = ("trying", "proceeding", "early", "confirmed", "terminated")
@@ -30,7 +29,6 @@ FORMS: Mapping[str, Callable[[int], object]] = {
 }
 #: Field of the events that `FORMS` fill.
 ORDER_FIELD = "Seq"
-_BASE_NS = 1_700_000_000_000_000_000
 _STATE = re.compile(rb'call-id="([^"]*)".*<state>([a-z]*)</state>', re.DOTALL)
 _NOTE = re.compile(rb"<note>([^<]*)</note>")
 _VOICE = re.compile(rb"Voice-Message: (\S+) ")
@@ -95,14 +93,11 @@ def deliveries(history: Sequence[Said], form: str | None) -> list[Delivery]:
 
 def _delivery(said: Said, form: str | None) -> Delivery:
     fields = dict(said.fields)
-    timestamp_ns = _BASE_NS + said.position
+    timestamp_ns = TAKEN_NS + said.position
     if form is not None:
         fields[ORDER_FIELD] = FORMS[form](said.position)
-        timestamp_ns = _BASE_NS + said.message_id * 7919 % 101
-    message = Message(
-        message_id=b"%016x" % said.message_id, timestamp_ns=timestamp_ns, attempts=1, body=json.dumps(fields).encode()
-    )
-    return Delivery(connection_id=1, subscription=Subscription("events", "kamailio"), message=message)
+        timestamp_ns = TAKEN_NS + said.message_id * 7919 % 101
+    return delivery(json.dumps(fields).encode(), number=said.message_id, timestamp_ns=timestamp_ns)
 
 
 _POSITIONS = st.lists(st.integers(0, 15), min_size=1, max_size=6).map(sorted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests read out of README.md and docs/: fenced examples, links, headings, tables, shell commands."""
+"""What the tests read out of README.md and docs/: examples, links, headings, tables, commands; and a block to write."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 ROOT = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_CODE = re.compile(r"`([^`\n]+)`")
-_ROW = re.compile(r"^\|(.*)\|$", re.MULTILINE)
-_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
 #: Words that stand before a command, with the number of words that each takes.
 _BEFORE_COMMAND = {"sudo": 1, "-u": 2, "do": 1, "then": 1}
 
@@ -75,38 +75,56 @@ def examples(*languages: str) -> list[Example]:
 
 
 def prose(page: Path) -> str:
-    """Return a page without its fenced blocks."""
-    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+    """Return a page without its fenced blocks; one that is not closed stays in."""
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    for fence in _nodes(page, "fence"):
+        first, end = fence.map or (0, 0)
+        if end - first > 1 and lines[end - 1].strip() == fence.markup:
+            lines[first:end] = [""] * (end - first)
+    return "".join(lines)
 
 
 def links(page: Path) -> list[str]:
-    """List the targets of a page's links, fenced blocks left out."""
-    return _LINK.findall(prose(page))
+    """List the targets of a page's links and images."""
+    return [str(node.attrs.get("href") or node.attrs["src"]) for node in _nodes(page, "link", "image")]
 
 
 def code_words(page: Path) -> list[str]:
     """List what stands between backticks in a page's text."""
-    return _CODE.findall(prose(page))
+    return [node.content for node in _nodes(page, "code_inline")]
 
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors that a page's headings make, as code hosts write them."""
-    headings = (re.sub(r"[^\w\- ]", "", text.lower()) for text in _HEADING.findall(prose(page)))
-    return {text.replace(" ", "-") for text in headings}
+    headings = ("".join(node.content for node in each.walk() if not node.children) for each in _nodes(page, "heading"))
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
 def table(page: Path, head: str) -> list[list[str]]:
-    """Return the rows of the table whose first heading is `head`; cells without the backticks around them.
+    """Return the rows of the table whose first heading is `head`; cells that are nothing but code as what it says.
 
     Raises:
         LookupError: the page has no such table.
     """
-    text = prose(page)
-    for part in text.split("\n\n"):
-        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in _ROW.findall(part)]
-        if rows and rows[0][0].strip("`") == head:
-            return [[_plain(cell) for cell in row] for row in rows[2:]]
+    for each in _nodes(page, "table"):
+        title, *rows = [[_cell(cell) for cell in row.children] for row in each.walk() if row.type == "tr"]
+        if title[0] == head:
+            return rows
     raise LookupError(f"{page} has no table that begins with {head}")
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """Return the text of a page with other text between the comments `name` and `end of name`.
+
+    Raises:
+        ValueError: the page has no such comments.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(f"the page has no {begin} followed by {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def commands(*programs: str) -> list[Command]:
@@ -115,21 +133,27 @@ def commands(*programs: str) -> list[Command]:
     return [command for command in found if not programs or command.program in programs]
 
 
-def _plain(cell: str) -> str:
-    quoted = cell.startswith("`") and cell.endswith("`") and cell.count("`") == 2
-    return cell[1:-1] if quoted else cell
+@cache
+def _tree(page: Path) -> SyntaxTreeNode:
+    return SyntaxTreeNode(_MARKDOWN.parse(page.read_text(encoding="utf-8")))
+
+
+def _nodes(page: Path, *types: str) -> Iterator[SyntaxTreeNode]:
+    return (node for node in _tree(page).walk() if node.type in types)
+
+
+def _cell(cell: SyntaxTreeNode) -> str:
+    (written,) = cell.children
+    match written.children:
+        case [SyntaxTreeNode(type="code_inline") as code]:
+            return code.content
+    return written.content
 
 
 def _examples(page: Path) -> Iterator[Example]:
-    text = page.read_text(encoding="utf-8")
-    for match in _FENCE.finditer(text):
-        lines = (line.removeprefix(match["indent"]) for line in match["text"].splitlines())
-        yield Example(
-            page=page,
-            line=text.count("\n", 0, match.start()) + 1,
-            language=match["language"],
-            text="".join(f"{line}\n" for line in lines),
-        )
+    for fence in _nodes(page, "fence"):
+        first, _ = fence.map or (0, 0)
+        yield Example(page=page, line=first + 1, language=fence.info, text=fence.content)
 
 
 def _commands(example: Example) -> Iterator[Command]:

@@ -27,6 +27,8 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.testing import FakeHost
+from tests.support.deliveries import again
+from tests.support.doubles import FakeAnswers
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.stores import Database
@@ -122,34 +124,6 @@ class FlakyStore(PresentityTable):
             raise StoreError("the connection was lost during COMMIT")
 
 
-@dataclass
-class Answered:
-    """What nsqd is answered: the deliveries that are done, and those that come again."""
-
-    finished: list[Delivery] = field(default_factory=list)
-    requeued: list[Delivery] = field(default_factory=list)
-
-    def begin(self, delivery: Delivery) -> bool:
-        return True
-
-    keep = begin
-
-    def set_aside(self, delivery: Delivery) -> None:
-        pass
-
-    def finish(self, delivery: Delivery) -> None:
-        self.finished.append(delivery)
-
-    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
-        self.requeued.append(again(delivery))
-
-    def flush(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-
 class PresenceConsumer:
     """Handles messages as a consumer process does.
 
@@ -209,18 +183,18 @@ class PresenceConsumer:
         with suppress(NsqError):
             self.functions.publish(None)
 
-    def handle(self, deliveries: Sequence[Delivery]) -> Answered:
+    def handle(self, deliveries: Sequence[Delivery]) -> FakeAnswers:
         """Handle messages that wait together; those that a crash leaves without an answer come again.
 
         Time has passed since the last ones, so that an outage is over.
         """
         self._gate.pass_time(100)
-        answered = Answered()
+        answered = FakeAnswers()
         try:
             self.handling.handle(deliveries, answered)
         except Crash:
             self.start()
-            return Answered(requeued=[again(each) for each in deliveries])
+            return FakeAnswers(requeued=[again(each) for each in deliveries])
         return answered
 
     def tick(self) -> None:
@@ -230,11 +204,6 @@ class PresenceConsumer:
                 self.watchers.tick()
         except Crash:
             self.start()
-
-
-def again(delivery: Delivery) -> Delivery:
-    """Return the next delivery of a message."""
-    return delivery._replace(message=delivery.message._replace(attempts=delivery.message.attempts + 1))
 
 
 def _bytes(value: object) -> bytes:

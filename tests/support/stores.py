@@ -15,12 +15,11 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.presence.packages import from_event
-from kemi_nsq.presence.packages.state import Wishes
-from kemi_nsq.presence.row import Order, Row, row_of
+from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support import sqlservers
 from tests.support.database import create_database
+from tests.support.rows import event_row
 from tests.support.settings import settings
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
@@ -35,8 +34,7 @@ COLUMNS = (
 
 Values = dict[str, object]
 
-#: The event of `made`, and when it came.
-NOW = 1_700_000_000
+#: The event of `made`.
 _FIELDS: dict[str, JsonValue] = {
     "Event-Package": "dialog",
     "From": "sip:alice@example.com",
@@ -112,9 +110,7 @@ class Database:
 def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
     """Return the row of an event; `Call_ID="x"` stands for the field `Call-ID`."""
     named = {name.replace("_", "-"): value for name, value in fields.items()}
-    state = from_event(_FIELDS | named)
-    order = Order(position=position, message_id=f"{message:016x}")
-    return row_of(state, state.document(Wishes(), 1), order=order, now=NOW, tombstone_s=300, default_expires_s=3600)
+    return event_row(_FIELDS | named, Order(position=position, message_id=f"{message:016x}"))
 
 
 def columns(row: Row) -> Values:

@@ -23,14 +23,12 @@ from typer.core import TyperGroup
 
 from kemi_nsq import event, jsontext, settings
 from kemi_nsq.consumer.deadletters import DeadLetters
-from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import Event
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.loading import load
 from kemi_nsq.names import Subscription, address
-from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
@@ -41,6 +39,7 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.tools import reference
 from kemi_nsq.tools.cli import app
+from tests.support.deliveries import delivery
 from tests.support.markdown import (
     ROOT,
     Command,
@@ -170,16 +169,15 @@ class TestPresenceStaysRight:
 
     def test_a_dead_letter(self, published: list[JsonObject]) -> None:
         shown = self.shown("Reason")
-        message = Message(
-            timestamp_ns=shown["Timestamp"],
+        dead = delivery(
+            shown["Payload"].encode(),
+            number=int(shown["Message-ID"], 16),
             attempts=shown["Attempts"],
-            message_id=shown["Message-ID"].encode(),
-            body=shown["Payload"].encode(),
+            timestamp_ns=shown["Timestamp"],
+            subscription=Subscription(shown["Topic"], shown["Channel"]),
         )
-        subscription = Subscription(shown["Topic"], shown["Channel"])
         given = load({"NSQ_DEAD_LETTER_TOPIC": "dead", "NSQ_NODE": shown["Node"]})
-        delivery = Delivery(connection_id=1, subscription=subscription, message=message)
-        DeadLetters(given, Publisher(given)).send(delivery, reason=shown["Reason"], route=shown["Route"])
+        DeadLetters(given, Publisher(given)).send(dead, reason=shown["Reason"], route=shown["Route"])
         assert published == [shown]
 
     def test_a_probe(self, published: list[JsonObject]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -13,27 +12,13 @@ from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence import probe as probe_module
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
+from tests.support.doubles import FakePublisher
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
 from tests.support.until import until
-
-
-class FakePublisher(Publisher):
-    """Takes every message, after some failures."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.sent: list[Outgoing] = []
-        self._failures = failures
-
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self._failures:
-            self._failures -= 1
-            raise ConnectionLost("no nsqd")
-        self.sent.append(message)
 
 
 def chores(publisher: Publisher, host: FakeHost) -> Chores:
@@ -66,7 +51,7 @@ def test_a_second_connect_within_the_interval_is_followed_by_a_probe_later(monke
 
 def test_a_probe_that_no_nsqd_took_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chores_module, "PROBE_RETRY_S", 0.05)
-    publisher, host = FakePublisher(failures=2), FakeHost()
+    publisher, host = FakePublisher(ConnectionLost("no nsqd"), times=2), FakeHost()
     tested = chores(publisher, host)
     tested.connected()
     tick_until(tested, lambda: len(publisher.sent) == 1)

@@ -6,21 +6,16 @@ from __future__ import annotations
 import pytest
 
 from kemi_nsq.consumer.current import Current, Fault, Handled
-from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.errors import StoreError
-from kemi_nsq.event import Event
-from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
+from tests.support.deliveries import event, handled
 from tests.support.stores import made
 
-EVENT = Event(topic="t", channel="c", message_id="0" * 16, timestamp_ns=1, attempts=1, payload="{}", fields={"n": 1})
+EVENT = event('{"n": 1}')
 
 
 @pytest.fixture
 def message() -> Handled:
-    sent = Message(message_id=b"0" * 16, timestamp_ns=1, attempts=1, body=b"{}")
-    delivery = Delivery(connection_id=1, subscription=Subscription("t", "c"), message=sent)
-    return Handled(delivery=delivery, event=EVENT)
+    return handled(EVENT)
 
 
 def test_the_event_is_there_while_its_route_runs(message: Handled) -> None:

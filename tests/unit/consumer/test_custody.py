@@ -7,17 +7,11 @@ import threading
 
 from kemi_nsq.consumer.custody import Custody
 from kemi_nsq.consumer.items import Delivery
-from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
-
-
-def delivery(number: int) -> Delivery:
-    message = Message(message_id=b"%016d" % number, timestamp_ns=1, attempts=1, body=b"12345")
-    return Delivery(connection_id=1, subscription=Subscription("t", "c"), message=message)
+from tests.support.deliveries import delivery
 
 
 def arrived(*numbers: int) -> tuple[Custody, list[Delivery]]:
-    custody, deliveries = Custody(), [delivery(number) for number in numbers]
+    custody, deliveries = Custody(), [delivery(b"12345", number=number) for number in numbers]
     for each in deliveries:
         custody.arrived(each)
     return custody, deliveries
@@ -44,7 +38,7 @@ def test_what_was_set_aside_may_be_given_back_or_kept() -> None:
 
 def test_the_same_message_that_comes_again_is_another_one() -> None:
     custody, (one,) = arrived(1)
-    again = delivery(1)
+    again = delivery(b"12345", number=1)
     assert custody.give_back() == [one]
     custody.arrived(again)
     assert not custody.begin(one)

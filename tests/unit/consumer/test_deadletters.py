@@ -5,36 +5,17 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.consumer.deadletters import DeadLetters
-from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
+from tests.support.deliveries import delivery
+from tests.support.doubles import FakePublisher
 from tests.support.settings import settings
-
-
-class FakePublisher(Publisher):
-    def __init__(self, error: Exception | None = None) -> None:
-        self.sent: list[Outgoing] = []
-        self._error = error
-
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self._error is not None:
-            raise self._error
-        self.sent.append(message)
-
-
-def delivery(body: bytes, topic: str = "events", attempts: int = 3) -> Delivery:
-    message = Message(message_id=b"0123456789abcdef", timestamp_ns=17, attempts=attempts, body=body)
-    return Delivery(connection_id=1, subscription=Subscription(topic, "kamailio"), message=message)
 
 
 @given(body=st.binary(max_size=80) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")))
@@ -51,7 +32,11 @@ def test_the_body_comes_back_byte_for_byte(body: bytes) -> None:
 def test_a_letter_says_where_it_came_from() -> None:
     publisher = FakePublisher()
     letters = DeadLetters(settings(dead_letter_topic="dead", node="n1"), publisher)
-    letters.send(delivery(b'{"a": 1}', attempts=65535), reason='the "reason"\n', route="nsq:consumer-event")
+    letters.send(
+        delivery(b'{"a": 1}', number=0x0123456789ABCDEF, attempts=65535, timestamp_ns=17),
+        reason='the "reason"\n',
+        route="nsq:consumer-event",
+    )
     assert json.loads(publisher.sent[0].body) == {
         "Reason": 'the "reason"\n',
         "Route": "nsq:consumer-event",
@@ -74,7 +59,7 @@ def test_without_a_topic_there_is_none() -> None:
 def test_a_dead_letter_has_no_dead_letter() -> None:
     publisher = FakePublisher()
     letters = DeadLetters(settings(dead_letter_topic="dead"), publisher)
-    assert not letters.send(delivery(b"x", topic="dead"), reason="r", route="")
+    assert not letters.send(delivery(b"x", subscription=Subscription("dead", "kamailio")), reason="r", route="")
     assert publisher.sent == []
 
 

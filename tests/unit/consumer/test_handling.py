@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from kemi_nsq.consumer.committing import Committing
 from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
-from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
 from kemi_nsq.consumer.verdict import Verdicts
@@ -30,62 +27,20 @@ from kemi_nsq.errors import ConnectionLost, NsqdRefused, StoreError
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.page import Fact, Page
 from kemi_nsq.plugin.wiring import wire_presence
 from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.testing import FakeHost
+from tests.support.chain import event as presence_event
+from tests.support.deliveries import delivery
+from tests.support.doubles import FIN, REQ, FakeAnswers, FakePublisher, PickyTable
 from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
-FIN, REQ = "FIN", "REQ"
 NAME = "nsq:consumer-event-presence-update"
 EVENT = b'{"Event-Category": "presence", "Event-Name": "update"}'
-
-
-@dataclass
-class FakeAnswers:
-    """Remembers what nsqd was answered: message id, FIN or REQ, delay."""
-
-    given: list[tuple[str, str, int]] = field(default_factory=list)
-    flushed: int = 0
-
-    def begin(self, delivery: Delivery) -> bool:
-        return True
-
-    keep = begin
-
-    def set_aside(self, delivery: Delivery) -> None:
-        pass
-
-    def finish(self, delivery: Delivery) -> None:
-        self.given.append((delivery.message.message_id.decode(), FIN, 0))
-
-    def requeue(self, delivery: Delivery, delay_ms: int) -> None:
-        self.given.append((delivery.message.message_id.decode(), REQ, delay_ms))
-
-    def flush(self) -> None:
-        self.flushed = len(self.given)
-
-    settle = flush
-
-
-class FakePublisher(Publisher):
-    """Remembers what was published, or raises what it was told to."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        super().__init__(settings())
-        self.published: list[Outgoing] = []
-        self.error = error
-
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self.error is not None:
-            raise self.error
-        self.published.append(message)
 
 
 class ShownPage(Page):
@@ -157,15 +112,8 @@ class Desk:
         return [text for level, text in self.host.lines if level is not Level.DEBUG]
 
 
-def delivery(body: bytes, *, number: int = 0, attempts: int = 1) -> Delivery:
-    message = Message(
-        message_id=b"%016d" % number, timestamp_ns=1_700_000_000_000_000_000, attempts=attempts, body=body
-    )
-    return Delivery(connection_id=1, subscription=Subscription("events", "kamailio"), message=message)
-
-
 def answer(number: int, kind: str, delay_ms: int = 0) -> tuple[str, str, int]:
-    return f"{number:016}", kind, delay_ms
+    return f"{number:016x}", kind, delay_ms
 
 
 # One message
@@ -333,7 +281,7 @@ def test_an_exit_in_a_handler_requeues_its_message_and_no_other() -> None:
 def test_a_dead_letter_says_what_came_and_why_it_went_no_further() -> None:
     desk = Desk(dead_letter_topic="dead", node="n1")
     assert desk.handle(b"hello", attempts=2) == [answer(0, FIN)]
-    (letter,) = desk.publisher.published
+    (letter,) = desk.publisher.sent
     assert letter.topic == "dead"
     assert json.loads(letter.body) == {
         "Reason": "the body is not JSON: unexpected character, expected a JSON value at line 1 column 1",
@@ -352,7 +300,7 @@ def test_a_dead_letter_says_what_came_and_why_it_went_no_further() -> None:
 def test_a_dead_letter_keeps_bytes_that_are_no_text() -> None:
     desk = Desk(dead_letter_topic="dead")
     desk.handle(b"\xff\x00")
-    letter = json.loads(desk.publisher.published[0].body)
+    letter = json.loads(desk.publisher.sent[0].body)
     assert base64.b64decode(letter["Payload-Base64"]) == b"\xff\x00"
     assert "Payload" not in letter
 
@@ -360,7 +308,7 @@ def test_a_dead_letter_keeps_bytes_that_are_no_text() -> None:
 def test_a_message_that_was_given_up_becomes_a_dead_letter_with_its_route() -> None:
     desk = Desk(handlers={NAME: lambda _: -1}, max_attempts="1", dead_letter_topic="dead")
     assert desk.handle(EVENT) == [answer(0, FIN)]
-    letter = json.loads(desk.publisher.published[0].body)
+    letter = json.loads(desk.publisher.sent[0].body)
     assert (letter["Route"], letter["Reason"]) == (NAME, "its route failed, or asked for it again, 1 times")
 
 
@@ -387,7 +335,7 @@ def test_a_dead_letter_that_nsqd_refuses_for_good_does_not_keep_the_message() ->
 def test_a_dead_letter_topic_that_is_consumed_gets_no_dead_letters_of_its_own() -> None:
     desk = Desk(dead_letter_topic="events")
     assert desk.handle(b"hello") == [answer(0, FIN)]
-    assert desk.publisher.published == []
+    assert desk.publisher.sent == []
 
 
 # Presence, of several events together
@@ -406,7 +354,8 @@ def presence_desk(path: Path, *, store: PresentityTable | None = None, **options
         event = desk.current.event
         assert event is not None
         assert desk.writer is not None
-        row = desk.writer.row(event.fields, Order(position=int(event.message_id), message_id="0" * 16), sent_at=None)
+        order = Order(position=int(event.message_id, 16), message_id="0" * 16)
+        row = desk.writer.row(event.fields, order, sent_at=None)
         assert row is not None
         if desk.current.collect(row):
             return
@@ -420,16 +369,7 @@ def presence_desk(path: Path, *, store: PresentityTable | None = None, **options
 
 
 def call(user: str, state: str) -> bytes:
-    fields = {
-        "Event-Category": "presence",
-        "Event-Name": "update",
-        "Event-Package": "dialog",
-        "From": f"sip:{user}@example.com",
-        "To": "sip:bob@example.com",
-        "Call-ID": "c1",
-        "State": state,
-    }
-    return json.dumps(fields).encode()
+    return presence_event("dialog", user, To="sip:bob@example.com", Call_ID="c1", State=state)
 
 
 def stored(path: Path) -> list[tuple[str, bytes]]:
@@ -488,7 +428,7 @@ def test_a_message_given_back_in_an_outage_is_never_given_up(path: Path) -> None
     for attempts in range(1, 40):
         assert desk.answer_to(call("alice", "early"), attempts=attempts) == (REQ, 0)
         desk.gate.pass_time(60)
-    assert desk.publisher.published == []
+    assert desk.publisher.sent == []
     assert Counter.GAVE_UP not in desk.host.counters
     desk.gate.failing.clear()
     desk.gate.pass_time(60)
@@ -532,7 +472,7 @@ def test_with_ack_received_no_line_promises_that_a_message_comes_again(path: Pat
     desk = presence_desk(path, handlers=handlers, ack="received", dead_letter_topic="dead")
     desk.host.event_routes["nsq:consumer-event-bug"] = broken
     drop_table(path)
-    desk.publisher.error = ConnectionLost("nobody there")
+    desk.publisher.failure = ConnectionLost("nobody there")
     bad = (b'{"Event-Category": "raises"}', b'{"Event-Category": "bug"}')
     desk.handle(*bad, call("alice", "early"), call("alice", "confirmed"))
     desk.gate.pass_time(60)
@@ -554,7 +494,7 @@ def test_own_failures_are_what_is_left_when_outages_are_taken_off(path: Path) ->
     assert desk.answer_to(EVENT, attempts=8) == (REQ, 500)
     assert desk.answer_to(EVENT, attempts=9) == (REQ, 1000)
     assert desk.answer_to(EVENT, attempts=10) == (FIN, 0)
-    letter = json.loads(desk.publisher.published[0].body)
+    letter = json.loads(desk.publisher.sent[0].body)
     assert letter["Reason"] == "its route failed, or asked for it again, 3 times"
 
 
@@ -579,30 +519,22 @@ def test_a_dead_letter_waits_for_nsqd_and_is_told_of_once(path: Path) -> None:
         desk.gate.pass_time(1)
     desk.gate.failing.clear()
     desk.gate.pass_time(5)
-    desk.publisher.error = None
+    desk.publisher.failure = None
     assert desk.answer_to(b"hello", attempts=30) == (FIN, 0)
     assert desk.host.counters[Counter.INVALID] == 1
     assert [line.partition(" dropped")[0] for line in desk.lines[-1:]] == ["events:kamailio message 0000000000000000"]
 
 
-class Picky(PresentityTable):
-    """A store that works, except for the rows of some users."""
+LOCKED = StoreError("a lock was not given in time")
 
-    def __init__(self, path: Path, *users: str) -> None:
-        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
-        self.users = set(users)
-        self.calls = 0
 
-    def save_all(self, given: Sequence[Row]) -> Saved:
-        self.calls += 1
-        if any(row.username in self.users for row in given):
-            raise StoreError("a lock was not given in time")
-        return super().save_all(given)
+def picky(path: Path) -> PickyTable:
+    return PickyTable(path, "alice", failure=LOCKED)
 
 
 def test_one_that_the_database_does_not_take_holds_the_others_up_only_once(path: Path) -> None:
     """A row that somebody else has locked, say: the probe succeeds, and yet this message fails."""
-    desk = presence_desk(path, store=Picky(path, "alice"))
+    desk = presence_desk(path, store=picky(path))
     batch = [call(user, "early") for user in ("alice", "bob", "carol")]
     desk.handle(*batch)
     assert {kind for _, kind, _ in desk.answers.given} == {REQ}
@@ -615,7 +547,7 @@ def test_one_that_the_database_does_not_take_holds_the_others_up_only_once(path:
 
 
 def test_a_database_that_only_seemed_to_work_is_not_asked_for_each_message(path: Path) -> None:
-    store = Picky(path, "alice")
+    store = picky(path)
     desk = presence_desk(path, store=store)
     desk.handle(*[call("alice", "early")] * 50)
     desk.gate.pass_time(1)
@@ -625,13 +557,13 @@ def test_a_database_that_only_seemed_to_work_is_not_asked_for_each_message(path:
 
 
 def test_a_bug_that_only_one_message_meets_while_they_are_written_apart_spares_the_others(path: Path) -> None:
-    class Broken(Picky):
+    class Broken(PickyTable):
         def save_all(self, given: Sequence[Row]) -> Saved:
             if [row.username for row in given] == ["bob"]:
                 raise ZeroDivisionError("a bug")
             return super().save_all(given)
 
-    desk = presence_desk(path, store=Broken(path, "alice"))
+    desk = presence_desk(path, store=Broken(path, "alice", failure=LOCKED))
     batch = [call(user, "early") for user in ("alice", "bob", "carol")]
     desk.handle(*batch)
     desk.gate.pass_time(1)
@@ -645,7 +577,7 @@ def test_rows_that_are_locked_one_after_the_other_do_not_hold_the_consumer_up_fo
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second one waits for its lock: no more than NSQ_DB_TIMEOUT for all of them."""
-    store = Picky(path, "alice")
+    store = picky(path)
     desk = presence_desk(path, store=store)
     desk.handle(*[call("alice", "early")] * 2)
     desk.gate.pass_time(1)
@@ -691,7 +623,7 @@ def test_a_success_ends_the_backoff() -> None:
 def test_the_message_that_is_handled_is_shown_and_those_that_are_committed(path: Path) -> None:
     desk = presence_desk(path)
     desk.handle(call("alice", "early"), b"{}", call("carol", "early"))
-    ids = [f"{number:016}" for number in range(3)]
+    ids = [f"{number:016x}" for number in range(3)]
     assert desk.page.handled == [*ids, f"{ids[0]} {ids[2]}", ""]
 
 
@@ -709,7 +641,7 @@ def test_nothing_is_shown_to_be_handled_after_an_exception() -> None:
 
 
 def test_a_message_that_kamailio_may_have_died_of_is_handled_by_itself(path: Path) -> None:
-    ids = [f"{number:016}" for number in range(3)]
+    ids = [f"{number:016x}" for number in range(3)]
     desk = presence_desk(path, died={ids[1]: 2})
     desk.handle(call("alice", "early"), call("bob", "early"), call("carol", "early"))
     assert desk.answers.given == [answer(0, FIN), answer(2, FIN), answer(1, FIN)]
@@ -722,7 +654,7 @@ def test_a_message_that_kamailio_died_of_three_times_is_not_handled_any_more() -
     )
     assert desk.handle(EVENT, attempts=4) == [answer(0, FIN)]
     assert desk.host.counters == {Counter.RECEIVED: 1, Counter.GAVE_UP: 1, Counter.DEAD_LETTERS: 1}
-    letter = json.loads(desk.publisher.published[0].body)
+    letter = json.loads(desk.publisher.sent[0].body)
     assert letter["Reason"] == "Kamailio died again and again while it was handled"
 
 

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import pytest
 
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.items import Item, Target
 from kemi_nsq.consumer.overseer import Overseer, bounds
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.counters import Counter
@@ -20,9 +20,9 @@ from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.page import Doing, Fact
 from kemi_nsq.testing import FakeHost
+from tests.support.deliveries import delivery
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -53,11 +53,6 @@ def connection(ready: int) -> Connection:
     return made
 
 
-def delivery(number: int, size: int = 10) -> Delivery:
-    message = Message(message_id=b"%016d" % number, timestamp_ns=1, attempts=1, body=bytes(size))
-    return Delivery(connection_id=1, subscription=PAIR, message=message)
-
-
 def overseer(**values: str) -> Overseer:
     host = FakeHost()
     items: SimpleQueue[list[Item]] = SimpleQueue()
@@ -83,13 +78,13 @@ def test_a_nsqd_that_keeps_to_its_rdy_may_fill_the_queue_with_others() -> None:
     other, good = connection(5), connection(5)
     for number in range(1020):
         other.take(b"%d" % number)
-        watching.arrived(delivery(number), other)
+        watching.arrived(delivery(bytes(10), number=number), other)
     for number in range(5):  # these go beyond the bound
         good.take(b"%d" % number)
-        watching.arrived(delivery(2000 + number), good)
+        watching.arrived(delivery(bytes(10), number=2000 + number), good)
     other.take(b"next")
     with pytest.raises(ProtocolError, match="1025 messages with 10250 bytes wait here, and RDY was at most 5"):
-        watching.arrived(delivery(3000), other)
+        watching.arrived(delivery(bytes(10), number=3000), other)
 
 
 def test_what_comes_in_spite_of_rdy_0_is_unasked_even_if_it_is_given_back() -> None:

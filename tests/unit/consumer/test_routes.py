@@ -22,20 +22,9 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.testing import FakeHost
+from tests.support.deliveries import event
 
 NAME = "nsq:consumer-event-presence"
-
-
-def event() -> Event:
-    return Event(
-        topic="t",
-        channel="c",
-        message_id="0123456789abcdef",
-        timestamp_ns=1,
-        attempts=3,
-        payload='{"a": 1}',
-        fields={"a": 1},
-    )
 
 
 class AskedHost(FakeHost):
@@ -156,11 +145,11 @@ def test_an_exception_in_a_python_handler_requeues(error: BaseException) -> None
 def test_a_native_route_finds_the_event_in_variables() -> None:
     seen: dict[str, str] = {}
     host = AskedHost(x=lambda host, payload: seen.update(host.variables, data=payload))
-    assert KamailioRoutes(host).run("nsq:x", event()) is Outcome.DONE
+    assert KamailioRoutes(host).run("nsq:x", event('{"a": 1}', attempts=3)) is Outcome.DONE
     assert seen == {
         "nqE": '{"a": 1}',
-        "nqTopic": "t",
-        "nqChannel": "c",
+        "nqTopic": "events",
+        "nqChannel": "kamailio",
         "nqAttempts": "3",
         "nqAck": "",
         "data": '{"a": 1}',

@@ -19,70 +19,10 @@ from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.plugin.face import Plugin
 from kemi_nsq.plugin.native import _split
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
-from kemi_nsq.queries.asker import Query
 from kemi_nsq.testing import FakeHost
-from tests.support.settings import wipe_environment
+from tests.support.doubles import FakeAsker, FakeOutbox, FakePublisher
 
 MESSAGE = object()
-
-
-class FakePublisher:
-    """Takes every message, or raises."""
-
-    def __init__(self) -> None:
-        self.failure: Exception | None = None
-        self.sent: list[Outgoing] = []
-
-    def publish(self, message: Outgoing) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.sent.append(message)
-
-
-class FakeOutbox:
-    """Keeps every message, or raises."""
-
-    def __init__(self) -> None:
-        self.failure: Exception | None = None
-        self.kept: list[Outgoing] = []
-
-    def keep(self, message: Outgoing) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.kept.append(message)
-
-
-class FakeAsker:
-    """Has a reply, or raises."""
-
-    def __init__(self) -> None:
-        self.failure: NsqError | None = None
-        self.later_failure: QueryFailed | None = None
-        self.sends = True
-        self.reply = '{"Msg-ID":"1"}'
-        self.asked: list[tuple[str, Any, float]] = []
-        self.later: list[tuple[str, Suspended]] = []
-
-    def ask(self, topic: str, payload: Any, timeout_s: float) -> str:
-        self.asked.append((topic, payload, timeout_s))
-        if self.failure is not None:
-            raise self.failure
-        return self.reply
-
-    def prepare(self, topic: str, payload: Any, timeout_s: float) -> Query:
-        self.ask(topic, payload, timeout_s)
-        return Query(topic=topic, msg_id="1", body=b"", deadline=0.0, slot=0)
-
-    def ask_later(self, query: Query, suspended: Suspended) -> bool:
-        if self.later_failure is not None:
-            raise self.later_failure
-        self.later.append((query.topic, suspended))
-        return self.sends
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    wipe_environment(monkeypatch)
 
 
 @pytest.fixture
@@ -122,7 +62,7 @@ def inside(plugin: Plugin) -> NsqFunctions:
 
 def fill(plugin: Plugin, parts: Parts) -> None:
     functions = inside(plugin)
-    functions._publisher, functions._asker = parts  # type: ignore[assignment]
+    functions._publisher, functions._asker = parts
 
 
 @pytest.fixture
@@ -228,7 +168,7 @@ def test_without_an_outbox_a_dead_nsqd_is_a_failure(
 def test_with_an_outbox_a_dead_nsqd_is_code_2(
     native: NativeNsq, publisher: FakePublisher, outbox: FakeOutbox, host: FakeHost
 ) -> None:
-    inside(native)._outbox = outbox  # type: ignore[assignment]
+    inside(native)._outbox = outbox
     publisher.failure = ConnectionLost("gone")
     assert native.nsq_publish_deferred(MESSAGE, "t 50 {}") == 2
     assert outbox.kept == [Outgoing(topic="t", body=b"{}", delay_ms=50)]
@@ -239,7 +179,7 @@ def test_with_an_outbox_a_dead_nsqd_is_code_2(
 def test_a_full_outbox_is_a_failure(
     native: NativeNsq, publisher: FakePublisher, outbox: FakeOutbox, host: FakeHost
 ) -> None:
-    inside(native)._outbox = outbox  # type: ignore[assignment]
+    inside(native)._outbox = outbox
     publisher.failure, outbox.failure = ConnectionLost("gone"), StoreError("full")
     assert native.nsq_publish(MESSAGE, "t {}") == -1
     assert host.counters == {Counter.PUBLISH_FAILED: 1}
@@ -248,7 +188,7 @@ def test_a_full_outbox_is_a_failure(
 def test_the_outbox_keeps_nothing_that_nsqd_refuses(
     native: NativeNsq, publisher: FakePublisher, outbox: FakeOutbox
 ) -> None:
-    inside(native)._outbox = outbox  # type: ignore[assignment]
+    inside(native)._outbox = outbox
     publisher.failure = NsqdRefused("E_BAD_MESSAGE", "too big", fatal=True)
     assert native.nsq_publish(MESSAGE, "t {}") == -1
     assert outbox.kept == []

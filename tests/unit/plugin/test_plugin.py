@@ -15,19 +15,16 @@ import pytest
 
 from kemi_nsq import Event, KemiNsq, NativeNsq, event_route
 from kemi_nsq.consumer.current import Handled
-from kemi_nsq.consumer.items import Delivery
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
-from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.page import read
 from kemi_nsq.plugin.face import Plugin
 from kemi_nsq.presence import hidden
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
+from tests.support.deliveries import event, handled
 from tests.support.presentity_table import create_presentity_table
-from tests.support.settings import wipe_environment
 
 MESSAGE = object()
 CALL = {
@@ -41,12 +38,6 @@ CALL = {
 }
 
 Publish = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    wipe_environment(monkeypatch)
-    return monkeypatch
 
 
 @pytest.fixture
@@ -65,23 +56,9 @@ def payload(**changes: str | None) -> str:
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
-def event(text: str, *, timestamp_ns: int = 1_700_000_000_000_000_000) -> Event:
-    return Event(
-        topic="t",
-        channel="c",
-        message_id="0123456789abcdef",
-        timestamp_ns=timestamp_ns,
-        attempts=1,
-        payload=text,
-        fields=json.loads(text),
-    )
-
-
 def arrives(plugin: Plugin, arrived: Event) -> Handled:
     """Let an event be the one whose route runs."""
-    sent = Message(message_id=arrived.message_id.encode(), timestamp_ns=arrived.timestamp_ns, attempts=1, body=b"")
-    delivery = Delivery(connection_id=1, subscription=Subscription("t", "c"), message=sent)
-    message = Handled(delivery=delivery, event=arrived)
+    message = handled(arrived)
     plugin._parts.current.begin(message)
     return message
 
@@ -174,7 +151,7 @@ def test_the_line_names_the_message(make: Make, host: FakeHost) -> None:
     plugin, publish = make(host)
     message = arrives(plugin, event("{}"))
     assert publish() == -1
-    assert host.lines[0][1].endswith("(message 0123456789abcdef of t)")
+    assert host.lines[0][1].endswith("(message 0123456789abcdef of events)")
     assert message.refused
 
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,7 +22,6 @@ from kemi_nsq.presence.row import GRACE_S, Order, Row
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 from tests.support.wired import wired
 
@@ -63,13 +60,6 @@ class Desk:
     def bodies(self) -> dict[str, bytes]:
         """Return the documents of the states that are not over by their users."""
         return {row.username: row.body for _, row in self.store.find()}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PresentityTable]:
-    path = create_presentity_table(tmp_path / "kamailio.db")
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from kemi_nsq.presence.watchers import UDP_LIMIT
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.gates import TestedGate
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 from tests.support.wired import wired
 
@@ -74,11 +73,6 @@ class Process:
         self.now += int(seconds)
         self.monotonic += seconds
         self.watchers.tick()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create_presentity_table(tmp_path / "kamailio.db")
 
 
 @pytest.fixture

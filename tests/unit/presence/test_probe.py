@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,31 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import ConnectionLost, PayloadError, StoreError
-from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence import probe as module
 from kemi_nsq.presence.probe import INTERVAL_S, Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.testing import FakeHost
 from tests.support.clock import SetClock
+from tests.support.doubles import FakePublisher
 from tests.support.histories import Said, deliveries
 from tests.support.presence_consumers import PresenceConsumer
-from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
 ALICE = "sip:alice@example.com"
 PROBING = settings(probe_topic="probes", node="n1")
-
-
-class FakePublisher(Publisher):
-    def __init__(self) -> None:
-        self.sent: list[Outgoing] = []
-        self.error: Exception | None = None
-
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        if self.error is not None:
-            raise self.error
-        self.sent.append(message)
 
 
 @pytest.fixture
@@ -48,14 +33,7 @@ def publisher() -> FakePublisher:
 
 @pytest.fixture
 def clock() -> SetClock:
-    return SetClock(1000.0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PresentityTable]:
-    path = create_presentity_table(tmp_path / "kamailio.db")
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
+    return SetClock()
 
 
 @pytest.fixture
@@ -107,11 +85,11 @@ def test_who_has_a_state_is_not_asked_for(probe: Probe, store: PresentityTable, 
 
 
 def test_one_that_no_nsqd_took_is_tried_again_at_once(probe: Probe, publisher: FakePublisher) -> None:
-    publisher.error = ConnectionLost("nobody")
+    publisher.failure = ConnectionLost("nobody")
     for ask in (probe.everybody, lambda: probe.one(ALICE, "dialog")):
         with pytest.raises(ConnectionLost):
             ask()
-    publisher.error = None
+    publisher.failure = None
     assert probe.everybody()
     assert probe.one(ALICE, "dialog")
 

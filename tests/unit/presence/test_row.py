@@ -11,12 +11,12 @@ from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence.packages import from_event
 from kemi_nsq.presence.packages.dialog import DIALOG_STATES
-from kemi_nsq.presence.row import GRACE_S, MAX_BODY, Order, Row, row_of
+from kemi_nsq.presence.row import GRACE_S, MAX_BODY, Order, Row
 from tests.support.rendering import render
+from tests.support.rows import NOW, event_row
 
 Fields = dict[str, JsonValue]
 
-NOW = 1_700_000_000
 INT32 = 2**31 - 1
 ORDER = Order(position=NOW * 10**9, message_id="0123456789abcdef")
 
@@ -34,9 +34,7 @@ BOB: Fields = {"Presentity": "sip:bob@example.com", "Presentity-User": "bob", "P
 
 
 def stored(fields: Fields, *, order: Order = ORDER, now: int = NOW, body: bytes | None = None) -> Row:
-    state = from_event(fields)
-    document = render(state).body if body is None else body
-    return row_of(state, document, order=order, now=now, tombstone_s=300, default_expires_s=3600)
+    return event_row(fields, order, now=now, body=body)
 
 
 def etag(fields: Fields, **changes: JsonValue) -> str:

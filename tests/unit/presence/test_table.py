@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.database import rows
-from tests.support.presentity_table import create_presentity_table
 from tests.support.until import until
 
 ROW = Row(
@@ -34,17 +32,6 @@ ROW = Row(
 )
 EARLIER = "00000000000000000004.5.ffffffffffffffff.x"
 LATER = "00000000000000000006.1.0000000000000000.x"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create_presentity_table(tmp_path / "kamailio.db")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[PresentityTable]:
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
 
 
 def columns(row: Row) -> dict[str, object]:

@@ -20,15 +20,14 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, RowRefused, StoreError
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
-from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import GRACE_S, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.testing import FakeHost
-from tests.support.presence_consumers import Answered, PresenceConsumer, again
-from tests.support.presentity_table import create_presentity_table
+from tests.support.deliveries import again, delivery
+from tests.support.doubles import FakeAnswers, PickyTable
+from tests.support.presence_consumers import PresenceConsumer
 from tests.support.settings import settings
 
 HOUR_S = 3600
@@ -55,17 +54,6 @@ class Recorded(PresenceConsumer):
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create_presentity_table(tmp_path / "kamailio.db")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[PresentityTable]:
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
-        yield made
-
-
-@pytest.fixture
 def consumer(store: PresentityTable) -> Recorded:
     return Recorded(FakeHost(), store)
 
@@ -80,9 +68,7 @@ def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fie
         "State": "early",
     }
     named |= {name.replace("_", "-"): value for name, value in fields.items()}
-    timestamp_ns = int(sent_at * 1e9) + number
-    made = Message(message_id=b"%016x" % number, timestamp_ns=timestamp_ns, attempts=1, body=json.dumps(named).encode())
-    return Delivery(connection_id=1, subscription=Subscription("events", "kamailio"), message=made)
+    return delivery(json.dumps(named).encode(), number=number, timestamp_ns=int(sent_at * 1e9) + number)
 
 
 def rows(store: PresentityTable) -> dict[str, Row]:
@@ -168,23 +154,8 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
 # What fails
 
 
-class Failing(PresentityTable):
-    """A store that refuses the rows of some users, or fails."""
-
-    def __init__(self, path: Path, error: Exception, users: frozenset[str]) -> None:
-        super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
-        self._error, self._users = error, users
-        self.calls = 0
-
-    def save_all(self, given: Sequence[Row]) -> Saved:
-        self.calls += 1
-        if any(row.username in self._users for row in given):
-            raise self._error
-        return super().save_all(given)
-
-
 def test_one_row_that_the_database_refuses_spoils_no_other(path: Path) -> None:
-    with closing(Failing(path, RowRefused("no such character"), frozenset({"bad"}))) as store:
+    with closing(PickyTable(path, "bad", failure=RowRefused("no such character"))) as store:
         consumer = Recorded(FakeHost(), store)
         batch = [message(number, user=user) for number, user in enumerate(["a", "bad", "c"])]
         assert consumer.handle(batch).finished == batch
@@ -217,7 +188,7 @@ def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: 
 
 @pytest.mark.parametrize(("ack", "again_"), [("processed", [1, 3]), ("received", [])])
 def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_: list[int]) -> None:
-    with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
+    with closing(PickyTable(path, "a", failure=StoreError("locked"))) as store:
         consumer = Recorded(FakeHost(), store, ack=ack)
         batch = [message(0, State="nonsense"), message(1, user="a"), message(2, From=""), message(3, user="b")]
         answered = consumer.handle(batch)
@@ -231,14 +202,14 @@ def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_:
 
 
 def test_a_database_that_fails_for_ever_costs_no_message_anything(path: Path) -> None:
-    with closing(Failing(path, StoreError("locked"), frozenset({"a"}))) as store:
+    with closing(PickyTable(path, "a", failure=StoreError("locked"))) as store:
         consumer = Recorded(FakeHost(), store, max_attempts="2")
         waiting = [message(0, user="a"), message(1, user="a")]
         for _ in range(20):
             waiting = consumer.handle(waiting).requeued
         assert len(waiting) == 2
         assert consumer.host.counters[Counter.GAVE_UP] == 0
-        store._users = frozenset()
+        store.users.clear()
         assert consumer.handle(waiting).requeued == []
         assert len(rows(store)) == 1
 
@@ -310,19 +281,8 @@ def test_nothing_is_held_back_where_nobody_would_send_it_later(path: Path) -> No
 # Bugs, and rows that the database refuses
 
 
-class Spoiled(PresenceConsumer):
-    """A consumer whose table takes no row of `spoiler`; its route, as `plugin` does, bears whatever is raised."""
-
-    def __init__(self, host: FakeHost, store: PresentityTable, error: Exception) -> None:
-        super().__init__(host, store)
-        save_all = store.save_all
-
-        def save(rows: Sequence[Row]) -> Saved:
-            if any(row.username == "spoiler" for row in rows):
-                raise error
-            return save_all(rows)
-
-        store.save_all = save  # type: ignore[method-assign]
+class Bearing(PresenceConsumer):
+    """A consumer whose route, as `plugin` does, bears whatever is raised."""
 
     def publish(self, event: Event) -> None:
         with suppress(Exception):
@@ -332,23 +292,31 @@ class Spoiled(PresenceConsumer):
                 self.functions.publish(None)
 
 
-def test_a_bug_lets_its_own_message_come_again_and_no_other(store: PresentityTable) -> None:
-    consumer = Spoiled(FakeHost(), store, UnicodeEncodeError("latin-1", "x", 0, 1, "a bug"))
+@pytest.fixture
+def spoiled(path: Path) -> Iterator[PickyTable]:
+    """Return a table that takes no row of `spoiler`."""
+    with closing(PickyTable(path, "spoiler", failure=RowRefused("the database refuses it"))) as made:
+        yield made
+
+
+def test_a_bug_lets_its_own_message_come_again_and_no_other(spoiled: PickyTable) -> None:
+    spoiled.failure = UnicodeEncodeError("latin-1", "x", 0, 1, "a bug")
+    consumer = Bearing(FakeHost(), spoiled)
     spoiler, others = message(1, user="spoiler"), [message(2, user="bob"), message(3, user="carol")]
     alone, together = consumer.handle([spoiler]), consumer.handle([others[0], spoiler, others[1]])
     assert (alone.finished, alone.requeued) == ([], [again(spoiler)])
     assert (together.finished, together.requeued) == (others, [again(spoiler)])
-    assert set(rows(store)) == {"bob", "carol"}
+    assert set(rows(spoiled)) == {"bob", "carol"}
     assert consumer.host.counters[Counter.BUG] == 1
 
 
-def test_a_row_that_is_refused_takes_no_reset_of_its_batch_along(store: PresentityTable) -> None:
-    consumer = Spoiled(FakeHost(), store, RowRefused("the database refuses it"))
+def test_a_row_that_is_refused_takes_no_reset_of_its_batch_along(spoiled: PickyTable) -> None:
+    consumer = Bearing(FakeHost(), spoiled)
     reset = message(3, reset=True, Sender_URI="sip:pbx1")
     consumer.handle([message(0, Sender_URI="sip:pbx1")])
     batch = [message(1, user="spoiler"), message(2, user="carol"), reset]
     assert consumer.handle(batch).finished == batch
-    assert set(rows(store)) == {"carol"}, "the call of pbx1 is over"
+    assert set(rows(spoiled)) == {"carol"}, "the call of pbx1 is over"
     assert consumer.host.counters[Counter.PUA_INVALID] == 1
 
 
@@ -406,7 +374,7 @@ def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(store: Pres
 
 @pytest.mark.parametrize("expires", [0, -1, "0", "-5", "soon", 1.5, "1e3", "NaN", True, [60], "  ,", "0x10", "٣"])
 def test_an_expires_that_means_nothing_is_refused(consumer: Recorded, store: PresentityTable, expires: object) -> None:
-    answered: Answered = consumer.handle([message(1, Expires=expires)])
+    answered: FakeAnswers = consumer.handle([message(1, Expires=expires)])
     assert len(answered.finished) == 1
     assert rows(store) == {}
     (error,) = consumer.returned
