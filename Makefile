@@ -62,8 +62,9 @@ chaos: setup ## kill and freeze each server under load, 10 minutes; ARGS="--seco
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo
 
-docs: venv ## write docs/reference.md from the code
+docs: venv ## write docs/reference.md and the map in docs/how-it-works.md from the code
 	$(BIN)/kemi-nsq reference --write docs/reference.md
+	$(BIN)/python -m tests.support.code_map
 
 lock: venv ## renew requirements.lock and requirements-dev.lock with the newest allowed versions
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --output-file requirements.lock pyproject.toml

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.page import Page
+from kemi_nsq.runtime.page import Page
 
 
 class Level(enum.Enum):
@@ -100,3 +100,19 @@ class Suspended:
     index: int
     label: int
     route: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Something for the log, if it has text, and the counters, which only the main thread may write."""
+
+    level: Level = Level.DEBUG
+    text: str = ""
+    counter: Counter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A thread ended by an error of ours; the main thread must start anew."""
+
+    trace: str

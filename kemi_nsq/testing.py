@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
-from kemi_nsq.page import Page
+from kemi_nsq.runtime.page import Page
 
 
 class FakeHost:

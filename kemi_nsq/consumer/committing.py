@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.current import Fault, Handled
 from kemi_nsq.consumer.gate import Gate
+from kemi_nsq.consumer.message import Fault, Handled
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RowRefused, StoreError
 from kemi_nsq.host import Host, Level
-from kemi_nsq.page import Fact
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.quiet import Quiet
+from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
 #: When the database seemed to work again, so many commits that fail in a row say that it does not.

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from kemi_nsq.consumer.items import Target
+from kemi_nsq.consumer.message import Target
 from kemi_nsq.memory import remember
 from kemi_nsq.nsq import protocol as nsq
 

@@ -12,15 +12,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.items import Item, Target
+from kemi_nsq.consumer.message import Item, Target
 from kemi_nsq.consumer.targets import Targets
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
-from kemi_nsq.host import Level
+from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq import sockets as transport
-from kemi_nsq.reports import Broken, Report
 from kemi_nsq.settings import Settings
 
 CONNECT_TIMEOUT_S = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.jsontext import JsonValue, encode
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing

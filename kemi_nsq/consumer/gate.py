@@ -16,7 +16,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.names import Subscription
-from kemi_nsq.page import Fact, Page
+from kemi_nsq.runtime.page import Fact, Page
 
 #: Does what fails in an outage, and leaves no trace; raises NsqError while it fails.
 Trial = Callable[[], None]
@@ -65,6 +65,7 @@ class Gate:
 
     def attach(self, valve: Valve) -> None:
         """Take over a new I/O thread, which lets everything come: pause there what is held."""
+        # The I/O thread pauses at its next turn; what nsqd has sent by then is given back by the handling (`holds`).
         self._valve, self._limits = valve, {}
         self._apply()
 

@@ -11,9 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
 from kemi_nsq.consumer.committing import Committing
-from kemi_nsq.consumer.current import Current, Fault, Handled
 from kemi_nsq.consumer.gate import Gate
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Current, Delivery, Fault, Handled
 from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.verdict import Answers, Verdicts
 from kemi_nsq.counters import Counter
@@ -21,7 +20,7 @@ from kemi_nsq.errors import PayloadError
 from kemi_nsq.event import Event, decode, route_names
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
-from kemi_nsq.page import Fact
+from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
 #: A message during whose handling Kamailio has died so often is not handled again.
@@ -85,13 +84,14 @@ class EventHandling:
             deliveries = [each for each in deliveries if answers.begin(each) and not self._held(each, answers)]
             for delivery in deliveries:
                 answers.finish(delivery)
-            answers.settle()
+            answers.settle()  # a native route keeps Python's lock: FIN must have left before, or it waits for the route
         # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
         if len(deliveries) > 1 and self._settings.pua_refresh:
             self._current.begin_batch()
         try:
             # What has been finished cannot be given back, though its topic be held since.
             handled = [*map(self._run, deliveries)] if finished else self._run_ours(deliveries, answers)
+            # First the rows and their NOTIFYs, then FIN: whoever dies in between has the messages come again.
             self._committing.commit([one for one in handled if one.rows])
         finally:
             self._current.end_batch()

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, ProtocolError
@@ -231,7 +231,7 @@ class Intake:
                 connection.subscribed = True
                 self._share_ready(connection.target.subscription)
                 text = f"consuming {connection.target.subscription} at {connection.target.address}"
-                items.append(self._overseer.report(Level.INFO, text, Counter.CONNECTED))
+                items.append(Connected(self._overseer.report(Level.INFO, text, Counter.CONNECTED)))
             case nsq.Refused(code=code, text=text, fatal=fatal):
                 # E_FIN_FAILED and its like: the message had timed out and comes again, and the handlers bear that.
                 address, subscription = connection.target
@@ -259,7 +259,9 @@ class Intake:
             delivery = Delivery(
                 connection_id=connection.connection_id, subscription=connection.target.subscription, message=message
             )
-            items.append(self._overseer.arrived(delivery, connection))
+            self._overseer.admit(len(message.body), connection)
+            self._overseer.custody.arrived(delivery)
+            items.append(delivery)
 
     def _share_ready(self, subscription: Subscription) -> None:
         connections = [

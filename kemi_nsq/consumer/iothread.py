@@ -21,14 +21,13 @@ from typing import TypeAlias
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.custody import Custody
 from kemi_nsq.consumer.intake import Intake
-from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.message import Custody, Delivery, Item, Target
 from kemi_nsq.errors import ConnectionLost, NsqError
+from kemi_nsq.host import Broken
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import sockets as transport
 from kemi_nsq.queries.desk import ReplyDesk
-from kemi_nsq.reports import Broken
 
 _TICK_S = 0.5
 _SETTLE_S = 1.0

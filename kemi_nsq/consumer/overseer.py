@@ -11,15 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from kemi_nsq.consumer.connection import GIVE_BACK_MS, Connection
-from kemi_nsq.consumer.custody import Custody
-from kemi_nsq.consumer.items import Delivery, Item
+from kemi_nsq.consumer.message import Custody, Item
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.watchdog import FINE, Verdict, Watchdog
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
-from kemi_nsq.host import Level
-from kemi_nsq.page import Gauge, Page
-from kemi_nsq.reports import Report
+from kemi_nsq.host import Level, Report
+from kemi_nsq.runtime.page import Gauge, Page
 from kemi_nsq.settings import Settings
 
 #: The page shows how much is in flight at most this often.
@@ -86,13 +84,13 @@ class Overseer:
         """Note that a message was answered, or is the first that waits."""
         self._watchdog.answered(now)
 
-    def arrived(self, delivery: Delivery, connection: Connection) -> Delivery:
-        """Note a message that goes into the queue.
+    def admit(self, size: int, connection: Connection) -> None:
+        """See whether the queue has room for a message of so many bytes.
 
         Raises:
             ProtocolError: nsqd ignores RDY and has filled the queue. The connection must be closed.
         """
-        custody, size = self.custody, len(delivery.message.body)
+        custody = self.custody
         full = custody.queued >= self._bounds.messages or custody.queued_bytes + size > self._bounds.size
         if full and connection.ignores_ready:
             self._tell([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
@@ -100,8 +98,6 @@ class Overseer:
                 f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
                 f"wait here, and RDY was at most {connection.promised}"
             )
-        custody.arrived(delivery)
-        return delivery
 
     def look(self, now: float, connections: Collection[Connection]) -> Verdict:
         """Judge whether the main thread is stuck, and show it."""

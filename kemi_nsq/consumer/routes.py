@@ -130,6 +130,8 @@ class KamailioRoutes:
         values = (event.payload, event.topic, event.channel, str(event.attempts), "")
         for variable, value in zip(ROUTE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
+        # From here C code runs in this thread, and no other thread of Python does until it calls back or returns. The
+        # page is written before: it is all that is left to see if the route never returns.
         self._host.page.begin(_named(name, event.topic))
         if not self._host.run_event_route(name, event.payload):
             remember(self._misses, name, None, most=_REMEMBERED_MISSES)

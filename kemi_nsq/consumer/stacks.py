@@ -17,7 +17,7 @@ import traceback
 from contextlib import suppress
 
 from kemi_nsq.host import Host, Level
-from kemi_nsq.page import Doing, Fact
+from kemi_nsq.runtime.page import Doing, Fact
 
 #: The timer is set anew this often, or four times in its time if that is short.
 _AGAIN_S = 1.0

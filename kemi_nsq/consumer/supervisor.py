@@ -22,21 +22,20 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
-from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
-from kemi_nsq.host import Host, Level
+from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.limits import reconnect_delay_s
 from kemi_nsq.nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.page import Fact, Gauge
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
-from kemi_nsq.reports import Broken, Report
+from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.settings import Settings
 
 #: A loop that ran for this long has not failed in a row.
@@ -242,17 +241,22 @@ class Supervisor:
                 case Resume():
                     self._resume(item)
                 case Report():
-                    if item.text:
-                        self._host.log(item.level, item.text)
-                    if item.counter:
-                        self._host.mirror(item.counter)
-                    if item.counter is Counter.CONNECTED:
-                        self._chores.connected()
+                    self._say(item)
+                case Connected():
+                    self._say(item.report)
+                    self._chores.connected()
                 case Broken():
                     raise _IoFailed(item.trace)
         size = self._settings.batch
         for start in range(0, len(deliveries), size):
             self._handling.handle(deliveries[start : start + size], self._io)
+
+    def _say(self, report: Report) -> None:
+        """Log what a thread reports; it has counted in the page what it counts, and here the server's copy follows."""
+        if report.text:
+            self._host.log(report.level, report.text)
+        if report.counter:
+            self._host.mirror(report.counter)
 
     def _resume(self, resume: Resume) -> None:
         """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""

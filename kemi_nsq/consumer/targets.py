@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from kemi_nsq.consumer.items import Target
+from kemi_nsq.consumer.message import Target
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq.limits import reconnect_delay_s
 

@@ -11,10 +11,9 @@ from collections import OrderedDict
 from typing import Protocol
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.current import Fault, Handled
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery, Fault, Handled
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, TransientError

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kemi_nsq.page import Doing
+from kemi_nsq.runtime.page import Doing
 
 #: When a message has waited for so long while none was answered, nsqd shall hand further ones to others.
 STUCK_S = 2.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much and how fast: shares of max_in_flight, delays, what is remembered and held back; no clock inside."""
+"""How much and how fast: shares of NSQ_MAX_IN_FLIGHT, and delays that grow; no clock inside."""
 
 from __future__ import annotations
 

@@ -17,10 +17,9 @@ from typing import IO
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, StoreError, TransientError
-from kemi_nsq.host import Level
+from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
-from kemi_nsq.reports import Broken, Report
 
 BUSY_TIMEOUT_S = 0.2
 #: How often the sender looks for new messages, and tries again when nsqd refuses.
@@ -66,8 +65,10 @@ class Outbox:
         Raises:
             StoreError: the outbox is full, or the file cannot be written.
         """
+        # By the wall clock: another process reads it, perhaps after the machine was started anew.
         due = self._clock.wall() + message.delay_ms / 1000
         values = {"topic": message.topic, "body": message.body, "due": due, **self._limits}
+        # One statement looks for room and takes it: many workers do this at once, and SQLite has one writer at a time.
         if not self._execute(_KEEP, values).rowcount:
             raise StoreError(f"the outbox {self.path} is full ({self._limits})")
 
@@ -95,6 +96,7 @@ class Outbox:
     def _execute(self, statement: str, values: dict[str, object]) -> sqlite3.Cursor:
         try:
             if self._connection is None:
+                # Not before the fork: SQLite wants no connection in two processes (sqlite.org/howtocorrupt.html, 2.6).
                 self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
                 self._connection.executescript(_SCHEMA)
             return self._connection.execute(statement, values)
@@ -149,6 +151,7 @@ class OutboxSender(threading.Thread):
             while not self._stopping.is_set() and (waiting := self._outbox.oldest()):
                 for row_id, message in waiting:
                     self._send(message)
+                    # After nsqd's OK: a crash in between sends the message twice. The other way round it would be lost.
                     self._outbox.remove(row_id)
         except StoreError as error:
             self._emit(Report(level=Level.ERROR, text=str(error)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, ParamSpec, TypeVar
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.current import Current
+from kemi_nsq.consumer.message import Current
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, StoreError
 from kemi_nsq.host import Host, Level
@@ -152,6 +152,7 @@ class Calls:
         self, name: str, work: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> Done[Value]:
         """Do the work of a function, and return how it ended; an exception is logged and counted."""
+        # Kamailio called from C, and goes back to C: no exception may cross that (app_python3, python_support.c).
         function = FUNCTIONS[name]
         try:
             value = work(*arguments, **named)

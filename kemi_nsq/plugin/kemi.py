@@ -61,6 +61,8 @@ class KemiNsq(Plugin):
 
     def ksr_nsq_continued(self, *arguments: object) -> object:
         """Go on with a suspended transaction in the method that nsq_query_async named."""
+        # A consumer process runs this, not the worker that suspended the transaction, whose `$var` and objects are not
+        # here. What is, `supervisor` has set just before.
         return getattr(self, self._parts.host.resumed_route())(*arguments)
 
     def nsq_json(self, path: str, payload: str) -> str | None:

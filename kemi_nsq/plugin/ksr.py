@@ -18,10 +18,10 @@ from pathlib import Path
 import KSR  # exists inside Kamailio only
 import orjson
 
-from kemi_nsq import rundir
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
-from kemi_nsq.page import Page
+from kemi_nsq.runtime import folder as rundir
+from kemi_nsq.runtime.page import Page
 from kemi_nsq.settings import PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.current import Current
+from kemi_nsq.consumer.message import Current
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError, RowRefused
 from kemi_nsq.event import Event

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.committing import Committing
-from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
+from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
 from kemi_nsq.consumer.supervisor import Supervisor
@@ -78,6 +78,8 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         died: how often Kamailio has died while it handled a message, by the message's id.
         clock: tells the time.
     """
+    # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
+    # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock)
     presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
     router = Router(_route_sources(host, handlers, native=native))
@@ -157,7 +159,7 @@ def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool)
 
 
 def _outbox(settings: Settings, clock: Clock) -> Outbox | None:
-    """Return an outbox of its own to each thread that uses one."""
+    """Return an outbox of its own to each thread that uses one: SQLite's connections stay in one thread."""
     if not settings.outbox:
         return None
     return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock)

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence.packages import PACKAGES
-from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, Row
+from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, SEATED, Row, leaves, tombstone, waiting
 
 #: A row's user, domain, event package and etag.
 RowKey = tuple[str, str, str, str]
@@ -78,7 +77,7 @@ def judge(row: Row, there: There | None) -> Change:
     # A row without ruid is another writer's, from before us: ours is newer.
     if there.ruid is not None and there.ruid >= row.ruid:
         return Change.STALE
-    if there.expires < 0 and hidden.is_over(row):
+    if there.expires < 0 and leaves(row):
         return Change.UNCHANGED if there.is_over else Change.HIDDEN
     # Whoever subscribed after the old row had expired was not shown it.
     if there.expires > row.received_time and PACKAGES[row.event].same(there.body, row.body):
@@ -88,9 +87,9 @@ def judge(row: Row, there: There | None) -> Change:
 
 def wants_room(row: Row, there: There | None) -> bool:
     """Whether a row that is `STORED` changes how many dialogs its document has, or how many of them live."""
-    if row.event != hidden.SEATED:
+    if row.event != SEATED:
         return False
-    return there is None or there.expires < 0 or not there.is_ours or there.is_over != hidden.is_over(row)
+    return there is None or there.expires < 0 or not there.is_ours or there.is_over != leaves(row)
 
 
 @dataclass(slots=True)
@@ -125,8 +124,8 @@ class Plan:
             change = self.changes[key] = judge(row, there)
             if change is Change.STORED and wants_room(row, there):
                 self.wanting.setdefault((row.username, row.domain), []).append(key)
-            elif there is not None and there.expires < 0 and hidden.is_over(row):
-                self.rows[key] = hidden.tombstone(row)
+            elif there is not None and there.expires < 0 and leaves(row):
+                self.rows[key] = tombstone(row)
 
     def seat(self, crowds: Mapping[Who, Crowd], most: int) -> None:
         """Give those that want room a seat, or hide them.
@@ -142,9 +141,9 @@ class Plan:
         # Live dialogs and those that are over have seats of their own. Those that are over go first: they make room.
         before = crowd.shown - crowd.over
         taken, size = {False: before, True: crowd.over}, crowd.size
-        for key in sorted(keys, key=lambda key: not hidden.is_over(self.rows[key])):
+        for key in sorted(keys, key=lambda key: not leaves(self.rows[key])):
             row, there = self.rows[key], self.found.get(key)
-            is_over = hidden.is_over(row)
+            is_over = leaves(row)
             was_shown = there is not None and there.is_ours and there.expires > row.received_time
             if there is not None and was_shown:
                 taken[there.is_over] -= 1
@@ -152,10 +151,10 @@ class Plan:
                 taken[is_over] += 1
                 size += 0 if was_shown else len(row.body)
             elif is_over:  # gone from the document, where it was shown: that is news as well
-                self.rows[key] = hidden.tombstone(row)
+                self.rows[key] = tombstone(row)
                 self.changes[key] = Change.STORED if was_shown else Change.HIDDEN
             else:
-                self.rows[key] = hidden.waiting(row)
+                self.rows[key] = waiting(row)
                 self.changes[key] = Change.HIDDEN
         self.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
         if crowd.waiting and taken[False] < most:

@@ -17,12 +17,12 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
-from kemi_nsq.presence.fields import MAX_INT32
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.row import GRACE_S, Row, ended_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.presence.values import MAX_INT32
 from kemi_nsq.presence.watchers import Watchers, dialogs_of
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.settings import Settings
@@ -78,6 +78,8 @@ class Expiry:
         Raises:
             StoreError: the database failed; the next sweep tries again.
         """
+        # Every consumer process sweeps, and perhaps those of another node. They need no lock: an end is stored like any
+        # other row, so of two that end one state the second finds an order key that is not greater, and tells nobody.
         now = int(self._clock.wall())
         until = now + GRACE_S
         for _ in range(_PAGES):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""When dialogs that are over leave the document of their presentity; no clock inside.
+"""What is done a moment later: NOTIFYs that would come too often, and the hiding of what is over; no clock inside.
 
-Each was told once. A moment later it is hidden, together with others, so that this costs a statement for many of them.
-A NOTIFY that was refused, or may never have left, is tried once more before that, whatever it told; and one that was
-too large, after it.
+What is over was told once. A moment later it is hidden, together with others, so that this costs a statement for many
+of them. A NOTIFY that was refused, or may never have left, is tried once more before that, whatever it told; and one
+that was too large, after it.
 """
 
 from __future__ import annotations

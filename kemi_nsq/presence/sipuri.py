@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-from kemi_nsq.presence.fields import clean, wrong
+from kemi_nsq.presence.values import clean, wrong
 
 SIP_URI = "a SIP URI such as sip:user@host"
 HOST = "a host name, IPv4 or [IPv6] address without a port"

@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Crowd, Who
-from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, Row
+from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, SEATED, WAITING, WAITING_OFFSET, Row
 
 #: Columns of the presentity table: those of its key, and those that an update changes.
 KEY = ("username", "domain", "event", "etag")
@@ -66,11 +65,11 @@ def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[W
     wanted = (
         total(ours),
         total(sa.and_(ours, is_over(table))),
-        total(table.c.expires.between(*hidden.WAITING)),
+        total(table.c.expires.between(*WAITING)),
         total(shown, sa.func.length(table.c.body)),
     )
     # Tombstones, of which there may be many, are left out before their bodies are looked at.
-    statement = sa.select(table.c.username, table.c.domain, *wanted).where(table.c.expires >= hidden.WAITING[0])
+    statement = sa.select(table.c.username, table.c.domain, *wanted).where(table.c.expires >= WAITING[0])
     statement = _with_keys(backend, statement, key).group_by(table.c.username, table.c.domain)
 
     def named(user: str, domain: str) -> Who:
@@ -78,7 +77,7 @@ def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[W
         return (user.lower(), domain.lower()) if backend == "mysql" else (user, domain)
 
     def read(connection: sa.Connection, presentities: Iterable[Who], now: int) -> dict[Who, Crowd]:
-        keys = [(user, domain, hidden.SEATED) for user, domain in sorted(presentities)]
+        keys = [(user, domain, SEATED) for user, domain in sorted(presentities)]
         rows = connection.execute(statement, {**_key_values(backend, keys), "now": now})
         found = {named(user, domain): Crowd(*counts) for user, domain, *counts in rows}
         return {(user, domain): found.get(named(user, domain), Crowd()) for user, domain, _ in keys}
@@ -104,12 +103,12 @@ def seats(table: sa.Table, *, exclusive: bool) -> Callable[[sa.Connection, Who, 
     named = (
         columns.username == sa.bindparam("user"),
         columns.domain == sa.bindparam("domain"),
-        columns.event == hidden.SEATED,
+        columns.event == SEATED,
     )
     # One row stands for all of them. Were all locked, this would wait for writers of single rows, and those for it. In
     # the order of the index, or MySQL would lock each row that it looks at.
     first = sa.select(columns.id).where(*named).order_by(columns.etag).limit(1).with_for_update()
-    waits = columns.expires.between(*hidden.WAITING)
+    waits = columns.expires.between(*WAITING)
     seated = columns.expires > sa.bindparam("now", type_=sa.Integer)
     ours = is_ours(table), sa.not_(is_over(table))
     all_live = sa.select(columns.id, columns.expires).where(*named, *ours, sa.or_(waits, seated)).order_by(columns.id)
@@ -134,9 +133,9 @@ def turning(table: sa.Table) -> Callable[[sa.Connection, Sequence[int]], int]:
     One that has ended since it was looked at is left alone.
     """
     expires = table.c.expires
-    live = sa.or_(expires.between(*hidden.WAITING), sa.and_(expires > 0, sa.not_(is_over(table))))
+    live = sa.or_(expires.between(*WAITING), sa.and_(expires > 0, sa.not_(is_over(table))))
     which = sa.and_(table.c.id.in_(sa.bindparam("ids", expanding=True)), live)
-    statement = sa.update(table).where(which).values(expires=hidden.WAITING_OFFSET - table.c.expires)
+    statement = sa.update(table).where(which).values(expires=WAITING_OFFSET - table.c.expires)
 
     def turn(connection: sa.Connection, ids: Sequence[int]) -> int:
         return connection.execute(statement, {"ids": ids}).rowcount if ids else 0
@@ -200,10 +199,17 @@ def trial_row(entropy: Callable[[int], bytes]) -> dict[str, object]:
 
 
 class Write(NamedTuple):
-    """A statement as the driver takes it, and what makes its parameters from rows."""
+    """A statement as the driver takes it.
+
+    Attributes:
+        sql: its text.
+        pick: picks the values of a row, in the order of the statement's parameters.
+        by_column: it takes the values of all rows at once, a list for each column; else those of each row.
+    """
 
     sql: str
-    parameters: Callable[[Iterable[Row]], list[tuple[object, ...]] | tuple[object, ...]]
+    pick: Callable[[Row], tuple[object, ...]]
+    by_column: bool = False
 
 
 def upsert(table: sa.Table, dialect: sa.Dialect) -> Write:
@@ -213,23 +219,12 @@ def upsert(table: sa.Table, dialect: sa.Dialect) -> Write:
         table: the presentity table.
         dialect: of a connection: it knows the version of the server.
     """
-    statement, in_driver_words = _UPSERTS[dialect.name]
+    statement, by_column = _UPSERTS[dialect.name]
     compiled = statement(table).compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    return in_driver_words(str(compiled), attrgetter(*(compiled.positiontup or ())))
-
-
-#: Picks the values of a row, in the order of a statement's parameters.
-_Pick: TypeAlias = Callable[[Row], tuple[object, ...]]
-
-
-def _row_by_row(sql: str, pick: _Pick) -> Write:
-    return Write(sql, lambda rows: list(map(pick, rows)))
-
-
-def _column_by_column(sql: str, pick: _Pick) -> Write:
     # %b: as text, psycopg would quote each element of the arrays, which takes longer than the arrays save.
-    return Write(sql.replace("%s", "%b"), lambda rows: tuple(map(list, zip(*map(pick, rows), strict=True))))
+    sql = str(compiled).replace("%s", "%b") if by_column else str(compiled)
+    return Write(sql, attrgetter(*(compiled.positiontup or ())), by_column)
 
 
 # One statement decides and writes, so that two consumers cannot both think they are first.
@@ -266,10 +261,11 @@ def _mysql_upsert(table: sa.Table) -> sa.Insert:
     return statement.on_duplicate_key_update(changes)
 
 
-_UPSERTS: Mapping[str, tuple[Callable[[sa.Table], sa.Insert], Callable[[str, _Pick], Write]]] = {
-    "sqlite": (_sqlite_upsert, _row_by_row),
-    "postgresql": (_postgresql_upsert, _column_by_column),
-    "mysql": (_mysql_upsert, _row_by_row),
+#: SQLAlchemy's name of a database to its statement, and whether that takes columns.
+_UPSERTS: Mapping[str, tuple[Callable[[sa.Table], sa.Insert], bool]] = {
+    "sqlite": (_sqlite_upsert, False),
+    "postgresql": (_postgresql_upsert, True),
+    "mysql": (_mysql_upsert, False),
 }
 
 

@@ -16,11 +16,10 @@ import sqlalchemy as sa
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import RowRefused, StoreError
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
 from kemi_nsq.presence.pacing import Key
-from kemi_nsq.presence.row import Row
+from kemi_nsq.presence.row import HIDING, SEATED, TOMBSTONE_BODY, WAITING, Row, tombstone_expires, waiting_expires
 from kemi_nsq.presence.statements import (
     CHANGED,
     KEY,
@@ -181,7 +180,7 @@ class PresentityTable:
                 planned.seat(self._look_for_crowds(connection, planned.wanting, now), self._max_dialogs)
             self._write = self._write or upsert(self._table, connection.dialect)
             if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
-                connection.exec_driver_sql(self._write.sql, self._write.parameters(written))
+                connection.exec_driver_sql(self._write.sql, _parameters(self._write, written))
             # Elsewhere `_reseated` does it: here it would wait for rows of others that wait for ours.
             for presentity in planned.promotions if self.one_writer else ():
                 self._reseat(connection, presentity, now)
@@ -198,7 +197,7 @@ class PresentityTable:
             StoreError: the table could not be written.
         """
         table = self._table
-        values = {"expires": hidden.tombstone_expires(until), "body": hidden.TOMBSTONE_BODY}
+        values = {"expires": tombstone_expires(until), "body": TOMBSTONE_BODY}
         for start in range(0, len(ruids), _PAGE):
             shown = table.c.ruid.in_(ruids[start : start + _PAGE]), table.c.expires > 0
             statement = sa.update(table).where(*shown).values(values)
@@ -215,7 +214,7 @@ class PresentityTable:
             StoreError: the table could not be read.
         """
         table = self._table
-        over = is_over(table), table.c.event.in_(hidden.HIDING), table.c.received_time <= until
+        over = is_over(table), table.c.event.in_(HIDING), table.c.received_time <= until
         return [row for _, row in self._rows(table.c.expires.between(*expiring), *over)]
 
     def settle(self, now: int) -> list[Who]:
@@ -231,7 +230,7 @@ class PresentityTable:
             StoreError: the table could not be written.
         """
         table = self._table
-        waiting = table.c.expires.between(*hidden.WAITING), table.c.event == hidden.SEATED
+        waiting = table.c.expires.between(*WAITING), table.c.event == SEATED
         page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
         found = {(user, domain) for user, domain in self._database.run(lambda each: each.execute(page).all())}
         found |= self._near
@@ -311,7 +310,7 @@ class PresentityTable:
             StoreError: the table could not be read.
         """
         expires = self._table.c.expires
-        due = expires.between(hidden.waiting_expires(until), until)
+        due = expires.between(waiting_expires(until), until)
         return [row for _, row in self._rows(due, sa.not_(is_over(self._table)))]
 
     def forget(self, until: int) -> int:
@@ -326,7 +325,7 @@ class PresentityTable:
             StoreError: the table could not be written.
         """
         table = self._table
-        expired = table.c.expires.between(hidden.tombstone_expires(until), until)
+        expired = table.c.expires.between(tombstone_expires(until), until)
         condition = is_ours(table), is_over(table), expired
         page = sa.select(table.c.id).where(*condition).limit(_PAGE)
         found = self._database.run(lambda connection: connection.execute(page).scalars().all())
@@ -365,6 +364,11 @@ class PresentityTable:
 
 _key: Callable[[Row], RowKey] = attrgetter(*KEY)
 _ruid: Callable[[Row], str] = attrgetter("ruid")
+
+
+def _parameters(write: Write, rows: Sequence[Row]) -> list[tuple[object, ...]] | tuple[object, ...]:
+    values = list(map(write.pick, rows))
+    return tuple(map(list, zip(*values, strict=True))) if write.by_column else values
 
 
 def _presentity_table(name: str) -> sa.Table:

@@ -10,11 +10,10 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import StoreError
 from kemi_nsq.host import Host, Level
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Change, Who
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.pacing import Hiding, Key, Pacer
-from kemi_nsq.presence.row import GRACE_S, Row
+from kemi_nsq.presence.row import GRACE_S, SEATED, Row, leaves
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
@@ -95,10 +94,10 @@ class Watchers:
         over = [
             row.ruid
             for row, change in told
-            if hidden.is_over(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
+            if leaves(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
         ]
         # Whoever stored that it is over, before this said the same, may have died before the NOTIFY.
-        untold = [(row.uri, row.event) for row, change in told if hidden.is_over(row) and change is Change.UNCHANGED]
+        untold = [(row.uri, row.event) for row, change in told if leaves(row) and change is Change.UNCHANGED]
         self._hiding.add(over, [*refused, *untold], large, self._clock.monotonic())
         if not self._ticks and self._hiding.next_due() is not None:
             with suppress(StoreError):  # they are stored and told; the sweep will hide them
@@ -153,6 +152,7 @@ class Watchers:
         """Send NOTIFYs, and return those that the presence module refused."""
         refused = []
         for uri, event in self._watched(keys):
+            # In this process, and at once (notifier_processes 0): the NOTIFY has left when the call returns.
             with self._lock.held():
                 accepted = self._host.refresh_watchers(uri, event)
             if not accepted:
@@ -180,4 +180,4 @@ class Watchers:
 def dialogs_of(who: Who) -> Key:
     """Return what the watchers of somebody's dialogs subscribe to."""
     user, domain = who
-    return f"sip:{user}@{domain}", hidden.SEATED
+    return f"sip:{user}@{domain}", SEATED

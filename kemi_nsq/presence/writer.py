@@ -109,6 +109,9 @@ class PresenceWriter:
             RowRefused: the database does not take one of the rows. What was stored all the same is told of.
             StoreError: the database failed; the same holds.
         """
+        # The transaction is over when the watchers are told: Kamailio makes their documents of what other connections
+        # can read (presence/notify.c, ps_db_get_p_notify_body). Whoever dies here leaves rows that nobody was told of:
+        # the messages come again (`redelivered`), and the sweep of any consumer finds ends (`expiry`).
         with self._lock.writing():
             saved = self._table.save_all(rows)
         for change in filter(None, saved.changes):

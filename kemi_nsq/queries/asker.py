@@ -75,6 +75,8 @@ class Asker:
         """
         deadline = self._clock.monotonic() + timeout_s
         msg_id, fields = request(payload, sender=self._sender, new_id=self._new_id())
+        # Before the request leaves: the consumer, another process, must know the query when its reply comes. The
+        # deadline means the same there: all processes of a machine share the monotonic clock (clock_gettime(2)).
         slot = self._reach(orjson.dumps(Waiting(msg_id=msg_id, deadline=deadline, mailbox=_own_name())))
         try:
             self._publisher.publish(Outgoing(topic=topic, body=self._body(fields, slot)), until=deadline)

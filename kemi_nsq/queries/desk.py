@@ -16,11 +16,10 @@ import orjson
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, PayloadError
-from kemi_nsq.host import Level, Suspended
+from kemi_nsq.host import Level, Report, Suspended
 from kemi_nsq.names import Subscription
 from kemi_nsq.queries.postbox import Postbox
 from kemi_nsq.queries.protocol import Pending, Reason, Resume, Waiting, reply_msg_id, reply_subscription
-from kemi_nsq.reports import Report
 from kemi_nsq.settings import limits
 
 #: One for each consumer process, however many of them NSQ_CONSUMERS starts.
@@ -60,6 +59,9 @@ class ReplyDesk:
     def close(self) -> None:
         """Give the slot back."""
         self._postbox.close()
+
+    # Letters come from other processes, so what is in them is checked; replies come from the network. Both are read in
+    # the I/O thread: a query inside an event route must get its reply while the main thread waits for it.
 
     def read_letters(self) -> None:
         """Take the queries that were registered, and those that were given up."""

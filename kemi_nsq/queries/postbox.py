@@ -37,6 +37,7 @@ class Postbox:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(_FULL_TIMEOUT_S))
         self._receive = PatientCall(self._socket, partial(self._socket.recvmsg, _LARGEST_DATAGRAM, _ANCILLARY_SIZE))
+        # Before the name is there: the kernel says who sent a letter if this was set when the letter came (unix(7)).
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         try:
             self._socket.bind(_abstract(name))
@@ -65,7 +66,7 @@ class Postbox:
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
                 self._socket.sendmsg([b"\0"], [rights], flags, _abstract(name))  # Python 3.11's send_fds forgets these
             finally:
-                os.close(descriptor)
+                os.close(descriptor)  # the receiver gets one of its own, to the same memory (unix(7), SCM_RIGHTS)
         except OSError as error:
             raise ConnectionLost(f"{name}: {error.strerror}") from error
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from kemi_nsq.page import Fact, Gauge, Sheet, described
-from kemi_nsq.rundir import STACK, sheets
+from kemi_nsq.runtime.folder import STACK, sheets
+from kemi_nsq.runtime.page import Fact, Gauge, Sheet, described
 
 CONSUMER = "consumer"
 #: The I/O thread of a consumer turns twice a second. A native route may hold it up until NSQ_ROUTE_TIMEOUT.

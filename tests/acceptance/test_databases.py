@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from kemi_nsq.presence.hidden import TOMBSTONE_BODY
+from kemi_nsq.presence.row import TOMBSTONE_BODY
 from tests.acceptance.conftest import complaints
 from tests.support.chain import SHIPPED, TOPIC, Person, event
 from tests.support.documents import MessageCounts

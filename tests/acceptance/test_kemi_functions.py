@@ -13,7 +13,7 @@ from kemi_nsq.host import Level
 from tests.support.chain import SHIPPED, Chain
 
 PACKAGE = Path(__file__).parents[2] / "kemi_nsq"
-USERS = [PACKAGE / "ksr.py", *sorted(SHIPPED.glob("*.py"))]
+USERS = [PACKAGE / "plugin/ksr.py", *sorted(SHIPPED.glob("*.py"))]
 
 
 def used(path: Path) -> set[str]:
@@ -46,4 +46,4 @@ def test_every_function_that_is_called_by_its_name_exists(functions: set[str]) -
 
 
 def test_the_search_finds_what_is_used() -> None:
-    assert {"htable.sht_inc", "pv.get"} <= used(PACKAGE / "ksr.py")
+    assert {"htable.sht_inc", "pv.get"} <= used(PACKAGE / "plugin/ksr.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.rundir import sheets
+from kemi_nsq.runtime.folder import sheets
 from tests.acceptance.test_start import refused
 from tests.support.chain import SHIPPED, Chain
 from tests.support.kamailio import quoted

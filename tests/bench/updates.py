@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from kemi_nsq.presence.hidden import TOMBSTONE_BODY
+from kemi_nsq.presence.row import TOMBSTONE_BODY
 from tests.bench.baseline import plain_rate
 from tests.bench.calls import PRESENTITIES, STATES, URIS, call, row, waves
 from tests.bench.figures import Aim, Figure, Spoiled

@@ -9,9 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence.change import Change
-from kemi_nsq.presence.row import GRACE_S, Row, ended_row
+from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Row, ended_row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.rows import NOW
 from tests.support.stores import Database, made
@@ -54,7 +53,7 @@ def test_a_call_that_is_over_is_hidden_by_its_order_key(store: PresentityTable, 
     store.hide([ends[0].ruid], until=LATER)
     assert expiries(database) == {"a": -LATER, "b": ends[1].expires, "c": made().expires}
     (row,) = database.rows("expires < 0")
-    assert (row["body"], row["ruid"]) == (hidden.TOMBSTONE_BODY, ends[0].ruid)
+    assert (row["body"], row["ruid"]) == (TOMBSTONE_BODY, ends[0].ruid)
 
 
 def test_what_came_after_the_end_is_not_hidden(store: PresentityTable, database: Database) -> None:

@@ -16,7 +16,7 @@ import pytest
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
-from kemi_nsq.page import Fact
+from kemi_nsq.runtime.page import Fact
 from tests.support.chain import event as presence_event
 from tests.support.consuming import Consuming, numbered
 from tests.support.database import create_database

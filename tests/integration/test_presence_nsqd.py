@@ -18,7 +18,7 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Conversation, Message, Subscribed
-from kemi_nsq.presence.hidden import TOMBSTONE_BODY
+from kemi_nsq.presence.row import TOMBSTONE_BODY
 from tests.support.consuming import Consuming
 from tests.support.histories import DOMAIN, ORDER_FIELD, STATES, Said, expected, shown_by
 from tests.support.nsqd import Nsqd

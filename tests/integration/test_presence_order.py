@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.presence import expiry as upkeep
 from kemi_nsq.presence import pacing as hiding
 from tests.support.deliveries import again

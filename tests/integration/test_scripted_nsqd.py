@@ -17,7 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import sockets as transport
-from kemi_nsq.page import Gauge, read
+from kemi_nsq.runtime.page import Gauge, read
 from kemi_nsq.settings import Settings
 from tests.support import frames
 from tests.support.consuming import Consuming, numbered

@@ -14,7 +14,7 @@ import pytest
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
-from kemi_nsq.page import Fact, Gauge, Sheet, read
+from kemi_nsq.runtime.page import Fact, Gauge, Sheet, read
 from tests.support.consuming import Consuming, numbered
 from tests.support.nsqd import Nsqd
 from tests.support.until import until

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from kemi_nsq.consumer.current import Handled
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery, Handled
 from kemi_nsq.event import Event
 from kemi_nsq.jsontext import json_object
 from kemi_nsq.names import Subscription

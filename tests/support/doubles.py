@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.errors import StoreError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject

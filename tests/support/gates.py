@@ -10,7 +10,7 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.errors import StoreError
 from kemi_nsq.host import Host
 from kemi_nsq.names import Subscription
-from kemi_nsq.page import Page
+from kemi_nsq.runtime.page import Page
 from tests.support.clock import SetClock
 
 

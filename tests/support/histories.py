@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery
 from tests.support.deliveries import TAKEN_NS, delivery
 
 DOMAIN = "example.com"

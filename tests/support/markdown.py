@@ -64,8 +64,8 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """List the pages that the tests check: README.md, CHANGELOG.md and all below docs/."""
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """List the pages that the tests check: those of the root and all below docs/."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def examples(*languages: str) -> list[Example]:

@@ -13,10 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kemi_nsq.consumer.committing import Committing
-from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Current, Delivery
 from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.errors import NsqError, StoreError

@@ -39,6 +39,7 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.tools import reference
 from kemi_nsq.tools.cli import app
+from tests.support import code_map
 from tests.support.deliveries import delivery
 from tests.support.markdown import (
     ROOT,
@@ -75,6 +76,19 @@ class TestReference:
     def test_it_is_what_the_code_says(self) -> None:
         written = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
         assert written == reference.markdown(), "run `make docs`"
+
+
+class TestMap:
+    def test_it_has_a_line_for_each_module_and_says_what_the_module_says(self) -> None:
+        assert code_map.kept() == code_map.written(), "run `make docs`"
+
+    def test_each_line_is_one_sentence(self) -> None:
+        sentences = {module: code_map.sentence(module) for module in code_map.modules()}
+        assert [module for module, text in sentences.items() if not text.endswith((".", "?"))] == []
+
+    def test_each_wing_is_in_it(self) -> None:
+        folders = {module.parent.relative_to(code_map.PACKAGE).parts[:1] for module in code_map.modules()}
+        assert {"".join(folder) for folder in folders} == set(code_map.WINGS)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))

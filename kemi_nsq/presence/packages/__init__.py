@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import required, text, wrong
 from kemi_nsq.presence.packages import dialog, message_summary, presence, reg
-from kemi_nsq.presence.packages.state import State, Wishes
+from kemi_nsq.presence.packages.state import State, Wishes, required, text
+from kemi_nsq.presence.values import wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import choice, clean, missing, required, text
 from kemi_nsq.presence.packages.state import (
     OVER_RANK,
     Presentity,
@@ -18,10 +17,13 @@ from kemi_nsq.presence.packages.state import (
     lifetime_of,
     origin_of,
     realm_of,
+    required,
     sender_or,
+    text,
 )
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.presence.sipuri import SIP_URI, NameAddr, SipUri, escape_user, name_addr
+from kemi_nsq.presence.values import choice, clean, missing
 
 NAMESPACE = "urn:ietf:params:xml:ns:dialog-info"
 #: RFC 4235 section 3.7.1, in the order in which a dialog passes them.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import MAX_INT32, choice, clean, text, whole, wrong
-from kemi_nsq.presence.packages.state import Presentity, State, Wishes, lifetime_of, origin_of, sender_or
+from kemi_nsq.presence.packages.state import Presentity, State, Wishes, lifetime_of, origin_of, sender_or, text
 from kemi_nsq.presence.sipuri import escape_user, name_addr
+from kemi_nsq.presence.values import MAX_INT32, choice, clean, whole, wrong
 
 _YES_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _COUNTS = ("Messages-New", "Messages-Saved", "Messages-Urgent", "Messages-Urgent-Saved")

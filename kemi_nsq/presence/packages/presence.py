@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import required, text
-from kemi_nsq.presence.packages.state import State, Wishes, digest, lifetime_of, origin_of, sender_or
+from kemi_nsq.presence.packages.state import State, Wishes, digest, lifetime_of, origin_of, required, sender_or, text
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.setting_types import Meaning
 

@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import choice, clean, required, text
-from kemi_nsq.presence.packages.state import OVER_RANK, State, Wishes, digest, lifetime_of, origin_of, sender_or
+from kemi_nsq.presence.packages.state import (
+    OVER_RANK,
+    State,
+    Wishes,
+    digest,
+    lifetime_of,
+    origin_of,
+    required,
+    sender_or,
+    text,
+)
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.presence.sipuri import SIP_URI, NameAddr, name_addr
+from kemi_nsq.presence.values import choice, clean
 
 NAMESPACE = "urn:ietf:params:xml:ns:reginfo"
 _LIVES = 1

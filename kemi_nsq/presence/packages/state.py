@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the states of all event packages have in common, and how an event says it: whose state, who says so, how long.
+"""What the states of all event packages have in common, and how the fields of an event are read.
 
 Field names and fall-backs follow Kamailio's nsq and kazoo modules (`nsq_pua.c`, `kz_pua.c`). Unlike there, every
 value is checked, so that what comes out can always be written as a valid document.
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.fields import MAX_INT32, clean, missing, text, whole, wrong
+from kemi_nsq.jsontext import JsonObject, field_text
 from kemi_nsq.presence.sipuri import HOST, SIP_URI, NameAddr, SipUri, escape_user, is_host, name_addr
+from kemi_nsq.presence.values import MAX_INT32, clean, missing, whole, wrong
 from kemi_nsq.setting_types import Meaning
 
 #: The rank of a state that is over because its producer said so; those of states that live are smaller.
@@ -108,6 +108,34 @@ class State:
 def digest(text: str) -> str:
     """Return 64 hexadecimal digits that stand for a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def text(fields: JsonObject, name: str) -> str:
+    """Return a field as text without blanks around it; missing and null are ''.
+
+    Raises:
+        PayloadError: the value is an array or an object.
+    """
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list | dict):
+        raise wrong(name, field_text(fields, name), "a text or a number")
+    return field_text(fields, name)
+
+
+def required(fields: JsonObject, name: str, wanted: str) -> str:
+    """Return a field's text; `wanted` says in the error what belongs there.
+
+    Raises:
+        PayloadError: the field is missing or blank.
+    """
+    value = text(fields, name)
+    if not value:
+        raise missing(name, wanted)
+    return value
 
 
 def sender_of(fields: JsonObject) -> str:

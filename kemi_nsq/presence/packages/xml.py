@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from lxml import etree
 
-from kemi_nsq.presence.fields import clean
+from kemi_nsq.presence.values import clean
 
 #: Needs neither cleaning nor escaping: printable ASCII without blanks and what XML writes in another way.
 _PLAIN = re.compile("[!#-%'-;=?-~]*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kemi_nsq.consumer.current import Current, Fault, Handled
+from kemi_nsq.consumer.message import Current, Fault, Handled
 from kemi_nsq.errors import StoreError
 from tests.support.deliveries import event, handled
 from tests.support.stores import made

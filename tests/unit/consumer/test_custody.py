@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import threading
 
-from kemi_nsq.consumer.custody import Custody
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Custody, Delivery
 from tests.support.deliveries import delivery
 
 

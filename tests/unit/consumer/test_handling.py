@@ -16,9 +16,9 @@ import pytest
 
 from kemi_nsq.clock import Clock
 from kemi_nsq.consumer.committing import Committing
-from kemi_nsq.consumer.current import Current
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
+from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
 from kemi_nsq.consumer.verdict import Verdicts
@@ -27,10 +27,10 @@ from kemi_nsq.errors import ConnectionLost, NsqdRefused, StoreError
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
-from kemi_nsq.page import Fact, Page
 from kemi_nsq.plugin.wiring import wire_presence
 from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable, Saved
+from kemi_nsq.runtime.page import Fact, Page
 from kemi_nsq.testing import FakeHost
 from tests.support.chain import event as presence_event
 from tests.support.deliveries import delivery
@@ -411,6 +411,7 @@ def test_nothing_is_left_collected_when_handling_ends_by_an_exception(path: Path
     with pytest.raises(Interrupted):
         desk.handle(call("alice", "early"), b"{}")
     assert (desk.current.collected(), desk.answers.given, stored(path)) == ([], [], [])
+    assert desk.current.event is None
 
 
 # Outages, which are no message's fault

@@ -10,15 +10,14 @@ import pytest
 
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import HEARTBEAT_S, SILENCE_S, Intake
-from kemi_nsq.consumer.items import Delivery, Item, Target
+from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, ProtocolError
-from kemi_nsq.host import Level
+from kemi_nsq.host import Level, Report
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.page import Doing, Gauge, Sheet, read
-from kemi_nsq.reports import Report
+from kemi_nsq.runtime.page import Doing, Gauge, Sheet, read
 from kemi_nsq.testing import FakeHost
 from tests.support import frames
 from tests.support.settings import settings
@@ -160,7 +159,8 @@ def test_a_connection_begins_with_magic_and_identify_and_is_told_rdy_after_sub(w
     world.receive(connection, frames.ok())
     assert connection.subscribed
     assert world.sent(connection) == ["RDY 5"]
-    assert world.taken() == [Report(level=Level.INFO, text="consuming t:c at one:4150", counter=Counter.CONNECTED)]
+    report = Report(level=Level.INFO, text="consuming t:c at one:4150", counter=Counter.CONNECTED)
+    assert world.taken() == [Connected(report)]
     assert world.counted(Counter.CONNECTED) == 1
 
 

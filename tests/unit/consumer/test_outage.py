@@ -15,7 +15,7 @@ from kemi_nsq.consumer.backoff import Backoff
 from kemi_nsq.consumer.outage import Kind, Outage
 from kemi_nsq.counters import Counter
 from kemi_nsq.names import Subscription
-from kemi_nsq.page import Fact
+from kemi_nsq.runtime.page import Fact
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import FakeValve, TestedGate
 

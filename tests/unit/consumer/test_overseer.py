@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import pytest
 
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.items import Item, Target
+from kemi_nsq.consumer.message import Delivery, Item, Target
 from kemi_nsq.consumer.overseer import Overseer, bounds
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.counters import Counter
@@ -20,7 +20,7 @@ from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.page import Doing, Fact
+from kemi_nsq.runtime.page import Doing, Fact
 from kemi_nsq.testing import FakeHost
 from tests.support.deliveries import delivery
 from tests.support.settings import settings
@@ -72,19 +72,25 @@ def test_the_queue_is_bounded_by_what_rdy_allows(values: dict[str, str], message
     assert (found.messages, found.size) == (messages, size)
 
 
+def arrives(watching: Overseer, arrived: Delivery, by: Connection) -> None:
+    """Do with a message what the intake does."""
+    watching.admit(len(arrived.message.body), by)
+    watching.custody.arrived(arrived)
+
+
 def test_a_nsqd_that_keeps_to_its_rdy_may_fill_the_queue_with_others() -> None:
     """The queue may be full because of another one: whoever sends no more than it may keeps its connection."""
     watching = overseer()
     other, good = connection(5), connection(5)
     for number in range(1020):
         other.take(b"%d" % number)
-        watching.arrived(delivery(bytes(10), number=number), other)
+        arrives(watching, delivery(bytes(10), number=number), other)
     for number in range(5):  # these go beyond the bound
         good.take(b"%d" % number)
-        watching.arrived(delivery(bytes(10), number=2000 + number), good)
+        arrives(watching, delivery(bytes(10), number=2000 + number), good)
     other.take(b"next")
     with pytest.raises(ProtocolError, match="1025 messages with 10250 bytes wait here, and RDY was at most 5"):
-        watching.arrived(delivery(bytes(10), number=3000), other)
+        arrives(watching, delivery(bytes(10), number=3000), other)
 
 
 def test_what_comes_in_spite_of_rdy_0_is_unasked_even_if_it_is_given_back() -> None:

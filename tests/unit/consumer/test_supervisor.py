@@ -12,11 +12,10 @@ import pytest
 from kemi_nsq.consumer import supervisor as module
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.counters import Counter
-from kemi_nsq.host import Level, Suspended
-from kemi_nsq.page import Fact, read
+from kemi_nsq.host import Level, Report, Suspended
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.queries.protocol import Resume
-from kemi_nsq.reports import Report
+from kemi_nsq.runtime.page import Fact, read
 from kemi_nsq.testing import FakeHost
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.settings import settings

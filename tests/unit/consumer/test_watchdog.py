@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kemi_nsq.consumer.watchdog import HELD_UP_S, STUCK_S, Verdict, Watchdog
-from kemi_nsq.page import Doing
+from kemi_nsq.runtime.page import Doing
 
 TURN_S = 0.5
 LIMIT_S = 30.0

@@ -14,13 +14,13 @@ from typing import NoReturn
 import pytest
 
 from kemi_nsq import Event, KemiNsq, NativeNsq, event_route
-from kemi_nsq.consumer.current import Handled
+from kemi_nsq.consumer.message import Handled
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
-from kemi_nsq.page import read
 from kemi_nsq.plugin.face import Plugin
-from kemi_nsq.presence import hidden
+from kemi_nsq.presence.row import TOMBSTONE_BODY
+from kemi_nsq.runtime.page import read
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.deliveries import event, handled
@@ -120,7 +120,7 @@ def test_a_late_early_does_not_bring_a_call_back(make: Make, host: FakeHost, pat
     arrives(plugin, event(payload(State="early"), timestamp_ns=1))
     assert publish() == 2
     assert host.counters[Counter.PUA_STALE] == 1
-    assert rows(path)[0]["body"] == hidden.TOMBSTONE_BODY, "it was told, and is hidden"
+    assert rows(path)[0]["body"] == TOMBSTONE_BODY, "it was told, and is hidden"
 
 
 BAD_PAYLOADS = [

@@ -17,12 +17,11 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import StoreError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.presence import hidden
 from kemi_nsq.presence import pacing as hiding
 from kemi_nsq.presence.expiry import LINGER_S
 from kemi_nsq.presence.pacing import AFTER_S, Hiding
 from kemi_nsq.presence.probe import Probe
-from kemi_nsq.presence.row import GRACE_S, Order
+from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Order, tombstone_expires
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import UDP_LIMIT
 from kemi_nsq.testing import FakeHost
@@ -333,5 +332,5 @@ def test_an_end_whose_document_was_too_large_is_told_when_it_is_hidden(process: 
 
 
 def test_a_tombstone_has_no_dialog() -> None:
-    assert b"<dialog " not in hidden.TOMBSTONE_BODY
-    assert time.time() < -hidden.tombstone_expires(2**31 - 1)
+    assert b"<dialog " not in TOMBSTONE_BODY
+    assert time.time() < -tombstone_expires(2**31 - 1)

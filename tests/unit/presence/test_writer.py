@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.consumer.items import Delivery
+from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Answers
 from kemi_nsq.counters import Counter

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.page import Fact, Gauge, Page
-from kemi_nsq.rundir import RunFolder
+from kemi_nsq.runtime.folder import RunFolder
+from kemi_nsq.runtime.page import Fact, Gauge, Page
 from kemi_nsq.tools import cli
 from kemi_nsq.tools.status import Process, Status, look
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading the fields of an event: text, choices, whole numbers.
+"""Reading values: choices, whole numbers, texts for documents.
 
 Each error is one line that names the field, its value and what is wanted.
 """
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from kemi_nsq.errors import PayloadError
-from kemi_nsq.jsontext import JsonObject, field_text
 
 Choice = TypeVar("Choice")
 
@@ -23,34 +22,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # What XML 1.0 does not allow (section 2.2), and the rest of the controls, which no display needs.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")
-
-
-def text(fields: JsonObject, name: str) -> str:
-    """Return a field as text without blanks around it; missing and null are ''.
-
-    Raises:
-        PayloadError: the value is an array or an object.
-    """
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list | dict):
-        raise wrong(name, field_text(fields, name), "a text or a number")
-    return field_text(fields, name)
-
-
-def required(fields: JsonObject, name: str, wanted: str) -> str:
-    """Return a field's text; `wanted` says in the error what belongs there.
-
-    Raises:
-        PayloadError: the field is missing or blank.
-    """
-    value = text(fields, name)
-    if not value:
-        raise missing(name, wanted)
-    return value
 
 
 def choice(name: str, value: str, table: Mapping[str, Choice], wanted: str) -> Choice:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq import page as layout
 from kemi_nsq.counters import Counter
-from kemi_nsq.page import Fact, Gauge, Page, Sheet, read
+from kemi_nsq.runtime import page as layout
+from kemi_nsq.runtime.page import Fact, Gauge, Page, Sheet, read
 
 
 class Shown:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kemi_nsq.processes import is_running, start_of
+from kemi_nsq.runtime.processes import is_running, start_of
 from tests.support.until import until
 
 #: Takes a name that looks like the fields of an ended process, says so, and waits.

@@ -18,11 +18,11 @@ from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
 
-from kemi_nsq import page as layout
-from kemi_nsq.deaths import Deaths
 from kemi_nsq.errors import RunFolderError
-from kemi_nsq.page import Fact, Gauge, Page, Sheet
-from kemi_nsq.processes import is_running, start_of
+from kemi_nsq.runtime import page as layout
+from kemi_nsq.runtime.deaths import Deaths
+from kemi_nsq.runtime.page import Fact, Gauge, Page, Sheet
+from kemi_nsq.runtime.processes import is_running, start_of
 
 LOCK, DIED = "lock", "died"
 PAGE, STACK = ".page", ".stack"

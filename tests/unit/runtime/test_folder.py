@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq import deaths as died
-from kemi_nsq import rundir
 from kemi_nsq.counters import Counter
-from kemi_nsq.deaths import Deaths
 from kemi_nsq.errors import RunFolderError
-from kemi_nsq.page import Fact, Page, Sheet
-from kemi_nsq.rundir import RunFolder, sheets, take
+from kemi_nsq.runtime.deaths import KEPT_S, MOST, Deaths
+from kemi_nsq.runtime.folder import DIED, LOCK, RunFolder, sheets, take
+from kemi_nsq.runtime.page import Fact, Page, Sheet
 
 UID, GID = os.geteuid(), os.getegid()
 NOBODY = 65534
@@ -30,9 +28,9 @@ as_root = pytest.mark.skipif(UID != 0, reason="only root can give a folder away"
 OTHER = """
 import os, sys
 from pathlib import Path
-from kemi_nsq.page import Fact, Gauge
+from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.counters import Counter
-from kemi_nsq.rundir import RunFolder
+from kemi_nsq.runtime.folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]), uid=os.geteuid(), gid=os.getegid())
 folder.page.role("consumer")
 folder.page.count(Counter.RECEIVED)
@@ -275,7 +273,7 @@ def test_what_is_no_page_stops_neither_the_start_nor_the_look(path: Path, odd: s
 )
 def test_what_is_no_count_of_deaths_counts_as_nothing(path: Path, data: bytes) -> None:
     first = folder(path)
-    (path / rundir.DIED).write_bytes(data)
+    (path / DIED).write_bytes(data)
     os.close(first._lock)
     assert folder(path).died == {}
 
@@ -287,20 +285,20 @@ def test_pages_and_stacks_of_an_earlier_run_are_gone_and_deaths_stay(path: Path)
     first = folder(path)
     os.close(first._lock)
     assert folder(path).died == {IDS[0]: 1}
-    assert sorted(file.name for file in path.iterdir()) == [rundir.DIED, rundir.LOCK]
+    assert sorted(file.name for file in path.iterdir()) == [DIED, LOCK]
 
 
 def test_what_is_remembered_is_bounded_in_number_and_time() -> None:
     deaths = Deaths(b"", 1000)
     deaths.add(["old"])
-    later = 1000 + died.KEPT_S - 1
+    later = 1000 + KEPT_S - 1
     deaths = Deaths(deaths.as_bytes(), later)
-    deaths.add([f"{number:016x}" for number in range(died.MOST - 1)])
-    assert len(deaths.by_message()) == died.MOST
+    deaths.add([f"{number:016x}" for number in range(MOST - 1)])
+    assert len(deaths.by_message()) == MOST
     deaths.add(["new"])
-    assert len(deaths.by_message()) == died.MOST
+    assert len(deaths.by_message()) == MOST
     assert "old" not in deaths.by_message()
-    assert Deaths(deaths.as_bytes(), later + died.KEPT_S).by_message() == {}
+    assert Deaths(deaths.as_bytes(), later + KEPT_S).by_message() == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"[[1]]", b'{"a": 1}', b"null", b'[["a", "b", "c"]]'])

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A message in the hands of a consumer process: who has it, and what is said about it until it is answered.
+
+The I/O thread makes a `Delivery` of it and hands it over; `Custody` says which of the two threads may answer it. While
+the main thread handles it, it is a `Handled`, and `Current` lets functions that are called in its route reach it:
+Kamailio is between them and the handling, so nothing can be passed.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import StoreError
+from kemi_nsq.event import Event
+from kemi_nsq.host import Broken, Report
+from kemi_nsq.names import Address, Subscription
+from kemi_nsq.nsq.protocol import Message
+from kemi_nsq.presence.row import Row
+from kemi_nsq.queries.protocol import Resume
+
+
+class Target(NamedTuple):
+    """One connection that should exist: an nsqd and what to consume there."""
+
+    address: Address
+    subscription: Subscription
+
+
+class Delivery(NamedTuple):
+    """A message and the connection that must answer for it."""
+
+    connection_id: int
+    subscription: Subscription
+    message: Message
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, as text."""
+        return self.message.message_id.decode("ascii", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """nsqd has accepted a subscription; the report says which, and where."""
+
+    report: Report
+
+
+Item: TypeAlias = Delivery | Connected | Report | Resume | Broken
+
+
+class Custody:
+    """The messages of a consumer process that are not answered yet, and are in nobody's hands.
+
+    Two threads decide without a lock who has a message: the main thread, whose route for it runs, or nobody, so that it
+    may be given back to nsqd. A message is in a dictionary while nobody has it, and whoever takes it out has it. That
+    is one operation of Python's, which no other thread can come between.
+
+    `arrived` and `give_back` are for the I/O thread, the others for the main thread. Each thread has counts of its own,
+    because to add is more than one operation; the difference of two may be old, and is good enough for a bound.
+
+    Attributes:
+        came: messages that have come so far.
+    """
+
+    def __init__(self) -> None:
+        #: By identity: a message that comes again is another delivery, and one in here cannot go away.
+        self._free: dict[int, Delivery] = {}
+        self.came = self._came_bytes = self._begun = self._begun_bytes = 0
+
+    @property
+    def queued(self) -> int:
+        """Messages in the queue between the threads, also those that were given back meanwhile."""
+        return self.came - self._begun
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of their bodies."""
+        return self._came_bytes - self._begun_bytes
+
+    def arrived(self, delivery: Delivery) -> None:
+        """Note a new message, before it is handed over: the main thread must find it here."""
+        self._free[id(delivery)] = delivery
+        self.came += 1
+        self._came_bytes += len(delivery.message.body)
+
+    def begin(self, delivery: Delivery) -> bool:
+        """Take a message from the queue; return whether it is still ours."""
+        self._begun += 1
+        self._begun_bytes += len(delivery.message.body)
+        return self._free.pop(id(delivery), None) is not None
+
+    def set_aside(self, delivery: Delivery) -> None:
+        """Let go of a message whose route has run, while the routes of others run that are answered with it."""
+        self._free[id(delivery)] = delivery
+
+    def keep(self, delivery: Delivery) -> bool:
+        """Take a message, to answer it; return whether it is still ours."""
+        return self._free.pop(id(delivery), None) is not None
+
+    def give_back(self) -> list[Delivery]:
+        """Take all that nobody has: whoever does not get one any more leaves it alone."""
+        taken = []
+        while self._free:
+            try:
+                taken.append(self._free.popitem()[1])
+            except KeyError:  # the main thread had the last one
+                break
+        return taken
+
+
+class Fault(enum.Enum):
+    """Whose fault it is that a message must come again."""
+
+    OWN = enum.auto()  #: its route asked for it or raised, or a bug of ours met it
+    WORLD = enum.auto()  #: the database failed
+
+
+@dataclass(slots=True, kw_only=True)
+class Handled:
+    """One message, from its delivery to its answer.
+
+    Attributes:
+        delivery: the message.
+        event: what it says; None until it was decoded, or if it cannot be.
+        route: the most specific route name of it, or '' if it could not be decoded.
+        rows: what its route has published, to be written with the rows of others.
+        again: whose fault it is that it must come again; None if it need not.
+        doubtful: the world failed for it although it did not seem to fail for others.
+        database: how the database failed, or ''.
+        refused: why it is of no use, or ''.
+        counter: counts the refusal; None if whoever refused it has counted and logged that.
+    """
+
+    delivery: Delivery
+    event: Event | None = None
+    route: str = ""
+    rows: list[Row] = field(default_factory=list)
+    again: Fault | None = None
+    doubtful: bool = False
+    database: str = ""
+    refused: str = ""
+    counter: Counter | None = None
+
+
+class Current:
+    """The message whose route runs, if one does."""
+
+    def __init__(self) -> None:
+        self._message: Handled | None = None
+        self._batch: list[Handled] | None = None
+
+    # Called by `handling`
+
+    def begin_batch(self) -> None:
+        """Collect the rows of all messages from now on, instead of having each written at once."""
+        self._batch = []
+
+    def end_batch(self) -> None:
+        """Have each row written at once again."""
+        self._batch = None
+
+    def begin(self, message: Handled) -> None:
+        """Say whose route runs now."""
+        self._message = message
+        if self._batch is not None:
+            self._batch.append(message)
+
+    def end(self) -> None:
+        """Say that no route runs."""
+        self._message = None
+
+    # Called by functions of routing logic
+
+    @property
+    def event(self) -> Event | None:
+        """The event of the message; None outside event routes."""
+        return self._message.event if self._message else None
+
+    def collect(self, row: Row) -> bool:
+        """Take a row to be written with those of others; return False if it is to be written at once."""
+        if self._batch is None or self._message is None:
+            return False
+        self._message.rows.append(row)
+        return True
+
+    def collected(self) -> list[Row]:
+        """Return the rows that were collected so far, of this message and of those before it."""
+        return [row for message in self._batch or () for row in message.rows]
+
+    def refuse(self, reason: str) -> None:
+        """Say that the message is of no use; whoever does has counted and logged it, or will."""
+        if self._message is not None:
+            self._message.refused = reason
+
+    def fail(self, error: Exception) -> None:
+        """Have the message come again, because of the database or, if it is not that, of a bug of ours."""
+        if self._message is None:
+            return
+        if isinstance(error, StoreError):
+            self._message.database = str(error)
+        else:
+            self._message.again = Fault.OWN
