@@ -7,7 +7,6 @@ written in one transaction, and then all are answered. One that waits alone is h
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
 from kemi_nsq.consumer.committing import Committing
@@ -17,16 +16,12 @@ from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.verdict import Answers, Verdicts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
-from kemi_nsq.event import Event, decode, route_names
-from kemi_nsq.host import Host, Level
-from kemi_nsq.memory import remember
+from kemi_nsq.host import Host
 from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
 #: A message during whose handling Kamailio has died so often is not handled again.
 DEATHS = 3
-_REMEMBERED_NAMES = 1000
-_LONGEST_NAME = 200
 
 
 class EventHandling:
@@ -63,7 +58,6 @@ class EventHandling:
         self._gate = gate
         self._verdicts = verdicts
         self._died = died
-        self._unrouted: OrderedDict[str, None] = OrderedDict()
 
     def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
         """Handle messages that waited together, and answer all of them."""
@@ -147,11 +141,11 @@ class EventHandling:
 
     def _decode_and_run(self, one: Handled) -> None:
         try:
-            event = one.event = _decode(one.delivery, self._settings.max_event_size)
+            event = one.event = one.delivery.decoded(self._settings.max_event_size)
         except PayloadError as error:
             one.refused, one.counter = str(error), Counter.INVALID
             return
-        names = route_names(event.fields, self._settings.consumer_event_key, self._settings.consumer_event_subkey)
+        names = self._router.names(event)
         one.route = names[0]
         self._current.begin(one)
         try:
@@ -159,8 +153,6 @@ class EventHandling:
         finally:
             self._current.end()
         self._judge(one, outcome)
-        if outcome is Outcome.MISSING:
-            self._note_unrouted(one.route, event)
 
     def _judge(self, one: Handled, outcome: Outcome) -> None:
         """Note whose fault it is that a message must come again, if it must, and tell the gate."""
@@ -172,26 +164,3 @@ class EventHandling:
             self._gate.route_failed(topic, one.delivery.message_id)
         elif outcome is Outcome.DONE:
             self._gate.route_succeeded(topic)
-
-    def _note_unrouted(self, name: str, event: Event) -> None:
-        self._host.count(Counter.UNROUTED)
-        name = name[:_LONGEST_NAME]
-        if name in self._unrouted:
-            return
-        remember(self._unrouted, name, None, most=_REMEMBERED_NAMES)
-        where = f"{event.topic}:{event.channel}"
-        self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
-
-
-def _decode(delivery: Delivery, max_size: int) -> Event:
-    message = delivery.message
-    payload, fields = decode(message.body, max_size=max_size)
-    return Event(
-        topic=delivery.subscription.topic,
-        channel=delivery.subscription.channel,
-        message_id=delivery.message_id,
-        timestamp_ns=message.timestamp_ns,
-        attempts=message.attempts,
-        payload=payload,
-        fields=fields,
-    )

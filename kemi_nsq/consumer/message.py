@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import StoreError
-from kemi_nsq.event import Event
+from kemi_nsq.event import Event, decode
 from kemi_nsq.host import Broken, Report
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq.protocol import Message
@@ -40,6 +40,23 @@ class Delivery(NamedTuple):
     def message_id(self) -> str:
         """The id of the message, as text."""
         return self.message.message_id.decode("ascii", "replace")
+
+    def decoded(self, max_size: int) -> Event:
+        """Return the event that the message is.
+
+        Raises:
+            PayloadError: it is none, or has more than `max_size` bytes.
+        """
+        payload, fields = decode(self.message.body, max_size=max_size)
+        return Event(
+            topic=self.subscription.topic,
+            channel=self.subscription.channel,
+            message_id=self.message_id,
+            timestamp_ns=self.message.timestamp_ns,
+            attempts=self.message.attempts,
+            payload=payload,
+            fields=fields,
+        )
 
 
 @dataclass(frozen=True, slots=True)

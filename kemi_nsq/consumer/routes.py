@@ -16,9 +16,10 @@ from functools import lru_cache
 from typing import Protocol, TypeAlias, TypeVar
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.event import Event, normal_name
+from kemi_nsq.event import Event, normal_name, route_names
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
+from kemi_nsq.settings import Settings
 
 Handler: TypeAlias = Callable[[Event], "int | None"]
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
@@ -36,6 +37,7 @@ ROUTE_VARIABLES: Mapping[str, str] = {
 _ATTRIBUTE = "__kemi_nsq_routes__"
 #: Names come from the network, so what is remembered of them is bounded.
 _REMEMBERED_MISSES = 1000
+_REMEMBERED_UNROUTED = 1000
 _LONGEST_NAME = 200
 _REMEMBERED_NAMES = 256
 
@@ -151,16 +153,38 @@ def _named(name: str, topic: str) -> str:
 
 
 class Router:
-    """Finds the route of an event and runs it."""
+    """Finds the route of an event and runs it.
 
-    def __init__(self, sources: Sequence[RouteSource]) -> None:
+    Args:
+        settings: which fields of an event name its route.
+        host: the SIP server.
+        sources: what may have the route; of one name, the first that has it.
+    """
+
+    def __init__(self, settings: Settings, host: Host, sources: Sequence[RouteSource]) -> None:
+        self._key, self._subkey = settings.consumer_event_key, settings.consumer_event_subkey
+        self._host = host
         self._sources = sources
+        self._unrouted: OrderedDict[str, None] = OrderedDict()
+
+    def names(self, event: Event) -> list[str]:
+        """List the names under which a route may handle an event, the most specific first."""
+        return route_names(event.fields, self._key, self._subkey)
 
     def run(self, names: Sequence[str], event: Event) -> Outcome:
-        """Run the first route that exists under one of `names`, or return MISSING."""
+        """Run the first route that exists under one of `names`; if there is none, that is said once for each name."""
         for name in names:
             for source in self._sources:
                 outcome = source.run(name, event)
                 if outcome is not Outcome.MISSING:
                     return outcome
+        self._note_unrouted(names[0][:_LONGEST_NAME], event)
         return Outcome.MISSING
+
+    def _note_unrouted(self, name: str, event: Event) -> None:
+        self._host.count(Counter.UNROUTED)
+        if name in self._unrouted:
+            return
+        remember(self._unrouted, name, None, most=_REMEMBERED_UNROUTED)
+        where = f"{event.topic}:{event.channel}"
+        self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")

@@ -164,7 +164,7 @@ class PresenceConsumer:
         self.handling = EventHandling(
             settings=self._settings,
             host=self.host,
-            router=Router([self]),
+            router=Router(self._settings, self.host, [self]),
             current=current,
             committing=Committing(self._settings, self.host, self.writer, self._gate),
             gate=self._gate,

@@ -86,7 +86,7 @@ class Desk:
         self.handling = EventHandling(
             settings=chosen,
             host=self.host,
-            router=Router([PythonRoutes(handlers or {}, self.host), KamailioRoutes(self.host)]),
+            router=Router(chosen, self.host, [PythonRoutes(handlers or {}, self.host), KamailioRoutes(self.host)]),
             current=self.current,
             committing=self.committing,
             gate=self.gate,
@@ -184,7 +184,7 @@ def test_no_route_is_counted_each_time_and_logged_once_for_each_name() -> None:
 
 
 def test_the_names_that_were_logged_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.handling._REMEMBERED_NAMES", 3)
+    monkeypatch.setattr("kemi_nsq.consumer.routes._REMEMBERED_UNROUTED", 3)
     desk = Desk()
     for number in (0, 1, 2, 3, 3, 0):
         desk.handle(b'{"Event-Category": "x%d"}' % number)

@@ -23,6 +23,7 @@ from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.testing import FakeHost
 from tests.support.deliveries import event
+from tests.support.settings import settings
 
 NAME = "nsq:consumer-event-presence"
 
@@ -235,7 +236,7 @@ def test_names_that_it_can_express(name: str) -> None:
 
 def router(host: FakeHost, **handlers: Callable[[Event], int | None]) -> Router:
     python = PythonRoutes({f"nsq:{name}": handler for name, handler in handlers.items()}, host)
-    return Router([python, KamailioRoutes(host)])
+    return Router(settings(), host, [python, KamailioRoutes(host)])
 
 
 def test_the_first_name_that_has_a_route_wins_whatever_its_kind() -> None:
