@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from kemi_nsq.errors import AddressRefused, NameRefused, SettingsError
 from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
-from kemi_nsq.setting_types import Meaning
-from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, limits, names, rows
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Meaning, Settings, allowed, limits, names, rows
 from tests.support.settings import wipe_environment
 
 LOCAL_TCP, LOCAL_HTTP = Address("127.0.0.1", 4150), Address("127.0.0.1", 4151)

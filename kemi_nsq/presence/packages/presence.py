@@ -9,7 +9,7 @@ from typing import ClassVar
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import State, Wishes, digest, lifetime_of, origin_of, required, sender_or, text
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
-from kemi_nsq.setting_types import Meaning
+from kemi_nsq.settings import Meaning
 
 PIDF = "urn:ietf:params:xml:ns:pidf"
 DATA_MODEL = "urn:ietf:params:xml:ns:pidf:data-model"
