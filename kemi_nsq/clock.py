@@ -16,19 +16,17 @@ class Clock:
 
     Attributes:
         monotonic: returns seconds that never go back; all processes of a machine share them.
-        wall_ns: returns nanoseconds since the epoch, by a clock that an operator may set back.
+        wall: returns seconds since the epoch, by a clock that an operator may set back.
+        wall_ns: returns the same in nanoseconds, for what is put in order.
         chance: returns a random number, at least 0 and below 1.
         entropy: returns so many bytes that nobody can guess.
     """
 
     monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
     wall_ns: Callable[[], int] = time.time_ns
     chance: Callable[[], float] = random.random
     entropy: Callable[[int], bytes] = os.urandom
-
-    def wall(self) -> float:
-        """Return seconds since the epoch."""
-        return self.wall_ns() / 1e9
 
 
 def local_time(epoch: float, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The exceptions of kemi-nsq.
 
-Inside the package errors are raised; only `plugin` and `cli` turn them into a log line and a code.
+Inside the package errors are raised. They become a log line and a code where routing logic called
+(`plugin/functions.py`), an exit code in the command line (`tools/cli.py`), and in a consumer the fate of a message.
 
 The tree, by what a caller can do about it::
 
@@ -19,7 +20,8 @@ The tree, by what a caller can do about it::
         |-- NsqdRefused       nsqd answered with an error frame
         |-- DeadlineExceeded  no answer in the time that the caller gave
         |-- QueryFailed       no reply, or none that can be used
-        `-- StoreError        the presence database refused or could not be reached
+        |-- DatabaseError     the presence database refused or could not be reached
+        `-- OutboxError       the outbox is full, or its file cannot be read or written
 
 NameRefused and AddressRefused are ValueErrors too: so pydantic says which setting holds such a text. Anything else that
 is raised is a bug of ours.
@@ -105,5 +107,9 @@ class QueryFailed(TransientError):
         self.reason = reason
 
 
-class StoreError(TransientError):
+class DatabaseError(TransientError):
     """The presence database could not be read or written."""
+
+
+class OutboxError(TransientError):
+    """The outbox is full, or its file could not be read or written."""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this package asks of the SIP server, as a Protocol. `ksr` does it with Kamailio, `testing` with a dictionary."""
+"""What this package asks of the SIP server, as a Protocol, and what its threads report, which only the server can log.
+
+`plugin.ksr` does it with Kamailio, `testing` with a dictionary.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ class Host(Protocol):
     def unlock(self, name: str) -> None:
         """Give the lock back."""
 
-    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+    def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How nsqd, topics and channels are named: addresses, subscriptions, and which names NSQ accepts."""
+"""How nsqd, topics and channels are named: addresses, subscriptions, names that NSQ accepts, parts of routing keys."""
 
 from __future__ import annotations
 

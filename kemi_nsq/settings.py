@@ -243,8 +243,8 @@ class Settings(BaseSettings):
     )
     pua_order_field: str = _setting(
         "",
-        "JSON field of the producer, a sequence number or timestamp, that orders the events of one dialog, mailbox or "
-        "presence; empty for the time at which nsqd took each.",
+        "JSON field of the producer, a sequence number or timestamp, that orders the events of one dialog, mailbox, "
+        "contact or presence; empty for the time at which nsqd took each.",
         "the name of a JSON field, or empty",
         max_length=64,
     )
@@ -262,7 +262,10 @@ class Settings(BaseSettings):
         le=60,
     )
     max_event_age: float = _setting(
-        0.0, "Seconds after which a presence event is too old, unless it ends a call; 0 for never.", ge=0, le=604800
+        0.0,
+        "Seconds after which a presence event is too old, unless it says that its state is over; 0 for never.",
+        ge=0,
+        le=604800,
     )
     probe_topic: OptionalName = _setting(
         "", "Topic on which producers are asked to say their state again; empty for none.", f"{_NAME}; or empty"
@@ -279,7 +282,7 @@ class Settings(BaseSettings):
     pua_tombstone: int = _setting(
         300,
         "Seconds that a state is kept that is over: terminated, expired or reset. So a late event cannot revive it. A "
-        "call that is over is hidden meanwhile.",
+        "call or contact that is over is hidden meanwhile.",
         ge=10,
         le=86400,
     )

@@ -137,7 +137,7 @@ class FakeHost:
         """Give a lock back."""
         self.locked.remove(name)
 
-    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+    def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Remember a refresh and answer `refresh_accepted`."""
-        self.refreshed.append((presentity_uri, event))
+        self.refreshed.append((presentity_uri, package))
         return self.refresh_accepted

@@ -15,15 +15,16 @@ class Backoff:
     """Holds a topic for a growing time, then lets one message try. What its methods return is a line, or ''.
 
     Args:
-        topic: the topic.
+        subscription: the topic, and the channel of it.
         most_s: NSQ_BACKOFF_MAX.
 
     Attributes:
+        subscription: as given.
         until: second until which nothing is taken; None while messages, or one on trial, may come.
     """
 
-    def __init__(self, topic: Subscription, most_s: float) -> None:
-        self.topic = topic
+    def __init__(self, subscription: Subscription, most_s: float) -> None:
+        self.subscription = subscription
         self.until: float | None = None
         self._most_s = most_s
         self._failed: set[str] = set()
@@ -49,13 +50,17 @@ class Backoff:
             return ""
         self._since, self.until, self._say_at = now, now + self._delay_s, now + SAY_AGAIN_S
         return (
-            f"{FAILURES} events of {self.topic} failed in a row: nothing is taken from it for {self._delay_s:g} s, "
-            "then one on trial, and so on, later each time"
+            f"{FAILURES} events of {self.subscription} failed in a row: nothing is taken from it for "
+            f"{self._delay_s:g} s, then one on trial, and so on, later each time"
         )
 
     def succeeded(self, now: float) -> str:
         """Say that it is over, if it had begun. A success ends it, so this object is of no more use."""
-        return "" if self._since is None else f"events of {self.topic} succeed again, after {now - self._since:.0f} s"
+        return (
+            ""
+            if self._since is None
+            else f"events of {self.subscription} succeed again, after {now - self._since:.0f} s"
+        )
 
     def tick(self, now: float) -> str:
         """Let one message try when the time is up; say again that it lasts when a minute is over."""
@@ -66,7 +71,8 @@ class Backoff:
         if now < self._say_at:
             return ""
         self._say_at = now + SAY_AGAIN_S
-        return f"events of {self.topic} have failed for {now - self._since:.0f} s; {self._delay_s:g} s between trials"
+        for_s = now - self._since
+        return f"events of {self.subscription} have failed for {for_s:.0f} s; {self._delay_s:g} s between trials"
 
     def next_due(self) -> float | None:
         """Return the second at which `tick` has something to do."""

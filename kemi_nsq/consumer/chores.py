@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a consumer process does besides handling messages: NOTIFYs that were held back, expiry, probes."""
+"""What a consumer process does besides handling messages: NOTIFYs held back, hiding, expiry, trials, probes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import RowRefused, StoreError, TransientError
+from kemi_nsq.errors import DatabaseError, RowRefused, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S, Expiry
 from kemi_nsq.presence.probe import Probe
@@ -84,7 +84,7 @@ class Chores:
             return
         try:
             self._watchers.tick()
-        except StoreError as error:  # calls that are over are shown until a sweep after it
+        except DatabaseError as error:  # calls that are over are shown until a sweep after it
             self._database_failed(error)
 
     def _ask_everybody(self, now: float) -> None:
@@ -99,12 +99,12 @@ class Chores:
     def _sweep(self, expiry: Expiry) -> None:
         try:
             expiry.sweep()
-        except StoreError as error:
+        except DatabaseError as error:
             self._database_failed(error)
         except RowRefused as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
             self._quiet.log(Level.ERROR, "sweep", f"expiry waits: {error}")
 
-    def _database_failed(self, error: StoreError) -> None:
+    def _database_failed(self, error: DatabaseError) -> None:
         self._host.count(Counter.PUA_DATABASE_ERROR)
         self._gate.failed(Kind.DATABASE, (), str(error))

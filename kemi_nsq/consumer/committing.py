@@ -14,7 +14,7 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Fault, Handled
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.quiet import Quiet
@@ -72,7 +72,7 @@ class Committing:
     def _commit(self, writer: PresenceWriter, wrote: Sequence[Handled]) -> None:
         try:
             writer.commit([row for one in wrote for row in one.rows])
-        except StoreError as error:
+        except DatabaseError as error:
             # Where a trial has just succeeded it may be something that only one of them meets.
             if len(wrote) > 1 and self._gate.doubtful(Kind.DATABASE):
                 self._commit_apart(writer, wrote)
@@ -91,7 +91,7 @@ class Committing:
     def _commit_apart(self, writer: PresenceWriter, wrote: Sequence[Handled]) -> None:
         """Write what each message has by itself. If the database takes none of it, it is an outage all the same."""
         failed: list[Handled] = []
-        last: StoreError | None = None
+        last: DatabaseError | None = None
         until = self._clock.monotonic() + self._settings.db_timeout
         for tried, one in enumerate(wrote):
             if tried == len(failed) == _FAILED_COMMITS or (failed and self._clock.monotonic() > until):
@@ -99,7 +99,7 @@ class Committing:
                 break
             try:
                 writer.commit(one.rows)
-            except StoreError as error:
+            except DatabaseError as error:
                 failed.append(one)
                 last = error
             except RowRefused as error:
@@ -114,7 +114,7 @@ class Committing:
         else:
             self._database_refuses(failed, last)
 
-    def _database_refuses(self, wrote: Sequence[Handled], error: StoreError) -> None:
+    def _database_refuses(self, wrote: Sequence[Handled], error: DatabaseError) -> None:
         """Let messages come again that the database did not take while it took others."""
         text = (
             f"the database took other messages, but not {len(wrote)}, such as {wrote[0].delivery.message_id}: {error}"
@@ -127,7 +127,7 @@ class Committing:
         """Drop a message whose row is refused, unless the table takes none at all: a column was changed, ids ended."""
         try:
             writer.blame_table()
-        except StoreError as error:
+        except DatabaseError as error:
             self._host.count(Counter.PUA_DATABASE_ERROR)
             self.database_failed([one], str(error))
             return

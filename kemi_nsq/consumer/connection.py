@@ -7,11 +7,11 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from kemi_nsq.consumer.message import Target
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.memory import remember
 from kemi_nsq.nsq import protocol as nsq
 
-#: What is in flight at the end comes again after this long.
+#: What is in flight at the end comes again after this long, and not at once: nsqd might hand it to this connection.
 GIVE_BACK_MS = 100
 #: So many ids of messages that timed out are kept.
 _LATE_KEPT = 1000
@@ -118,3 +118,12 @@ class Connection:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
         if now > due + self.touch_every_s:
             remember(self.late, message_id, None, most=_LATE_KEPT)
+
+
+def ready_share(max_in_flight: int, connections: int, max_rdy: int) -> int:
+    """Return the RDY count of one of `connections` to the same topic.
+
+    Every nsqd gets at least 1, or its messages would never come: with more nsqd than NSQ_MAX_IN_FLIGHT, the sum is
+    above the setting by what is missing.
+    """
+    return max(1, min(max_in_flight // max(1, connections), max_rdy))

@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.consumer.message import Item, Target
-from kemi_nsq.consumer.targets import Targets
+from kemi_nsq.consumer.message import Item
+from kemi_nsq.consumer.targets import Target, Targets
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.names import Subscription
-from kemi_nsq.nsq import httpapi
-from kemi_nsq.nsq import sockets as transport
+from kemi_nsq.nsq import httpapi, sockets
 from kemi_nsq.settings import Settings
 
 CONNECT_TIMEOUT_S = 2.0
@@ -34,7 +33,7 @@ class Connector(threading.Thread):
         settings: addresses.
         subscriptions: what to consume at each of them.
         adopt: takes a connected socket over.
-        report: takes what the main thread should log or know.
+        emit: takes what the main thread should log or know.
         clock: where this thread looks for the time, and throws dice.
     """
 
@@ -43,14 +42,14 @@ class Connector(threading.Thread):
         settings: Settings,
         subscriptions: Sequence[Subscription],
         *,
-        adopt: Callable[[Target, transport.Socket], None],
-        report: Callable[[Item], None],
+        adopt: Callable[[Target, sockets.Socket], None],
+        emit: Callable[[Item], None],
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(name="nsq-connector", daemon=True)
         self._lookupds = settings.lookupd_address
         self._adopt = adopt
-        self._report = report
+        self._emit = emit
         self._clock = clock
         named = () if self._lookupds else settings.nsqd_tcp_address
         #: This thread's alone; what another one has to say about it waits in `_closed`.
@@ -77,7 +76,7 @@ class Connector(threading.Thread):
             while not self._stopping:
                 self._turn()
         except BaseException:  # whatever it is, the main thread must learn that nobody connects any more
-            self._report(Broken(trace=traceback.format_exc()))
+            self._emit(Broken(trace=traceback.format_exc()))
 
     def _turn(self) -> None:
         # Cleared before `_closed` is looked at: what is said in between costs one turn more, and is not left lying.
@@ -102,16 +101,16 @@ class Connector(threading.Thread):
         self._targets.found(found, complete=not problems, now=self._clock.monotonic(), chance=self._clock.chance())
         if problems != self._lookup_problems:
             for text in problems:
-                self._report(Report(level=Level.WARNING, text=text, counter=Counter.LOOKUP_FAILED))
+                self._emit(Report(level=Level.WARNING, text=text, counter=Counter.LOOKUP_FAILED))
             self._lookup_problems = problems
 
     def _connect(self, target: Target) -> None:
         try:
-            connected = transport.connect(target.address, CONNECT_TIMEOUT_S)
+            connected = sockets.connect(target.address, CONNECT_TIMEOUT_S)
         except ConnectionLost as error:
             failures = self._targets.failed(target, self._clock.monotonic(), self._clock.chance())
             if failures % _LOG_EVERY == 1:
-                self._report(Report(level=Level.ERROR, text=self._advice(error), counter=Counter.CONNECT_FAILED))
+                self._emit(Report(level=Level.ERROR, text=self._advice(error), counter=Counter.CONNECT_FAILED))
         else:
             self._targets.opened(target)
             self._adopt(target, connected)

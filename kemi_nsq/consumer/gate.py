@@ -69,9 +69,9 @@ class Gate:
         self._valve, self._limits = valve, {}
         self._apply()
 
-    def holds(self, topic: Subscription) -> bool:
+    def holds(self, subscription: Subscription) -> bool:
         """Whether a topic takes nothing now."""
-        return self._limits.get(topic) == 0
+        return self._limits.get(subscription) == 0
 
     def lasts(self, kind: Kind) -> bool:
         """Whether there is an outage of this kind."""
@@ -81,28 +81,28 @@ class Gate:
         """Whether an outage of this kind seemed to be over a moment ago."""
         return self._outages[kind].doubtful
 
-    def failed(self, kind: Kind, topics: Iterable[Subscription], cause: str) -> None:
+    def failed(self, kind: Kind, met: Iterable[Subscription], cause: str) -> None:
         """Begin an outage, or go on with it, and hold the topics that met it."""
         outage, now = self._outages[kind], self._clock.monotonic()
         if outage.since is None:
             self._host.count(Counter.OUTAGES)
-        self._say(Level.ERROR, outage.failed(cause, topics, now))
+        self._say(Level.ERROR, outage.failed(cause, met, now))
         self._apply()
 
-    def route_failed(self, topic: Subscription, message_id: str) -> None:
+    def route_failed(self, subscription: Subscription, message_id: str) -> None:
         """Take note of a message whose own fault, or whose route's, it was."""
         if not self._backoff_max_s:
             return
-        backoff = self._backoffs.setdefault(topic, Backoff(topic, self._backoff_max_s))
+        backoff = self._backoffs.setdefault(subscription, Backoff(subscription, self._backoff_max_s))
         line = backoff.failed(message_id, self._clock.monotonic())
         if line:
             self._host.count(Counter.BACKOFFS)
             self._say(Level.ERROR, line)
         self._apply()
 
-    def route_succeeded(self, topic: Subscription) -> None:
+    def route_succeeded(self, subscription: Subscription) -> None:
         """Take note of a message whose route did what it shall do."""
-        backoff = self._backoffs.pop(topic, None)
+        backoff = self._backoffs.pop(subscription, None)
         if backoff is not None:
             self._say(Level.WARNING, backoff.succeeded(self._clock.monotonic()))
             self._apply()
@@ -142,13 +142,13 @@ class Gate:
 
     def _apply(self) -> None:
         """Tell the I/O thread and the page what has changed."""
-        limits = {topic: each.limit for topic, each in self._backoffs.items() if each.limit is not None}
-        limits |= {topic: 0 for outage in self._outages.values() for topic in outage.held}
-        changed = [topic for topic in limits | self._limits if limits.get(topic) != self._limits.get(topic)]
+        limits = {subscription: each.limit for subscription, each in self._backoffs.items() if each.limit is not None}
+        limits |= {subscription: 0 for outage in self._outages.values() for subscription in outage.held}
+        changed = [each for each in limits | self._limits if limits.get(each) != self._limits.get(each)]
         self._limits = limits
         if self._valve is not None:
-            for topic in changed:
-                _turn(self._valve, topic, limits.get(topic))
+            for subscription in changed:
+                _turn(self._valve, subscription, limits.get(subscription))
         self._show()
 
     def _show(self) -> None:
@@ -156,7 +156,9 @@ class Gate:
             since = outage.since if outage.shown else None
             self._show_fact(_FACTS[kind], "" if since is None else f"since {self._wall(since)}: {outage.cause}")
         waiting = [
-            f"{each.topic} until {self._wall(each.until)}" if each.until is not None else f"{each.topic}, one on trial"
+            f"{each.subscription} until {self._wall(each.until)}"
+            if each.until is not None
+            else f"{each.subscription}, one on trial"
             for each in self._backoffs.values()
             if each.limit is not None
         ]
@@ -171,8 +173,8 @@ class Gate:
         return local_time(self._clock.wall() + second - self._clock.monotonic())
 
 
-def _turn(valve: Valve, topic: Subscription, limit: int | None) -> None:
+def _turn(valve: Valve, subscription: Subscription, limit: int | None) -> None:
     if limit == 0:
-        valve.pause(topic)
+        valve.pause(subscription)
     else:
-        valve.resume(topic, limit)
+        valve.resume(subscription, limit)

@@ -156,11 +156,11 @@ class EventHandling:
 
     def _judge(self, one: Handled, outcome: Outcome) -> None:
         """Note whose fault it is that a message must come again, if it must, and tell the gate."""
-        topic = one.delivery.subscription
+        subscription = one.delivery.subscription
         if one.database:
             self._committing.database_failed([one], one.database)
         elif one.again or outcome is Outcome.REQUEUE:
             one.again = Fault.OWN
-            self._gate.route_failed(topic, one.delivery.message_id)
+            self._gate.route_failed(subscription, one.delivery.message_id)
         elif outcome is Outcome.DONE:
-            self._gate.route_succeeded(topic)
+            self._gate.route_succeeded(subscription)

@@ -21,9 +21,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
+from kemi_nsq.consumer.connection import Connection, ready_share
+from kemi_nsq.consumer.message import Connected, Delivery, Item
 from kemi_nsq.consumer.overseer import Overseer
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, ProtocolError
 from kemi_nsq.host import Level
@@ -31,7 +32,6 @@ from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.memory import remember
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.limits import ready_share
 
 #: Asked of nsqd in IDENTIFY. Short enough to notice a frozen nsqd, long enough for a route that holds Python's lock.
 HEARTBEAT_S = 10.0
@@ -45,7 +45,7 @@ _REPLIES_IN_FLIGHT = 1000
 
 
 class Desk(Protocol):
-    """Where replies to queries go."""
+    """Where replies to queries go: `queries.desk`, of which this needs nothing that has a socket."""
 
     subscription: Subscription
 
@@ -72,7 +72,7 @@ class Intake:
         now: monotonic seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # the consumer passes each part in
+    def __init__(  # noqa: PLR0913  # the supervisor passes each part in
         self,
         *,
         max_in_flight: int,
@@ -203,13 +203,13 @@ class Intake:
             now: monotonic seconds.
             wall: seconds since the epoch, to be shown.
         """
-        verdict = self._overseer.look(now, self._connections.values())
-        if verdict.stuck != self._stuck:
-            self._stuck = verdict.stuck
+        judgement = self._overseer.look(now, self._connections.values())
+        if judgement.stuck != self._stuck:
+            self._stuck = judgement.stuck
             for subscription in {connection.target.subscription for connection in self._connections.values()}:
                 self._share_ready(subscription)
         # After RDY 0, or nsqd would send more for what is given back.
-        self._overseer.act(verdict, now, wall, self._connections)
+        self._overseer.act(judgement, now, wall, self._connections)
 
     def next_due(self) -> float:
         """Return the monotonic second at which a turn has something to do even if nothing comes; infinity for never."""

@@ -22,11 +22,12 @@ from typing import TypeAlias
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import Intake
-from kemi_nsq.consumer.message import Custody, Delivery, Item, Target
+from kemi_nsq.consumer.message import Custody, Delivery, Item
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.errors import ConnectionLost, NsqError
 from kemi_nsq.host import Broken
 from kemi_nsq.names import Subscription
-from kemi_nsq.nsq import sockets as transport
+from kemi_nsq.nsq import sockets
 from kemi_nsq.queries.desk import ReplyDesk
 
 _TICK_S = 0.5
@@ -40,7 +41,7 @@ class _Wire:
     """A connection, its socket, and the bytes that the socket has not taken yet."""
 
     connection: Connection
-    socket: transport.Socket
+    socket: sockets.Socket
     unsent: bytes = b""
 
 
@@ -75,14 +76,14 @@ class IoThread(threading.Thread):
         #: order, so that RDY 0 leaves before the answers that make room for more.
         self._inbox: deque[_Call] = deque()
         #: An append alone would be seen when this thread turns next, half a second later.
-        self._waker = transport.Waker()
+        self._waker = sockets.Waker()
         self._selector = selectors.DefaultSelector()
         self._wires: dict[int, _Wire] = {}
         self._stopping = False
 
     # Called by other threads
 
-    def adopt(self, target: Target, connected: transport.Socket) -> None:
+    def adopt(self, target: Target, connected: sockets.Socket) -> None:
         """Take over a connected socket and start the conversation with nsqd."""
         if self._stopping:
             connected.close()
@@ -168,7 +169,7 @@ class IoThread(threading.Thread):
         self._write_all(now)
         left.set()
 
-    def _open(self, target: Target, connected: transport.Socket, now: float) -> None:
+    def _open(self, target: Target, connected: sockets.Socket, now: float) -> None:
         connected.setblocking(False)
         wire = _Wire(connection=self._intake.open(target, now), socket=connected)
         self._wires[wire.connection.connection_id] = wire
@@ -182,7 +183,7 @@ class IoThread(threading.Thread):
 
     def _read(self, wire: _Wire) -> None:
         try:
-            data = transport.receive(wire.socket)
+            data = sockets.receive(wire.socket)
             if data:
                 self._intake.receive_data(wire.connection, data, self._clock.monotonic())
         except NsqError as error:  # the others shall not suffer by it
@@ -199,7 +200,7 @@ class IoThread(threading.Thread):
         """Write what is due, as far as the socket takes it."""
         wire.unsent += self._intake.data_to_send(wire.connection, now)
         if wire.unsent:
-            wire.unsent = wire.unsent[transport.send(wire.socket, wire.unsent) :]
+            wire.unsent = wire.unsent[sockets.send(wire.socket, wire.unsent) :]
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.unsent else 0)
             if self._selector.get_key(wire.socket).events != wanted:
                 self._selector.modify(wire.socket, wanted, partial(self._read, wire))
@@ -207,4 +208,4 @@ class IoThread(threading.Thread):
     def _give_back(self, wire: _Wire) -> None:
         """Give back what is in flight, as far as nsqd still listens."""
         with suppress(ConnectionLost):
-            transport.send(wire.socket, wire.unsent + self._intake.give_back(wire.connection))
+            sockets.send(wire.socket, wire.unsent + self._intake.give_back(wire.connection))

@@ -13,20 +13,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from kemi_nsq.event import Event, decode
 from kemi_nsq.host import Broken, Report
-from kemi_nsq.names import Address, Subscription
+from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.presence.row import Row
 from kemi_nsq.queries.protocol import Resume
-
-
-class Target(NamedTuple):
-    """One connection that should exist: an nsqd and what to consume there."""
-
-    address: Address
-    subscription: Subscription
 
 
 class Delivery(NamedTuple):
@@ -167,7 +160,7 @@ class Current:
     """The message whose route runs, if one does."""
 
     def __init__(self) -> None:
-        self._message: Handled | None = None
+        self._handled: Handled | None = None
         self._batch: list[Handled] | None = None
 
     # Called by `handling`
@@ -180,44 +173,44 @@ class Current:
         """Have each row written at once again."""
         self._batch = None
 
-    def begin(self, message: Handled) -> None:
+    def begin(self, handled: Handled) -> None:
         """Say whose route runs now."""
-        self._message = message
+        self._handled = handled
         if self._batch is not None:
-            self._batch.append(message)
+            self._batch.append(handled)
 
     def end(self) -> None:
         """Say that no route runs."""
-        self._message = None
+        self._handled = None
 
     # Called by functions of routing logic
 
     @property
     def event(self) -> Event | None:
         """The event of the message; None outside event routes."""
-        return self._message.event if self._message else None
+        return self._handled.event if self._handled else None
 
     def collect(self, row: Row) -> bool:
         """Take a row to be written with those of others; return False if it is to be written at once."""
-        if self._batch is None or self._message is None:
+        if self._batch is None or self._handled is None:
             return False
-        self._message.rows.append(row)
+        self._handled.rows.append(row)
         return True
 
     def collected(self) -> list[Row]:
         """Return the rows that were collected so far, of this message and of those before it."""
-        return [row for message in self._batch or () for row in message.rows]
+        return [row for handled in self._batch or () for row in handled.rows]
 
     def refuse(self, reason: str) -> None:
         """Say that the message is of no use; whoever does has counted and logged it, or will."""
-        if self._message is not None:
-            self._message.refused = reason
+        if self._handled is not None:
+            self._handled.refused = reason
 
     def fail(self, error: Exception) -> None:
         """Have the message come again, because of the database or, if it is not that, of a bug of ours."""
-        if self._message is None:
+        if self._handled is None:
             return
-        if isinstance(error, StoreError):
-            self._message.database = str(error)
+        if isinstance(error, DatabaseError):
+            self._handled.database = str(error)
         else:
-            self._message.again = Fault.OWN
+            self._handled.again = Fault.OWN

@@ -46,6 +46,7 @@ class Outage:
         kind: what fails.
 
     Attributes:
+        kind: as given.
         since: second at which the outage began; None while there is none.
         cause: why it failed last.
         held: the topics that met it, which take nothing until a trial succeeds.
@@ -80,7 +81,7 @@ class Outage:
     def failed(self, cause: str, met: Iterable[Subscription], now: float) -> str:
         """Take note of a failure, and of the topics that met it."""
         begins, relapses = self.since is None, self.doubtful
-        joined = [topic for topic in dict.fromkeys(met) if topic not in self.held]
+        joined = [each for each in dict.fromkeys(met) if each not in self.held]
         self.held += tuple(joined)
         self.cause = cause
         if begins:
@@ -141,5 +142,5 @@ class Outage:
         return f"{self.kind.over}, after {now - self.since:.1f} s{goes_on}"
 
 
-def _listed(topics: Iterable[Subscription]) -> str:
-    return ", ".join(map(str, topics))
+def _listed(subscriptions: Iterable[Subscription]) -> str:
+    return ", ".join(map(str, subscriptions))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kemi_nsq.consumer.connection import GIVE_BACK_MS, Connection
 from kemi_nsq.consumer.message import Custody, Item
 from kemi_nsq.consumer.stacks import Stacks
-from kemi_nsq.consumer.watchdog import FINE, Verdict, Watchdog
+from kemi_nsq.consumer.watchdog import FINE, Judgement, Watchdog
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level, Report
@@ -50,18 +50,18 @@ class Overseer:
         settings: NSQ_ROUTE_TIMEOUT, and what bounds the queue.
         page: where this process shows its state.
         stacks: tells where the main thread is.
-        tell: hands over what the main thread shall know.
+        hand_over: hands over what the main thread shall know.
 
     Attributes:
         custody: who has which message.
     """
 
-    def __init__(self, settings: Settings, page: Page, stacks: Stacks, tell: Callable[[list[Item]], None]) -> None:
+    def __init__(self, settings: Settings, page: Page, stacks: Stacks, hand_over: Callable[[list[Item]], None]) -> None:
         self.custody = Custody()
         self._bounds = bounds(settings)
         self._page = page
         self._stacks = stacks
-        self._tell = tell
+        self._hand_over = hand_over
         self._watchdog = Watchdog(settings.route_timeout)
         self._shown_at = 0.0
         self._silent = False
@@ -93,42 +93,42 @@ class Overseer:
         custody = self.custody
         full = custody.queued >= self._bounds.messages or custody.queued_bytes + size > self._bounds.size
         if full and connection.ignores_ready:
-            self._tell([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
+            self._hand_over([self.report(Level.DEBUG, "", Counter.OVERFILLED)])
             raise ProtocolError(
                 f"nsqd sends more than it was asked for: {custody.queued} messages with {custody.queued_bytes} bytes "
                 f"wait here, and RDY was at most {connection.promised}"
             )
 
-    def look(self, now: float, connections: Collection[Connection]) -> Verdict:
+    def look(self, now: float, connections: Collection[Connection]) -> Judgement:
         """Judge whether the main thread is stuck, and show it."""
         waiting = any(connection.touch_at for connection in connections)
-        verdict = self._watchdog.look(now, waiting=waiting, doing=self._page.doing)
-        if verdict.silent and not self._silent:
-            text = f"no message was answered for {verdict.silent_s:.0f} s: nsqd was asked for no more until one was"
-            self._tell([self.report(Level.WARNING, text, Counter.STUCK)])
-        self._silent = verdict.silent
-        return verdict
+        judgement = self._watchdog.look(now, waiting=waiting, doing=self._page.doing)
+        if judgement.silent and not self._silent:
+            text = f"no message was answered for {judgement.silent_s:.0f} s: nsqd was asked for no more until one was"
+            self._hand_over([self.report(Level.WARNING, text, Counter.STUCK)])
+        self._silent = judgement.silent
+        return judgement
 
-    def act(self, verdict: Verdict, now: float, wall: float, connections: Mapping[int, Connection]) -> None:
-        """Do what the verdict says, as far as it is not about RDY; `wall` is for those who look at the page."""
-        if verdict is not FINE:
-            self._rescue(verdict, connections)
+    def act(self, judgement: Judgement, now: float, wall: float, connections: Mapping[int, Connection]) -> None:
+        """Do what the judgement says, as far as it is not about RDY; `wall` is for those who look at the page."""
+        if judgement is not FINE:
+            self._rescue(judgement, connections)
         if now - self._shown_at >= _SHOW_S:
             self._show(now, wall, connections.values())
 
-    def _rescue(self, verdict: Verdict, connections: Mapping[int, Connection]) -> None:
-        if verdict.overdue:
+    def _rescue(self, judgement: Judgement, connections: Mapping[int, Connection]) -> None:
+        if judgement.overdue:
             self._give_back(connections)
-        if verdict.began is not None:
+        if judgement.began is not None:
             self._page.count(Counter.ROUTE_TIMEOUT)
-            self._stacks.began(verdict.began)
-        if verdict.hopeless:
+            self._stacks.began(judgement.began)
+        if judgement.hopeless:
             for connection in connections.values():
                 connection.abandon()
-        if verdict.ended is not None:
+        if judgement.ended is not None:
             self._stacks.ended()
-            text = f"stuck no more: {verdict.ended.what} took {verdict.took_s:.1f} s"
-            self._tell([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
+            text = f"stuck no more: {judgement.ended.what} took {judgement.took_s:.1f} s"
+            self._hand_over([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
 
     def _give_back(self, connections: Mapping[int, Connection]) -> None:
         """Let other consumers have what the main thread does not handle."""
@@ -136,7 +136,7 @@ class Overseer:
             connection = connections.get(delivery.connection_id)
             if connection is not None:
                 connection.requeue(delivery.message.message_id, GIVE_BACK_MS)
-                self._tell([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
+                self._hand_over([self.report(Level.DEBUG, "", Counter.GIVEN_BACK)])
 
     def _show(self, now: float, wall: float, connections: Collection[Connection]) -> None:
         """Do what is done some times a second only: under load there is a turn for each message."""

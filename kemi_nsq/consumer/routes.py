@@ -89,7 +89,12 @@ def _marks(value: object) -> tuple[str, ...]:
 
 
 class PythonRoutes:
-    """Handlers written in Python."""
+    """Handlers written in Python.
+
+    Args:
+        handlers: what handles an event, by route name.
+        host: the SIP server.
+    """
 
     def __init__(self, handlers: Mapping[str, Handler], host: Host) -> None:
         self._handlers = handlers

@@ -16,6 +16,7 @@ import time
 import traceback
 from contextlib import suppress
 
+from kemi_nsq.clock import local_time
 from kemi_nsq.host import Host, Level
 from kemi_nsq.runtime.page import Doing, Fact
 
@@ -71,7 +72,7 @@ class Stacks:
 
     def began(self, doing: Doing) -> None:
         """Show that the main thread is stuck, and tell where."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - (time.monotonic() - doing.since)))
+        since = local_time(time.time() - (time.monotonic() - doing.since))
         what = self._host.page.described(doing)
         self._host.page.show(Fact.STUCK, f"since {since}: {what}")
         frame = sys._current_frames().get(self._main)

@@ -22,15 +22,16 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
-from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
+from kemi_nsq.consumer.message import Connected, Delivery, Item
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
+from kemi_nsq.delays import reconnect_delay_s
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.limits import reconnect_delay_s
 from kemi_nsq.nsq.outbox import Outbox, OutboxSender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.queries.desk import ReplyDesk
@@ -43,7 +44,7 @@ HEALTHY_S = 60.0
 _JOIN_S = 10.0
 #: What may wait for the main thread besides events: lists of items, and characters of replies.
 _MOST_ITEMS = 20_000
-_MOST_REPLY_BYTES = 64 * 1024 * 1024
+_MOST_REPLY_LENGTH = 64 * 1024 * 1024
 
 
 class _Replies:
@@ -54,7 +55,7 @@ class _Replies:
 
     def full(self, resume: Resume) -> bool:
         """Whether there is no room for one more."""
-        return self._came - self._went + len(resume.reply) > _MOST_REPLY_BYTES
+        return self._came - self._went + len(resume.reply) > _MOST_REPLY_LENGTH
 
     def came(self, resume: Resume) -> None:
         """Count one that waits."""
@@ -79,6 +80,7 @@ class Supervisor:
         chores: what is to be done besides.
         gate: holds topics in an outage.
         outbox: what `nsq_publish` could not publish, to be sent from here; or None.
+        clock: tells the time.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
@@ -151,7 +153,7 @@ class Supervisor:
             self._settings,
             (*self._settings.subscriptions, desk.subscription),
             adopt=self._io.adopt,
-            report=self._emit,
+            emit=self._emit,
             clock=self._clock,
         )
         threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]

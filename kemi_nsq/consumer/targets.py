@@ -5,15 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from kemi_nsq.consumer.message import Target
+from kemi_nsq.delays import reconnect_delay_s
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.limits import reconnect_delay_s
 
 #: Every nsqlookupd is asked this often, and at once when a connection is lost.
 LOOKUP_INTERVAL_S = 15.0
 #: A nsqd that went away is tried for this long even if no nsqlookupd names it: it may just restart.
 REMEMBER_LOST_S = 60.0
+
+
+class Target(NamedTuple):
+    """One connection that should exist: an nsqd and what to consume there."""
+
+    address: Address
+    subscription: Subscription
 
 
 @dataclass(slots=True)

@@ -16,10 +16,10 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Delivery, Fault, Handled
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
+from kemi_nsq.delays import requeue_delay_ms
 from kemi_nsq.errors import NsqdRefused, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
-from kemi_nsq.nsq.limits import requeue_delay_ms
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
 

@@ -19,7 +19,7 @@ HELD_UP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Judgement:
     """What the I/O thread shall do.
 
     Attributes:
@@ -47,7 +47,7 @@ class Verdict:
 
 
 #: That of nearly every turn, of which there may be one for each message.
-FINE = Verdict()
+FINE = Judgement()
 
 
 class Watchdog:
@@ -66,7 +66,7 @@ class Watchdog:
         """Note that a message was answered, or is the first to wait."""
         self._answered_at = now
 
-    def look(self, now: float, *, waiting: bool, doing: Doing | None) -> Verdict:
+    def look(self, now: float, *, waiting: bool, doing: Doing | None) -> Judgement:
         """Judge.
 
         Args:
@@ -87,7 +87,7 @@ class Watchdog:
         overdue = age_s > self._route_timeout_s
         began = doing if overdue and doing is not self._late else None
         self._late = doing if overdue else None
-        return Verdict(
+        return Judgement(
             silent=waiting and silent_s > STUCK_S,
             silent_s=silent_s,
             began=began,

@@ -16,7 +16,7 @@ from typing import IO
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NsqdRefused, StoreError, TransientError
+from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
@@ -63,20 +63,20 @@ class Outbox:
         """Put a message in, after all that are there.
 
         Raises:
-            StoreError: the outbox is full, or the file cannot be written.
+            OutboxError: the outbox is full, or the file cannot be written.
         """
         # By the wall clock: another process reads it, perhaps after the machine was started anew.
         due = self._clock.wall() + message.delay_ms / 1000
         values = {"topic": message.topic, "body": message.body, "due": due, **self._limits}
         # One statement looks for room and takes it: many workers do this at once, and SQLite has one writer at a time.
         if not self._execute(_KEEP, values).rowcount:
-            raise StoreError(f"the outbox {self.path} is full ({self._limits})")
+            raise OutboxError(f"the outbox {self.path} is full ({self._limits})")
 
     def oldest(self) -> list[tuple[int, Outgoing]]:
         """Return some of the oldest messages and their ids, in order.
 
         Raises:
-            StoreError: the file cannot be read.
+            OutboxError: the file cannot be read.
         """
         rows = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT :limit", {"limit": _BATCH})
         now = self._clock.wall()
@@ -89,7 +89,7 @@ class Outbox:
         """Take a message out.
 
         Raises:
-            StoreError: the file cannot be written.
+            OutboxError: the file cannot be written.
         """
         self._execute("DELETE FROM message WHERE id = :id", {"id": row_id})
 
@@ -101,7 +101,7 @@ class Outbox:
                 self._connection.executescript(_SCHEMA)
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise StoreError(f"the outbox {self.path}: {error}") from error
+            raise OutboxError(f"the outbox {self.path}: {error}") from error
 
 
 class OutboxSender(threading.Thread):
@@ -153,7 +153,7 @@ class OutboxSender(threading.Thread):
                     self._send(message)
                     # After nsqd's OK: a crash in between sends the message twice. The other way round it would be lost.
                     self._outbox.remove(row_id)
-        except StoreError as error:
+        except OutboxError as error:
             self._emit(Report(level=Level.ERROR, text=str(error)))
         except TransientError:
             pass  # no nsqd yet: publishers have logged that

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 
 from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, TransientError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq.limits import breaker_delay_s
 from kemi_nsq.nsq.ways import Outgoing, Way, ways
 from kemi_nsq.settings import Settings
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sockets: connect to an nsqd, and wake a thread that waits in a selector. The only module that imports `socket`."""
+"""Sockets: connect to an nsqd, and wake a thread that waits in a selector."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def entry(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return begin
 
 
-class Plugin:
+class Face:
     """What both faces share; each gives the functions its shapes."""
 
     _native = False

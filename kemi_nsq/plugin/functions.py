@@ -14,7 +14,7 @@ from typing import Generic, ParamSpec, TypeVar
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Current
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NsqError, StoreError
+from kemi_nsq.errors import DatabaseError, NsqError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.plugin.nsq_functions import Published
 from kemi_nsq.presence.change import Change
@@ -62,7 +62,7 @@ class Function:
 
     def failure(self, error: NsqError) -> Failure:
         """Return how it ends with an error."""
-        return self.database_failed if self.database_failed and isinstance(error, StoreError) else self.failed
+        return self.database_failed if self.database_failed and isinstance(error, DatabaseError) else self.failed
 
 
 _PUBLISH_FAILED, _PUA_INVALID = Failure(Counter.PUBLISH_FAILED), Failure(Counter.PUA_INVALID)
@@ -90,7 +90,7 @@ FUNCTIONS: Mapping[str, Function] = {
     ),
     "nsq_query_async": Function(
         does="Publish a request, a JSON object, and suspend the SIP transaction; it goes on elsewhere when there is a "
-        "reply, or none. That finds `$var(nqR)` and `$var(nqErr)` as after nsq_query.",
+        "reply, or none. The route in which it goes on finds `$var(nqR)` and `$var(nqErr)` as after nsq_query.",
         returns="1 the transaction is suspended and will go on there whatever happens, -1 it is not suspended.",
         failed=Failure(Counter.QUERY_FAILED),
     ),
@@ -118,7 +118,8 @@ FUNCTIONS: Mapping[str, Function] = {
         database_failed=_DATABASE_FAILED,
     ),
     "nsq_pua_probe": Function(
-        does="Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none; each at most every 30 s.",
+        does="Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none. A process does so for "
+        "each presentity at most every 30 s.",
         returns="1 a probe left, 2 not needed, -1 it failed.",
         codes={False: NOTHING_TO_DO},
         failed=_PUBLISH_FAILED,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from kemi_nsq.jsontext import JsonObject, lookup
 from kemi_nsq.names import encode_key
-from kemi_nsq.plugin.face import Plugin
+from kemi_nsq.plugin.face import Face
 
 
-class KemiNsq(Plugin):
+class KemiNsq(Face):
     """Base of the operator's class under `cfgengine "python"`; `mod_init` returns an instance of it."""
 
     def ksr_nsq_consumer(self, _msg: object, _index: str) -> int:
@@ -20,11 +20,11 @@ class KemiNsq(Plugin):
         return self._consume()
 
     def nsq_pua_publish(self, payload: str | None = None) -> int:
-        """Take the payload, JSON text, or nothing."""
+        """Arguments: the payload, JSON text, or none."""
         return self._call("nsq_pua_publish", self._parts.pua.publish, payload).code
 
     def nsq_pua_reset(self, scope: str | None = None) -> int:
-        """Take the scope, or nothing."""
+        """Arguments: the scope, or none."""
         return self._call("nsq_pua_reset", self._parts.pua.reset, scope).code
 
     def ksr_nsq_reset(self, _msg: object, scope: str) -> int:
@@ -32,26 +32,26 @@ class KemiNsq(Plugin):
         return self.nsq_pua_reset(scope)
 
     def nsq_pua_probe(self, presentity: str, event: str) -> int:
-        """Take the presentity's URI and the event package."""
+        """Arguments: the presentity's URI and the event package."""
         return self._call("nsq_pua_probe", self._parts.pua.probe, presentity, event).code
 
     def nsq_publish(self, topic: str, payload: str | JsonObject) -> int:
-        """Take the topic and JSON, a text or a dictionary."""
+        """Arguments: the topic and JSON, a text or a dictionary."""
         return self._call("nsq_publish", self._parts.nsq.publish, topic, payload).code
 
     def nsq_publish_deferred(self, topic: str, delay_ms: int, payload: str | JsonObject) -> int:
-        """Take the topic, milliseconds, and JSON, a text or a dictionary."""
+        """Arguments: the topic, milliseconds, and JSON, a text or a dictionary."""
         return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, delay_ms).code
 
     def nsq_query(self, topic: str, payload: str | JsonObject, timeout: float | None = None) -> str | None:
-        """Take the topic, the request as text or dictionary, and seconds, NSQ_QUERY_TIMEOUT where left out.
+        """Arguments: the topic, the request as text or dictionary, and seconds, NSQ_QUERY_TIMEOUT where left out.
 
         What it returns is the reply, JSON text, or None.
         """
         return self._call("nsq_query", self._parts.nsq.query, topic, payload, timeout).value
 
     def nsq_query_async(self, topic: str, payload: str | JsonObject, route: str) -> int:
-        """Take the topic, the request as text or dictionary, and the name of the method in which it goes on.
+        """Arguments: the topic, the request as text or dictionary, and the name of the method in which it goes on.
 
         Call `KSR.tm.t_newtran()` before, and return from the route afterwards. Kamailio calls the method with the
         message; later versions may add an event name, so give it a second argument with a default.
@@ -66,7 +66,7 @@ class KemiNsq(Plugin):
         return getattr(self, self._parts.host.resumed_route())(*arguments)
 
     def nsq_json(self, path: str, payload: str) -> str | None:
-        """Take the path and the JSON. What it returns is the value, or None."""
+        """Arguments: the path and the JSON. What it returns is the value, or None."""
         return self._call("nsq_json", lookup, path, payload).value
 
     def nsq_encode(self, text: str | None) -> str:

@@ -20,7 +20,7 @@ import orjson
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
-from kemi_nsq.runtime import folder as rundir
+from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.settings import PREFIX
 
@@ -55,13 +55,13 @@ class KamailioHost:
 
     def __init__(self, *, native: bool) -> None:
         self._native = native
-        self._folder: rundir.RunFolder | None = None
+        self._folder: folder.RunFolder | None = None
         self.page = Page()
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
         uid, gid = _own("uid") or os.geteuid(), _own("gid") or os.getegid()
-        self._folder = rundir.take(Path(path), uid=uid, gid=gid)
+        self._folder = folder.take(Path(path), uid=uid, gid=gid)
         self.page = self._folder.page
         return self._folder.died
 
@@ -165,10 +165,10 @@ class KamailioHost:
         """Give back a lock of the module cfgutils."""
         KSR.cfgutils.unlock(name, *_more_keys())
 
-    def refresh_watchers(self, presentity_uri: str, event: str) -> bool:
+    def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
         presence = getattr(KSR, "presence", None)
-        return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, event, 1) >= 0)
+        return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, package, 1) >= 0)
 
 
 def _more_keys() -> tuple[str, ...]:

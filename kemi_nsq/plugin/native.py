@@ -10,14 +10,14 @@ import re
 
 from kemi_nsq.jsontext import lookup
 from kemi_nsq.names import encode_key
-from kemi_nsq.plugin.face import Plugin, entry
+from kemi_nsq.plugin.face import Face, entry
 from kemi_nsq.plugin.functions import OK
 
 #: Where `nsq_json` and `nsq_encode` leave their result.
 RESULT_VARIABLE = "nqJ"
 
 
-class NativeNsq(Plugin):
+class NativeNsq(Face):
     """For a native kamailio.cfg: each method is called by `python_exec`, with one text or none."""
 
     _native = True
@@ -82,7 +82,7 @@ class NativeNsq(Plugin):
 
     @entry
     def nsq_encode(self, _msg: object, text: str = "") -> int:
-        """Text: any; encoded as a part of a routing key, as kazoo does, it is left in `$var(nqJ)`. Returns 1."""
+        """Text: anything. Encoded as a part of a routing key, as kazoo does, it is left in `$var(nqJ)`. Returns 1."""
         self._parts.host.set_variable(RESULT_VARIABLE, encode_key(text))
         return OK
 

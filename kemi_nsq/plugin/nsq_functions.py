@@ -68,7 +68,7 @@ class NsqFunctions:
         Raises:
             NameRefused, PayloadError: the topic or the payload cannot be published.
             ConnectionLost, NsqdRefused: no nsqd took it, and there is no outbox.
-            StoreError: no nsqd took it, and the outbox did not either.
+            OutboxError: no nsqd took it, and the outbox did not either.
         """
         if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
             raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")

@@ -65,7 +65,7 @@ class PuaFunctions:
 
         Raises:
             PayloadError: the payload describes no state; the current event goes to the dead letters.
-            StoreError: the database failed; the current event will come again.
+            DatabaseError: the database failed; the current event will come again.
         """
         event = self._current.event
         try:
@@ -95,7 +95,7 @@ class PuaFunctions:
 
         Raises:
             PayloadError: there is no such scope, or no presentity table.
-            StoreError: the database failed; the current event will come again.
+            DatabaseError: the database failed; the current event will come again.
         """
         if self._expiry is None or self._writer is None:
             raise PayloadError(f"{_NO_TABLE} reset")
@@ -109,19 +109,19 @@ class PuaFunctions:
             ordered = self._settings.pua_order_field in ("", *event.fields)
             position = self._order(event, event.fields).position if ordered else 0
             return self._expiry.reset(f"sender {sender_of(event.fields)}", position=position, spare_later=ordered)
-        except PayloadError:
+        except PayloadError:  # the scope is wrong, perhaps by the route's fault: the event may be of use all the same
             raise
         except Exception as error:
             self._current.fail(error)
             raise
 
-    def probe(self, presentity: str, event: str) -> bool:
+    def probe(self, presentity: str, package: str) -> bool:
         """Ask producers for a presentity's state if there is none; return whether a probe left.
 
         Raises:
             PayloadError, TransientError: see `Probe.one`.
         """
-        left = self._probe.one(presentity, event)
+        left = self._probe.one(presentity, package)
         if left:
             self._host.count(Counter.PROBED)
         return left

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a row does to the table: to the row that has its key already, and to the document of its presentity.
+"""What a row does to the table: to the row that has its key, and to the document, which may have no seat for it.
 
 A document of dialogs has room for NSQ_PUA_MAX_DIALOGS live ones, and for as many that are over and not yet hidden: one
 that is too large for UDP would reach nobody. A live dialog that finds no room waits, hidden, until another ends.

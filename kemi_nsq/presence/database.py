@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.errors import RowRefused, StoreError
-from kemi_nsq.nsq.limits import breaker_delay_s
+from kemi_nsq.delays import breaker_delay_s
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
 
 _TRIES = 5
@@ -43,6 +43,7 @@ class Database:
     Args:
         url: SQLAlchemy URL.
         timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
+        clock: tells the time.
 
     Attributes:
         backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
@@ -77,16 +78,16 @@ class Database:
 
         Raises:
             RowRefused: the database does not take a value.
-            StoreError: it was busy for too long, gave no answer in time or cannot be reached; or it failed a moment
+            DatabaseError: it was busy for too long, gave no answer in time or cannot be reached; or it failed a moment
                 ago and is left alone.
         """
         if self.fails_fast and self._clock.monotonic() < self._closed_until:
-            raise StoreError(f"the database is left alone after {self._failures} failures")
+            raise DatabaseError(f"the database is left alone after {self._failures} failures")
         self._writes = writes
         self._deadline.start(limit_s)
         try:
             result = self._try(work)
-        except StoreError:
+        except DatabaseError:
             self._failures += 1
             self._closed_until = self._clock.monotonic() + breaker_delay_s(self._failures)
             raise
@@ -105,7 +106,7 @@ class Database:
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
                 if not (tries_left and _is_deadlock(error)) or self._deadline.over:
-                    raise StoreError(_cause(error)) from error
+                    raise DatabaseError(_cause(error)) from error
         raise AssertionError("the last try returns or raises")
 
     def prepare_file(self) -> None:
@@ -116,7 +117,7 @@ class Database:
         """
         if self.backend != "sqlite" or not os.path.exists(self._url.database or ""):
             return
-        with suppress(StoreError):  # who needs the file will meet the same, and says so
+        with suppress(DatabaseError):  # who needs the file will meet the same, and says so
             self.run(lambda _connection: None)
         self.close()
 

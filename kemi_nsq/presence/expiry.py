@@ -3,7 +3,7 @@
 
 A state ends like any other change: a document that says so is stored, and its watchers get a NOTIFY. The row then
 stays for NSQ_PUA_TOMBSTONE seconds, so that a late event does not revive it, and is deleted in silence. That of a
-dialog or contact is hidden (`hidden`): the process that wrote it does that; here it is done for those that died
+dialog or contact is hidden (see `row`): the process that wrote it does that; here it is done for those that died
 meanwhile.
 """
 
@@ -29,7 +29,7 @@ from kemi_nsq.settings import Settings
 
 #: How often expiry is looked after; states end up to this much after their time.
 SWEEP_INTERVAL_S = 5
-#: The process that stored the end of a dialog hides it sooner than this, unless it died before.
+#: The process that stored the end of a dialog or contact hides it sooner than this, unless it died before.
 LINGER_S = 2
 #: By how much the clocks of two nodes may differ.
 _CLOCKS_S = 60
@@ -76,7 +76,7 @@ class Expiry:
         The presence module would end them later (`GRACE_S`), with an empty NOTIFY.
 
         Raises:
-            StoreError: the database failed; the next sweep tries again.
+            DatabaseError: the database failed; the next sweep tries again.
         """
         # Every consumer process sweeps, and perhaps those of another node. They need no lock: an end is stored like any
         # other row, so of two that end one state the second finds an order key that is not greater, and tells nobody.
@@ -126,7 +126,7 @@ class Expiry:
 
         Raises:
             PayloadError: there is no such scope.
-            StoreError: the database failed; what had ended stays ended.
+            DatabaseError: the database failed; what had ended stays ended.
         """
         columns, count, below_id = _columns(scope), 0, sys.maxsize
         while found := self._table.find(below_id, **columns):

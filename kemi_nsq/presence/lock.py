@@ -3,6 +3,9 @@
 
 db_sqlite does not wait for another writer, and a NOTIFY for a subscription that a worker is refreshing would use its
 CSeq twice.
+
+`writer`, `watchers` and `expiry` take it here; routes take it by cfgutils' `lock` in kamailio.cfg, and in Python by
+`presence_lock` of `plugin.face`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import TypeAlias
+
+from kemi_nsq.presence.row import Key
 
 #: Seconds from the NOTIFY to the hiding. With what a batch takes, it stays below a second.
 AFTER_S = 0.5
@@ -19,7 +20,7 @@ _MOST = 20_000
 
 
 class Hiding:
-    """The dialogs that are to be hidden, by their order keys."""
+    """The rows that are to be hidden, by their order keys."""
 
     def __init__(self) -> None:
         self._ruids: list[str] = []
@@ -28,7 +29,7 @@ class Hiding:
         self._due: float | None = None
 
     def add(self, ruids: Collection[str], untold: Collection[Key], large: Collection[Key], now: float) -> None:
-        """Take dialogs that were told.
+        """Take rows that were told.
 
         Args:
             ruids: their order keys; perhaps none.
@@ -53,10 +54,6 @@ class Hiding:
         taken = self._ruids, sorted(self._untold), sorted(self._large)
         self._ruids, self._untold, self._large, self._due = [], set(), set(), None
         return taken
-
-
-#: A presentity's URI and an event package.
-Key: TypeAlias = tuple[str, str]
 
 
 class Pacer:

@@ -59,26 +59,26 @@ class Probe:
         """
         return self._ask(_ALL, {})
 
-    def one(self, presentity: str, event: str) -> bool:
+    def one(self, presentity: str, package: str) -> bool:
         """Ask for one presentity's state of an event package if there is none; return whether a probe left.
 
         Raises:
             PayloadError: the presentity is no SIP URI.
-            StoreError: the table could not be read.
+            DatabaseError: the table could not be read.
             ConnectionLost, NsqdRefused: no nsqd took the probe.
         """
         if not self._settings.probe_topic or self._table is None:
             return False
         uri = name_addr("presentity", presentity).uri
-        if self._table.find(username=uri.user, domain=uri.host, event=event):
+        if self._table.find(username=uri.user, domain=uri.host, event=package):
             return False
         fields: dict[str, JsonValue] = {
-            "Event-Package": event,
+            "Event-Package": package,
             "Presentity": f"sip:{uri.user}@{uri.host}",
             "Presentity-User": uri.user,
             "Presentity-Realm": uri.host,
         }
-        return self._ask((f"{uri.user}@{uri.host}", event), fields)
+        return self._ask((f"{uri.user}@{uri.host}", package), fields)
 
     def _ask(self, key: tuple[str, str], fields: dict[str, JsonValue]) -> bool:
         now = self._clock.monotonic()

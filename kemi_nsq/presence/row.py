@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The row of Kamailio's table `presentity` (version 5, `pr_presentity.xml`) for a state and its document.
+"""The row of Kamailio's table `presentity` (version 5, `pr_presentity.xml`): its order key, tombstones, hidden rows.
 
 The column limits are enforced here: a database refuses what is too long or, worse, cuts it and so breaks the
 unique key.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.presence.packages import PACKAGES
@@ -66,6 +66,10 @@ WAITING_OFFSET = 10**9
 WAITING = WAITING_OFFSET - MAX_INT32, WAITING_OFFSET - 1_700_000_000
 
 
+#: What somebody watches: a presentity's URI and an event package.
+Key: TypeAlias = tuple[str, str]
+
+
 class Order(NamedTuple):
     """What orders the events of one row: a position, then nsqd's message id (16 hex digits).
 
@@ -89,7 +93,7 @@ class Row(NamedTuple):
         body: the document.
         sender: who published it.
         priority: used by the presence module only with `retrieve_order` 1.
-        terminal: its state is over (no column: it says how urgent a NOTIFY is).
+        is_over: its state is over (no column: it says how urgent a NOTIFY is).
         redelivered: its event came before (no column). Whoever handled that may have stored it and died before the
             NOTIFY.
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
@@ -105,7 +109,7 @@ class Row(NamedTuple):
     sender: str
     ruid: str
     priority: int = 0
-    terminal: bool = False
+    is_over: bool = False
     redelivered: bool = False
 
     @property
@@ -135,6 +139,11 @@ def position_of(name: str, value: str) -> int:
     raise PayloadError(f"{name} {value[:40]!r} orders nothing; a number from 0, of at most 19 digits, is wanted")
 
 
+def tombstone_until(now: int, tombstone_s: int) -> int:
+    """Return the epoch second until which the row of a state is kept that is over since `now`."""
+    return min(now + tombstone_s + GRACE_S, MAX_INT32)
+
+
 def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: int) -> Row:
     """Make the row that replaces `row` when its state is over without its producer having said so.
 
@@ -144,10 +153,10 @@ def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: in
     digest = row.ruid[-_KEY_DIGITS:]
     return row._replace(
         body=body,
-        expires=min(now + tombstone_s + GRACE_S, MAX_INT32),
+        expires=tombstone_until(now, tombstone_s),
         received_time=now,
         ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{digest}",
-        terminal=True,
+        is_over=True,
     )
 
 
@@ -174,8 +183,8 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
         PayloadError: a value does not fit its column.
     """
     (user, domain), tag, rank = state.presentity, state.row_etag(), state.rank
-    terminal = rank == OVER_RANK
-    lifetime_s = tombstone_s if terminal else state.expires_s or default_expires_s
+    is_over = rank == OVER_RANK
+    lifetime_s = tombstone_s if is_over else state.expires_s or default_expires_s
     made = Row(
         username=user,
         domain=domain,
@@ -185,7 +194,7 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
         received_time=now,
         body=body,
         sender=clean(state.sender),
-        terminal=terminal,
+        is_over=is_over,
         ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
     )
     _check(made)
@@ -215,7 +224,7 @@ def _check(made: Row) -> None:
 
 def leaves(row: Row) -> bool:
     """Whether a row says that it is over, so that it leaves the document once its watchers have been told."""
-    return row.terminal and row.event in HIDING
+    return row.is_over and row.event in HIDING
 
 
 def tombstone_expires(until: int) -> int:

@@ -15,11 +15,10 @@ from operator import attrgetter, methodcaller
 import sqlalchemy as sa
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
-from kemi_nsq.presence.pacing import Key
-from kemi_nsq.presence.row import HIDING, SEATED, TOMBSTONE_BODY, WAITING, Row, tombstone_expires, waiting_expires
+from kemi_nsq.presence.row import HIDING, SEATED, TOMBSTONE_BODY, WAITING, Key, Row, tombstone_expires, waiting_expires
 from kemi_nsq.presence.statements import (
     CHANGED,
     KEY,
@@ -55,7 +54,7 @@ class Saved:
     changes: list[Change | None]
     sizes: Mapping[Who, int] = field(default_factory=dict)
     reseated: Collection[Who] = ()
-    failed: RowRefused | StoreError | None = None
+    failed: RowRefused | DatabaseError | None = None
 
 
 class PresentityTable:
@@ -63,7 +62,7 @@ class PresentityTable:
 
     Args:
         url: SQLAlchemy URL of Kamailio's database.
-        table: name of the presentity table.
+        table_name: that of the presentity table.
         watchers_table: name of the table of subscriptions, or '' if it does not tell who watches.
         max_dialogs: NSQ_PUA_MAX_DIALOGS.
         timeout_s: seconds that each transaction may take.
@@ -73,7 +72,7 @@ class PresentityTable:
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
         self,
         url: str,
-        table: str,
+        table_name: str,
         watchers_table: str = "",
         *,
         max_dialogs: int = 0,
@@ -82,7 +81,7 @@ class PresentityTable:
     ) -> None:
         self._clock = clock
         self._database = Database(url, timeout_s, clock)
-        self._table = _presentity_table(table)
+        self._table = _presentity_table(table_name)
         self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c
         wanted = columns.ruid, columns.body, columns.expires
@@ -120,7 +119,7 @@ class PresentityTable:
 
         Raises:
             RowRefused: the database does not take one of the rows. None is stored.
-            StoreError: the database was busy for too long or cannot be reached. None is stored.
+            DatabaseError: the database was busy for too long or cannot be reached. None is stored.
         """
         latest = {_key(row): row for row in sorted(rows, key=_ruid)}
         # All writers take their locks in one order, so that two of them do not wait for each other.
@@ -130,7 +129,7 @@ class PresentityTable:
         if quiet and not self.one_writer:
             try:
                 again = self._save_round(latest, quiet, locked=True)
-            except (RowRefused, StoreError) as error:
+            except (RowRefused, DatabaseError) as error:
                 stored = {id(latest[key]) for key in keys if done.changes[key] is Change.STORED}
                 return Saved([Change.STORED if id(row) in stored else None for row in rows], failed=error)
             done.changes |= again.changes
@@ -150,7 +149,7 @@ class PresentityTable:
         if unsettled:
             if len(self._near) < _PAGE:
                 self._near |= unsettled  # once more by the next sweep
-            with suppress(StoreError):  # the rows are stored
+            with suppress(DatabaseError):  # the rows are stored
                 changed.update(self._settle(unsettled, max(row.received_time for row in rows)))
             for presentity in changed:
                 done.sizes.pop(presentity, None)  # no more what it is
@@ -194,7 +193,7 @@ class PresentityTable:
         A row that a later event has changed meanwhile has another `ruid`, and is left alone.
 
         Raises:
-            StoreError: the table could not be written.
+            DatabaseError: the table could not be written.
         """
         table = self._table
         values = {"expires": tombstone_expires(until), "body": TOMBSTONE_BODY}
@@ -211,7 +210,7 @@ class PresentityTable:
             expiring: only rows whose `expires` lies between these two, by which they are found.
 
         Raises:
-            StoreError: the table could not be read.
+            DatabaseError: the table could not be read.
         """
         table = self._table
         over = is_over(table), table.c.event.in_(HIDING), table.c.received_time <= until
@@ -227,7 +226,7 @@ class PresentityTable:
             now: epoch seconds.
 
         Raises:
-            StoreError: the table could not be written.
+            DatabaseError: the table could not be written.
         """
         table = self._table
         waiting = table.c.expires.between(*WAITING), table.c.event == SEATED
@@ -272,7 +271,7 @@ class PresentityTable:
 
         Raises:
             RowRefused: the database does not take the row of the trial.
-            StoreError: it takes no writes.
+            DatabaseError: it takes no writes.
         """
         self._database.close()  # an old session may stay read-only when new ones are not
         row = trial_row(self._clock.entropy)
@@ -297,7 +296,7 @@ class PresentityTable:
             columns: what columns of the row must be equal to.
 
         Raises:
-            StoreError: the table could not be read.
+            DatabaseError: the table could not be read.
         """
         table = self._table
         equal = (table.c[name] == value for name, value in columns.items())
@@ -307,7 +306,7 @@ class PresentityTable:
         """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
 
         Raises:
-            StoreError: the table could not be read.
+            DatabaseError: the table could not be read.
         """
         expires = self._table.c.expires
         due = expires.between(waiting_expires(until), until)
@@ -322,7 +321,7 @@ class PresentityTable:
             How many were found.
 
         Raises:
-            StoreError: the table could not be written.
+            DatabaseError: the table could not be written.
         """
         table = self._table
         expired = table.c.expires.between(tombstone_expires(until), until)
@@ -349,7 +348,7 @@ class PresentityTable:
         Kamailio finds subscriptions as the database compares, which MySQL and MariaDB do without case.
 
         Raises:
-            StoreError: the table could not be read.
+            DatabaseError: the table could not be read.
         """
         look = self._look_for_watchers
         if look is None:

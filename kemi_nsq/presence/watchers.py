@@ -8,12 +8,12 @@ from contextlib import suppress
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change, Who
 from kemi_nsq.presence.lock import PresenceLock
-from kemi_nsq.presence.pacing import Hiding, Key, Pacer
-from kemi_nsq.presence.row import GRACE_S, SEATED, Row, leaves
+from kemi_nsq.presence.pacing import Hiding, Pacer
+from kemi_nsq.presence.row import SEATED, Key, Row, leaves, tombstone_until
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
@@ -66,7 +66,7 @@ class Watchers:
         """Tell watchers whose NOTIFY was held back and may leave now, and hide what is over and was told.
 
         Raises:
-            StoreError: the database failed; the sweep will hide them.
+            DatabaseError: the database failed; the sweep will hide them.
         """
         now = self._clock.monotonic()
         self._refresh(self._pacer.due(now))
@@ -100,7 +100,7 @@ class Watchers:
         untold = [(row.uri, row.event) for row, change in told if leaves(row) and change is Change.UNCHANGED]
         self._hiding.add(over, [*refused, *untold], large, self._clock.monotonic())
         if not self._ticks and self._hiding.next_due() is not None:
-            with suppress(StoreError):  # they are stored and told; the sweep will hide them
+            with suppress(DatabaseError):  # they are stored and told; the sweep will hide them
                 self._hide_told()
 
     def tell(self, keys: Iterable[Key]) -> None:
@@ -111,11 +111,11 @@ class Watchers:
         """Take what is over and was told out of its document.
 
         Raises:
-            StoreError: the database failed.
+            DatabaseError: the database failed.
         """
         if not ruids:
             return
-        until = int(self._clock.wall()) + self._settings.pua_tombstone + GRACE_S
+        until = tombstone_until(int(self._clock.wall()), self._settings.pua_tombstone)
         with self._lock.writing():
             self._table.hide(ruids, until=until)
 
@@ -144,7 +144,7 @@ class Watchers:
         urgent = dict.fromkeys(map(dialogs_of, reseated), False)
         for row in rows:
             key = (row.uri, row.event)
-            urgent[key] = urgent.get(key, False) or row.terminal
+            urgent[key] = urgent.get(key, False) or row.is_over
         now = self._clock.monotonic()
         return self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
 
@@ -172,7 +172,7 @@ class Watchers:
             return keys
         try:
             watched = self._table.watched(keys)
-        except StoreError:  # the states are stored; telling too many is right as well
+        except DatabaseError:  # the states are stored; telling too many is right as well
             return keys
         return [key for key in keys if key in watched]
 

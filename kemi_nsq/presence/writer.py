@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.change import Change
@@ -91,7 +91,7 @@ class PresenceWriter:
             default_expires_s=getattr(self._settings, PACKAGES[state.package].expires),
         )
         oldest = self._settings.max_event_age
-        if oldest and sent_at is not None and now - sent_at > oldest and not row.terminal:
+        if oldest and sent_at is not None and now - sent_at > oldest and not row.is_over:
             self._host.count(Counter.PUA_TOO_OLD)
             text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
@@ -107,7 +107,7 @@ class PresenceWriter:
 
         Raises:
             RowRefused: the database does not take one of the rows. What was stored all the same is told of.
-            StoreError: the database failed; the same holds.
+            DatabaseError: the database failed; the same holds.
         """
         # The transaction is over when the watchers are told: Kamailio makes their documents of what other connections
         # can read (presence/notify.c, ps_db_get_p_notify_body). Whoever dies here leaves rows that nobody was told of:
@@ -126,7 +126,7 @@ class PresenceWriter:
         """Find out whether the database takes writes again.
 
         Raises:
-            StoreError: it does not.
+            DatabaseError: it does not.
         """
         self._trials += 1
         # A database that is frozen must not hold up the rest for long. One that is slow is given all its time now and
@@ -138,14 +138,14 @@ class PresenceWriter:
         except RowRefused as error:
             # Where it does not like the row of the trial, it works, unless it likes no other either.
             if self._refuses_all:
-                raise StoreError(str(error)) from error
+                raise DatabaseError(str(error)) from error
         self._refuses_all = False
 
     def blame_table(self) -> None:
         """Look who is to blame that a row was refused.
 
         Raises:
-            StoreError: the table, which has taken no row for a while, and that of the trial neither.
+            DatabaseError: the table, which has taken no row for a while, and that of the trial neither.
         """
         if self._clock.monotonic() - self._stored_at < _TAKES_ROWS_S:
             return

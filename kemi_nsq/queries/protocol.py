@@ -19,6 +19,8 @@ from kemi_nsq.jsontext import JsonObject, JsonValue, field_text, json_object
 from kemi_nsq.names import Subscription
 
 MSG_ID, SERVER_ID = "Msg-ID", "Server-ID"
+#: Ends the name of a reply topic, too. Both vanish with their last reader.
+REPLY_CHANNEL = "replies#ephemeral"
 #: Where a route finds the reply, or the reason why there is none.
 REPLY_VARIABLE, REASON_VARIABLE = "nqR", "nqErr"
 #: Why a query failed, for `$var(nqErr)`.
@@ -64,7 +66,7 @@ class Waiting:
 
 def reply_subscription(slot: int, node: str) -> Subscription:
     """Return the reply topic and channel of a consumer process; both vanish with their last reader."""
-    return Subscription(f"kamailio-{slot}.{node}.replies#ephemeral", "replies#ephemeral")
+    return Subscription(f"kamailio-{slot}.{node}.{REPLY_CHANNEL}", REPLY_CHANNEL)
 
 
 def request(payload: str | JsonObject, *, sender: Sender, new_id: str) -> tuple[str, dict[str, JsonValue]]:

@@ -19,7 +19,7 @@ from mmap import mmap
 from pathlib import Path
 
 from kemi_nsq.errors import RunFolderError
-from kemi_nsq.runtime import page as layout
+from kemi_nsq.runtime import page as pages
 from kemi_nsq.runtime.deaths import Deaths
 from kemi_nsq.runtime.page import Fact, Gauge, Page, Sheet
 from kemi_nsq.runtime.processes import is_running, start_of
@@ -95,7 +95,7 @@ class RunFolder:
             names = os.listdir(self._folder)
             for name in names:
                 if name.endswith(PAGE):
-                    ids, soon = _last_words(self._read(name))
+                    ids, soon = _was_handling(self._read(name))
                     deaths.add(ids, soon=soon)
             # A crash between this and the removal would count them twice, which is better than not at all.
             file.seek(0)
@@ -112,24 +112,24 @@ class RunFolder:
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             with open(os.open(name, flags, dir_fd=self._folder), "rb") as file:
-                return file.read(layout.SIZE + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+                return file.read(pages.SIZE + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
         except OSError:
             return b""
 
-    def _page_memory(self, pid: int) -> layout.Memory:
+    def _page_memory(self, pid: int) -> pages.Memory:
         """Make the page of a process. One that cannot be made is memory that nobody sees: Kamailio must go on."""
-        memory: layout.Memory
+        memory: pages.Memory
         try:
             descriptor = os.open(f"{pid}{PAGE}", _FLAGS | os.O_TRUNC, _FILE_MODE, dir_fd=self._folder)
             try:
                 # On a full disk this fails, while a write to memory that has no disk behind it ends the process.
-                os.posix_fallocate(descriptor, 0, layout.SIZE)
-                memory = mmap(descriptor, layout.SIZE)
+                os.posix_fallocate(descriptor, 0, pages.SIZE)
+                memory = mmap(descriptor, pages.SIZE)
             finally:
                 os.close(descriptor)
         except OSError:
-            memory = bytearray(layout.SIZE)
-        layout.prepare(memory, pid, start_of(pid) or 0)
+            memory = bytearray(pages.SIZE)
+        pages.prepare(memory, pid, start_of(pid) or 0)
         return memory
 
 
@@ -169,9 +169,9 @@ def _opened(path: Path, uid: int, gid: int) -> int:
     return folder
 
 
-def _last_words(data: bytes) -> tuple[list[str], bool]:
+def _was_handling(data: bytes) -> tuple[list[str], bool]:
     """Return the messages that a process was handling when it ended, and whether it ended soon after it had begun."""
-    sheet = layout.read(data)
+    sheet = pages.read(data)
     if sheet is None or start_of(sheet.pid) == sheet.started:
         return [], False
     lived_s = sheet.gauges[Gauge.IO_TURN] - sheet.gauges[Gauge.BUSY_SINCE]
@@ -196,7 +196,7 @@ def sheets(path: Path) -> list[tuple[Sheet, bool]]:
         files = [file for file in sorted(path.iterdir()) if file.suffix == PAGE and file.is_file()]
     except OSError as error:
         raise RunFolderError(f"{_SETTING} {path} cannot be read: {error.strerror}; see --run-dir") from None
-    found = [layout.read(data) for data in map(_whole, files) if data is not None]
+    found = [pages.read(data) for data in map(_whole, files) if data is not None]
     if found and not any(found):
         raise RunFolderError(f"{_SETTING} {path} has pages of another release: restart Kamailio")
     return [(sheet, is_running(sheet.pid, sheet.started)) for sheet in found if sheet is not None]

@@ -2,7 +2,7 @@
 """What a process shows of itself, for whoever looks from outside, also while it is stuck.
 
 A page is a piece of memory with a fixed layout: a head, a slot for each counter, one for each gauge, and a text for
-each fact. Inside Kamailio the memory is a file in the runtime folder (`rundir`), so that what was shown is there
+each fact. Inside Kamailio the memory is a file in the runtime folder (`folder`), so that what was shown is there
 whatever becomes of the process; without Kamailio it is the process's own.
 
 Several threads of one process write. Readers, in other processes, take no lock: a number is written at once, and a text

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from kemi_nsq import names
-from kemi_nsq import settings as table
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.jsontext import encode, json_object
 from kemi_nsq.loading import host_name, load
 from kemi_nsq.nsq import httpapi
+from kemi_nsq.settings import Settings, rows
 from kemi_nsq.tools import reference, responder
-from kemi_nsq.tools import status as processes
+from kemi_nsq.tools import status as shown
 
 HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
@@ -91,7 +91,7 @@ def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
     values = load({}, host_name=host_name())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
-    for name, field, info in table.rows():
+    for name, field, info in rows():
         shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
     Console().print(shown)
 
@@ -102,11 +102,11 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what the processes of Kamailio do, also while they are stuck; exit code 1 if something is wrong."""
-    found = processes.look(Path(run_dir or load({}).run_dir), time.time())
+    found = shown.look(Path(run_dir or load({}).run_dir), time.time())
     if as_json:
         sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
     else:
-        processes.show(found, Console())
+        shown.show(found, Console())
     if not found.well:
         raise typer.Exit(_EXIT_TRANSIENT)
 
@@ -155,7 +155,7 @@ def _standard_input() -> str:
         raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _tcp_settings(nsqd: str) -> table.Settings:
+def _tcp_settings(nsqd: str) -> Settings:
     return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
 
 

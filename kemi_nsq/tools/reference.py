@@ -7,16 +7,16 @@ A test compares `docs/reference.md` with what this module writes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
 
-from kemi_nsq import settings as table
 from kemi_nsq.consumer.routes import ROUTE_VARIABLES
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
 from kemi_nsq.plugin.functions import FUNCTIONS
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
+from kemi_nsq.settings import allowed, rows
 
 _HEAD = """\
 # Reference
@@ -31,15 +31,17 @@ Each is set by `#!define NAME value` in kamailio.cfg before `include_file "nsq.c
 in the environment; the first two win. A wrong value, or an unknown name that starts with `NSQ_`, stops Kamailio at
 start with one line for each. `kemi-nsq settings` checks and shows what the environment sets.
 
-`nsq.cfg` knows two more. `NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that Kamailio loads. For
+`nsq.cfg` knows three more. `NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that Kamailio loads. For
 routes in Python let it be yours, and write `#!define NSQ_KEMI` before the include: that sets `cfgengine "python"`.
+`#!define NSQ_OWN_NOTIFY_REPLY` leaves `event_route[presence:notify-reply]` to you.
 
 """
 _FUNCTIONS = """\
 ## Functions
 
 In a native kamailio.cfg each is called as `python_exec("name", "text")`. In a Python script (`cfgengine "python"`) each
-is a method that is inherited from `KemiNsq`. A negative code comes with a line in the log.
+is a method that is inherited from `KemiNsq`. What failed is counted, and said in the log: once for all events of an
+outage, and of many lines of one kind the first twenty in ten seconds.
 
 """
 _HANDLERS = """\
@@ -56,6 +58,12 @@ For an event whose `{key}` is `Presence` and whose `{subkey}` is `Update_All` th
 first that exists handles it. A missing field skips the names that need it.
 
 """
+
+
+#: Methods that an operator calls, besides those that begin with `nsq_`.
+_MORE = frozenset({"ksr_nsq_reset", "presence_lock"})
+#: Those that only a script can use.
+_PYTHON_ONLY = frozenset({"presence_lock"})
 
 
 def markdown() -> str:
@@ -87,9 +95,9 @@ def value_text(value: object) -> str:
 
 
 def _setting_rows() -> Iterable[Sequence[str]]:
-    for name, field, info in table.rows():
+    for name, field, info in rows():
         default = value_text(info.default)
-        yield f"`{name}`", f"`{default}`" if default else "(none)", table.allowed(field), info.description or ""
+        yield f"`{name}`", f"`{default}`" if default else "(none)", allowed(field), info.description or ""
 
 
 def _variable_rows() -> Iterable[Sequence[str]]:
@@ -107,7 +115,7 @@ def _attribute_rows(owner: type) -> Iterable[Sequence[str]]:
 def _function_names() -> list[str]:
     """List what either face has, in the order of the alphabet."""
     members = {name for face in (NativeNsq, KemiNsq) for name, _ in inspect.getmembers(face, inspect.isfunction)}
-    return sorted(name for name in members if name.startswith("nsq_"))
+    return sorted(name for name in members if name.startswith("nsq_") or name in _MORE)
 
 
 def _function(name: str) -> str:
@@ -117,11 +125,18 @@ def _function(name: str) -> str:
     if described:
         paragraphs.append(described.does)
     for face, how in ((NativeNsq, "kamailio.cfg"), (KemiNsq, "Python")):
+        if face is NativeNsq and name in _PYTHON_ONLY:
+            continue
         if method := getattr(face, name, None):
             paragraphs.append(f"**{how}** {_call_of(face, name)}. {_one_line(inspect.getdoc(method) or '')}")
     if described:
-        paragraphs.append(f"**Returns** {described.returns}")
+        codes = all(_returns_a_code(getattr(face, name)) for face in (NativeNsq, KemiNsq) if hasattr(face, name))
+        paragraphs.append(f"**Returns**{'' if codes else ' (kamailio.cfg)'} {described.returns}")
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _returns_a_code(method: Callable[..., object]) -> bool:
+    return bool(inspect.signature(method).return_annotation == "int")
 
 
 def _call_of(face: type, name: str) -> str:

@@ -17,7 +17,7 @@ from kemi_nsq.jsontext import JsonObject, encode, field_text, json_object
 from kemi_nsq.names import Subscription, topic_name
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
-from kemi_nsq.queries.protocol import MSG_ID, SERVER_ID, Sender, reply_msg_id, request
+from kemi_nsq.queries.protocol import MSG_ID, REPLY_CHANNEL, SERVER_ID, Sender, reply_msg_id, request
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools.reader import Reader
 
@@ -36,8 +36,8 @@ def ask(settings: Settings, topic: str, payload: str, *, timeout_s: float) -> st
     deadline = time.monotonic() + timeout_s
     sender = Sender(node=settings.node, app_name="kemi-nsq", app_version="cli")
     msg_id, fields = request(payload, sender=sender, new_id=str(uuid.uuid4()))
-    reply_topic = f"kemi-nsq-{os.getpid()}.{settings.node}.replies#ephemeral"
-    with closing(Reader(settings.nsqd_tcp_address[0], Subscription(reply_topic, "replies#ephemeral"))) as reader:
+    reply_topic = f"kemi-nsq-{os.getpid()}.{settings.node}.{REPLY_CHANNEL}"
+    with closing(Reader(settings.nsqd_tcp_address[0], Subscription(reply_topic, REPLY_CHANNEL))) as reader:
         Publisher(settings).publish(Outgoing(topic=topic, body=encode({**fields, SERVER_ID: reply_topic})))
         while True:
             body = reader.next_message(deadline - time.monotonic()).body

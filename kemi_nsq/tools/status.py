@@ -7,7 +7,6 @@ route keeps Python's lock, follows from the times in its page.
 
 from __future__ import annotations
 
-import time
 from collections import Counter as Multiset
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from kemi_nsq.clock import local_time
 from kemi_nsq.runtime.folder import STACK, sheets
 from kemi_nsq.runtime.page import Fact, Gauge, Sheet, described
 
@@ -151,6 +151,6 @@ def _number(gauge: Gauge, value: float) -> str:
 
 def _clock(epoch: float) -> str:
     try:
-        return time.strftime("%H:%M:%S", time.localtime(epoch)) if epoch else "-"
+        return local_time(epoch, "%H:%M:%S") if epoch else "-"
     except (ValueError, OverflowError, OSError):  # somebody wrote nonsense into the page
         return "?"

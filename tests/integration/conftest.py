@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from tests.support.stores import (
+from tests.support.tables import (
     database,
     mariadb_database,
     postgresql_database,
     server_database,
     sqlite_database,
-    store,
+    table,
 )
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "postgresql_database",
     "server_database",
     "sqlite_database",
-    "store",
+    "table",
 ]

@@ -13,7 +13,7 @@ from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Row, ended_row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.rows import NOW
-from tests.support.stores import Database, made
+from tests.support.tables import Database, made
 
 LATER = NOW + 1000
 LIMIT = 3
@@ -23,8 +23,8 @@ WRITERS = 4
 @pytest.fixture
 def limited(database: Database) -> Iterator[PresentityTable]:
     """Return a store whose documents have room for three."""
-    with closing(PresentityTable(database.url, "presentity", max_dialogs=LIMIT)) as store:
-        yield store
+    with closing(PresentityTable(database.url, "presentity", max_dialogs=LIMIT)) as table:
+        yield table
 
 
 def over(position: int, call: str) -> Row:
@@ -47,87 +47,87 @@ def shown(database: Database) -> set[str]:
 # Tombstones
 
 
-def test_a_call_that_is_over_is_hidden_by_its_order_key(store: PresentityTable, database: Database) -> None:
+def test_a_call_that_is_over_is_hidden_by_its_order_key(table: PresentityTable, database: Database) -> None:
     ends = [over(5, "a"), over(5, "b")]
-    store.save_all([*ends, live(5, "c")])
-    store.hide([ends[0].ruid], until=LATER)
+    table.save_all([*ends, live(5, "c")])
+    table.hide([ends[0].ruid], until=LATER)
     assert expiries(database) == {"a": -LATER, "b": ends[1].expires, "c": made().expires}
     (row,) = database.rows("expires < 0")
     assert (row["body"], row["ruid"]) == (TOMBSTONE_BODY, ends[0].ruid)
 
 
-def test_what_came_after_the_end_is_not_hidden(store: PresentityTable, database: Database) -> None:
+def test_what_came_after_the_end_is_not_hidden(table: PresentityTable, database: Database) -> None:
     end = over(5, "a")
-    store.save(end)
-    assert store.save(live(6, "a", "confirmed")) is Change.STORED
-    store.hide([end.ruid], until=LATER)
+    table.save(end)
+    assert table.save(live(6, "a", "confirmed")) is Change.STORED
+    table.hide([end.ruid], until=LATER)
     assert shown(database) == {"a"}
 
 
-def test_many_are_hidden_at_once(store: PresentityTable, database: Database) -> None:
+def test_many_are_hidden_at_once(table: PresentityTable, database: Database) -> None:
     ends = [over(5, f"c{number}") for number in range(1201)]
-    store.save_all(ends)
-    store.hide([end.ruid for end in ends], until=LATER)
+    table.save_all(ends)
+    table.hide([end.ruid for end in ends], until=LATER)
     assert set(expiries(database).values()) == {-LATER}
 
 
 @pytest.mark.parametrize("state", ["trying", "early", "confirmed"])
-def test_a_late_event_does_not_revive_a_hidden_call(store: PresentityTable, database: Database, state: str) -> None:
+def test_a_late_event_does_not_revive_a_hidden_call(table: PresentityTable, database: Database, state: str) -> None:
     end = over(5, "a")
-    store.save(end)
-    store.hide([end.ruid], until=LATER)
-    assert store.save(live(4, "a", state)) is Change.STALE
+    table.save(end)
+    table.hide([end.ruid], until=LATER)
+    assert table.save(live(4, "a", state)) is Change.STALE
     assert shown(database) == set()
 
 
-def test_a_repeated_end_stays_hidden_and_nobody_is_told(store: PresentityTable, database: Database) -> None:
+def test_a_repeated_end_stays_hidden_and_nobody_is_told(table: PresentityTable, database: Database) -> None:
     end = over(5, "a")
-    store.save(end)
-    store.hide([end.ruid], until=LATER)
-    assert store.save(over(6, "a")) is Change.UNCHANGED
+    table.save(end)
+    table.hide([end.ruid], until=LATER)
+    assert table.save(over(6, "a")) is Change.UNCHANGED
     assert expiries(database) == {"a": -end.expires}
-    assert store.save(live(5, "a")) is Change.STALE, "the later end counts"
+    assert table.save(live(5, "a")) is Change.STALE, "the later end counts"
 
 
-def test_a_new_call_of_the_same_name_is_shown(store: PresentityTable, database: Database) -> None:
+def test_a_new_call_of_the_same_name_is_shown(table: PresentityTable, database: Database) -> None:
     end = over(5, "a")
-    store.save(end)
-    store.hide([end.ruid], until=LATER)
+    table.save(end)
+    table.hide([end.ruid], until=LATER)
     again = live(6, "a")
-    assert store.save(again) is Change.STORED
+    assert table.save(again) is Change.STORED
     assert [row["body"] for row in database.rows("expires > 0")] == [again.body]
 
 
-def test_tombstones_are_forgotten_when_their_time_is_over(store: PresentityTable, database: Database) -> None:
+def test_tombstones_are_forgotten_when_their_time_is_over(table: PresentityTable, database: Database) -> None:
     ends = [over(5, "a"), over(5, "b")]
-    store.save_all([*ends, live(5, "c")])
-    store.hide([ends[0].ruid], until=LATER)
-    store.hide([ends[1].ruid], until=LATER + 1)
+    table.save_all([*ends, live(5, "c")])
+    table.hide([ends[0].ruid], until=LATER)
+    table.hide([ends[1].ruid], until=LATER + 1)
     # What hard-state PUBLISH stores, and what never expires.
     database.insert(live(5, "hard"), expires=-1, ruid=None)
     database.insert(live(5, "eternal"), expires=0, ruid=None)
-    assert store.forget(LATER - 1) == 0
-    assert store.forget(LATER) == 1
+    assert table.forget(LATER - 1) == 0
+    assert table.forget(LATER) == 1
     assert set(expiries(database)) == {"b", "c", "hard", "eternal"}
 
 
-def test_lingering_finds_ends_that_are_still_shown(store: PresentityTable, database: Database) -> None:
+def test_lingering_finds_ends_that_are_still_shown(table: PresentityTable, database: Database) -> None:
     end, quiet = over(5, "a"), over(5, "b")
     mailbox = ended_row(made(Event_Package="message-summary"), b"x", now=NOW, position=6, tombstone_s=300)
-    store.save_all([end, quiet, live(5, "c"), mailbox])
-    store.hide([quiet.ruid], until=LATER)
-    assert [row.etag for row in store.lingering(NOW, expiring=(0, end.expires))] == [end.etag]
-    assert store.lingering(NOW, expiring=(0, end.expires - 1)) == []
-    assert store.lingering(NOW, expiring=(end.expires + 1, end.expires + 99)) == []
-    assert store.lingering(NOW - 1, expiring=(0, end.expires)) == [], "its process may be about to hide it"
+    table.save_all([end, quiet, live(5, "c"), mailbox])
+    table.hide([quiet.ruid], until=LATER)
+    assert [row.etag for row in table.lingering(NOW, expiring=(0, end.expires))] == [end.etag]
+    assert table.lingering(NOW, expiring=(0, end.expires - 1)) == []
+    assert table.lingering(NOW, expiring=(end.expires + 1, end.expires + 99)) == []
+    assert table.lingering(NOW - 1, expiring=(0, end.expires)) == [], "its process may be about to hide it"
 
 
-def test_only_calls_hide(store: PresentityTable, database: Database) -> None:
+def test_only_calls_hide(table: PresentityTable, database: Database) -> None:
     """A mailbox, or a presence, that is over has a document that says so."""
     for package in ("presence", "message-summary"):
         row = made(Event_Package=package, Messages_New=1, State="busy")
-        store.save(row)
-        assert store.save(ended_row(row, b"over", now=NOW, position=6, tombstone_s=300)) is Change.STORED
+        table.save(row)
+        assert table.save(ended_row(row, b"over", now=NOW, position=6, tombstone_s=300)) is Change.STORED
     assert len(database.rows("expires > 0")) == 2
 
 
@@ -183,10 +183,10 @@ def test_what_makes_room_in_another_way_is_noticed_by_the_sweep(limited: Present
 
 
 def test_without_a_limit_all_that_wait_are_shown(
-    limited: PresentityTable, store: PresentityTable, database: Database
+    limited: PresentityTable, table: PresentityTable, database: Database
 ) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(5)])
-    assert store.settle(NOW) == [("alice", "example.com")]
+    assert table.settle(NOW) == [("alice", "example.com")]
     assert len(shown(database)) == 5
 
 

@@ -24,7 +24,7 @@ from tests.support.histories import DOMAIN, ORDER_FIELD, STATES, Said, expected,
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
 from tests.support.presence_consumers import ViewingHost, Views
-from tests.support.stores import Database, Values
+from tests.support.tables import Database, Values
 from tests.support.until import until
 
 TOPIC, CHANNEL = "events", "kamailio"

@@ -26,7 +26,7 @@ from kemi_nsq.presence import pacing as hiding
 from tests.support.deliveries import again
 from tests.support.histories import FORMS, ORDER_FIELD, Key, Said, deliveries, expected, histories, shown_by
 from tests.support.presence_consumers import FlakyStore, PresenceConsumer, Seen, ViewingHost, Views
-from tests.support.stores import Database
+from tests.support.tables import Database
 
 #: The database is emptied before each example.
 SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -85,9 +85,9 @@ def consumers(stack: ExitStack, views: Views, setup: Setup, chance: Chance | Non
     made = []
     for _ in range(setup.workers):
         faults: Callable[[], str] = chance.commit_fault if chance else lambda: ""
-        store = stack.enter_context(closing(FlakyStore(views.database, faults, setup.limit)))
+        table = stack.enter_context(closing(FlakyStore(views.database, faults, setup.limit)))
         host = ViewingHost(views, chance.crash) if chance else ViewingHost(views)
-        made.append(PresenceConsumer(host, store, **values))
+        made.append(PresenceConsumer(host, table, **values))
     return made
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, QueryFailed, StoreError
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, OutboxError, QueryFailed
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
@@ -93,8 +93,8 @@ def test_an_outbox_keeps_messages_in_order_until_it_is_full(kind: str, tmp_path:
     for message in (FIRST, SECOND):
         outbox.keep(message)
     if isinstance(outbox, FakeOutbox):
-        outbox.failure = StoreError("full")
-    with pytest.raises(StoreError, match="full"):
+        outbox.failure = OutboxError("full")
+    with pytest.raises(OutboxError, match="full"):
         outbox.keep(FIRST)
     (first, _), (second, _) = outbox.oldest()
     assert [message for _, message in outbox.oldest()] == [FIRST, SECOND]

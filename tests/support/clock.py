@@ -18,7 +18,12 @@ class SetClock:
     def __init__(self, monotonic: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
         self.monotonic = monotonic
         self.wall = wall
-        self.clock = Clock(monotonic=lambda: self.monotonic, wall_ns=lambda: int(self.wall * 1e9), chance=lambda: 0.5)
+        self.clock = Clock(
+            monotonic=lambda: self.monotonic,
+            wall=lambda: self.wall,
+            wall_ns=lambda: int(self.wall * 1e9),
+            chance=lambda: 0.5,
+        )
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, by both."""

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kemi_nsq"
 PAGE = ROOT / "docs/how-it-works.md"
 #: The wings, from the ground up; a folder in a folder belongs to the one above.
-WINGS = ("", "runtime", "nsq", "presence", "queries", "consumer", "plugin", "tools")
+WINGS = ("runtime", "", "nsq", "presence", "queries", "consumer", "plugin", "tools")
+_ROOT = "What the wings above share. It imports `runtime`, and nothing of `nsq` and above."
 _BEGIN, _END = "<!-- map: written by `make docs` -->", "<!-- end of the map -->"
 
 
@@ -44,7 +45,7 @@ def kept() -> str:
 
 def _wing(wing: str) -> str:
     folder = PACKAGE / wing
-    head = f"### {wing}/\n\n{sentence(folder / '__init__.py')}" if wing else "### The root\n\nWhat all others import."
+    head = f"### {wing}/\n\n{sentence(folder / '__init__.py')}" if wing else f"### The root\n\n{_ROOT}"
     rows = "".join(f"| `{name}` | {sentence(module)} |\n" for name, module in _files(folder, deep=bool(wing)))
     return f"{head}\n\n| file | what it is |\n| --- | --- |\n{rows}"
 

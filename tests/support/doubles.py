@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kemi_nsq.consumer.message import Delivery
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import OutboxError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.nsq.outbox import Outbox
@@ -66,7 +66,7 @@ class FakeOutbox(Outbox):
         kept: the messages, the oldest first.
     """
 
-    def __init__(self, failure: StoreError | None = None) -> None:
+    def __init__(self, failure: OutboxError | None = None) -> None:
         super().__init__("", max_messages=0, max_bytes=0)
         self.failure = failure
         self.kept: list[Outgoing] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.outage import Kind
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from kemi_nsq.host import Host
 from kemi_nsq.names import Subscription
 from kemi_nsq.runtime.page import Page
@@ -65,4 +65,4 @@ class Trial:
     def __call__(self) -> None:
         self._gate.tried.append((self._kind, self._gate.clock.monotonic))
         if self._kind in self._gate.failing:
-            raise StoreError(self._gate.failing[self._kind])
+            raise DatabaseError(self._gate.failing[self._kind])

@@ -18,7 +18,7 @@ from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current, Delivery
 from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.verdict import Verdicts
-from kemi_nsq.errors import NsqError, StoreError
+from kemi_nsq.errors import DatabaseError, NsqError
 from kemi_nsq.event import Event
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.pua_functions import PuaFunctions
@@ -30,7 +30,7 @@ from tests.support.deliveries import again
 from tests.support.doubles import FakeAnswers
 from tests.support.gates import TestedGate
 from tests.support.settings import settings
-from tests.support.stores import Database
+from tests.support.tables import Database
 from tests.support.wired import wired
 
 #: A presentity's URI and an event package.
@@ -107,20 +107,20 @@ class FlakyStore(PresentityTable):
         """Store rows, or fail before it or after it."""
         fault = self._faults()
         if fault == "before":
-            raise StoreError("it was told to fail")
+            raise DatabaseError("it was told to fail")
         saved = super().save_all(rows)
         if fault == "after":
-            raise StoreError("the connection was lost during COMMIT")
+            raise DatabaseError("the connection was lost during COMMIT")
         return saved
 
     def hide(self, ruids: Sequence[str], *, until: int) -> None:
         """Hide rows, or fail before it or after it."""
         fault = self._faults()
         if fault == "before":
-            raise StoreError("it was told to fail")
+            raise DatabaseError("it was told to fail")
         super().hide(ruids, until=until)
         if fault == "after":
-            raise StoreError("the connection was lost during COMMIT")
+            raise DatabaseError("the connection was lost during COMMIT")
 
 
 class PresenceConsumer:
@@ -140,16 +140,16 @@ class PresenceConsumer:
         functions: what its routes may call.
     """
 
-    def __init__(self, host: FakeHost, store: PresentityTable, *, max_attempts: str = "1000", **values: str) -> None:
+    def __init__(self, host: FakeHost, table: PresentityTable, *, max_attempts: str = "1000", **values: str) -> None:
         self.host = host
-        self.store = store
+        self.table = table
         self._settings = settings(max_attempts=max_attempts, **values)
         self.start()
 
     def start(self) -> None:
         """Begin as a new process: nothing is remembered."""
         current, publisher = Current(), Publisher(self._settings)
-        parts = wired(self.host, self._settings, self.store)
+        parts = wired(self.host, self._settings, self.table)
         self.watchers, self.writer, self.expiry = parts.watchers, parts.writer, parts.expiry
         self.watchers.begin_ticking()
         self.functions = PuaFunctions(
@@ -199,7 +199,7 @@ class PresenceConsumer:
     def tick(self) -> None:
         """Do what is due besides: hide what is over and was told."""
         try:
-            with suppress(StoreError):
+            with suppress(DatabaseError):
                 self.watchers.tick()
         except Crash:
             self.start()

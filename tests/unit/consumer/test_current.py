@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from kemi_nsq.consumer.message import Current, Fault, Handled
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from tests.support.deliveries import event, handled
-from tests.support.stores import made
+from tests.support.tables import made
 
 EVENT = event('{"n": 1}')
 
@@ -49,7 +49,7 @@ def test_in_a_batch_each_message_has_its_rows_and_a_function_sees_all(message: H
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(StoreError("locked"), (None, "locked")), (RuntimeError("a bug"), (Fault.OWN, ""))]
+    ("error", "said"), [(DatabaseError("locked"), (None, "locked")), (RuntimeError("a bug"), (Fault.OWN, ""))]
 )
 def test_whose_fault_a_failure_is(message: Handled, error: Exception, said: tuple[Fault | None, str]) -> None:
     current = Current()
@@ -69,5 +69,5 @@ def test_a_message_that_is_refused_needs_no_counter_here(message: Handled) -> No
 def test_outside_a_route_nothing_is_said_about_anything() -> None:
     current = Current()
     current.refuse("no state")
-    current.fail(StoreError("locked"))
+    current.fail(DatabaseError("locked"))
     assert current.event is None

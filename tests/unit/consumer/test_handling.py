@@ -23,7 +23,7 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, StoreError
+from kemi_nsq.errors import ConnectionLost, DatabaseError, NsqdRefused
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
@@ -69,7 +69,7 @@ class Desk:
         handlers: Mapping[str, Handler] | None = None,
         native: Mapping[str, Callable[[FakeHost, str], None]] | None = None,
         publisher: FakePublisher | None = None,
-        store: PresentityTable | None = None,
+        table: PresentityTable | None = None,
         died: Mapping[str, float] | None = None,
         backoff_max_s: float = 0,
         **values: str,
@@ -80,7 +80,7 @@ class Desk:
         self.current = Current()
         chosen = settings(**values)
         self.page = self.host.page = ShownPage()
-        self.writer = wire_presence(self.host, chosen, store, self.publisher).writer
+        self.writer = wire_presence(self.host, chosen, table, self.publisher).writer
         self.gate = TestedGate(self.host, backoff_max_s=backoff_max_s, page=self.page)
         self.committing = Committing(chosen, self.host, self.writer, self.gate)
         self.handling = EventHandling(
@@ -346,9 +346,9 @@ def path(tmp_path: Path) -> Path:
     return create_presentity_table(tmp_path / "kamailio.db")
 
 
-def presence_desk(path: Path, *, store: PresentityTable | None = None, **options: Any) -> Desk:
+def presence_desk(path: Path, *, table: PresentityTable | None = None, **options: Any) -> Desk:
     """Return a desk whose native route publishes `data` as presence, as `nsq_pua_publish` does."""
-    desk = Desk(store=store or PresentityTable(f"sqlite+pysqlite:///{path}", "presentity"), **options)
+    desk = Desk(table=table or PresentityTable(f"sqlite+pysqlite:///{path}", "presentity"), **options)
 
     def publish(_host: FakeHost, payload: str) -> None:
         event = desk.current.event
@@ -361,7 +361,7 @@ def presence_desk(path: Path, *, store: PresentityTable | None = None, **options
             return
         try:
             desk.writer.commit([row])
-        except StoreError as error:
+        except DatabaseError as error:
             desk.current.fail(error)
 
     desk.host.event_routes[NAME] = publish
@@ -526,7 +526,7 @@ def test_a_dead_letter_waits_for_nsqd_and_is_told_of_once(path: Path) -> None:
     assert [line.partition(" dropped")[0] for line in desk.lines[-1:]] == ["events:kamailio message 0000000000000000"]
 
 
-LOCKED = StoreError("a lock was not given in time")
+LOCKED = DatabaseError("a lock was not given in time")
 
 
 def picky(path: Path) -> PickyTable:
@@ -535,7 +535,7 @@ def picky(path: Path) -> PickyTable:
 
 def test_one_that_the_database_does_not_take_holds_the_others_up_only_once(path: Path) -> None:
     """A row that somebody else has locked, say: the probe succeeds, and yet this message fails."""
-    desk = presence_desk(path, store=picky(path))
+    desk = presence_desk(path, table=picky(path))
     batch = [call(user, "early") for user in ("alice", "bob", "carol")]
     desk.handle(*batch)
     assert {kind for _, kind, _ in desk.answers.given} == {REQ}
@@ -548,12 +548,12 @@ def test_one_that_the_database_does_not_take_holds_the_others_up_only_once(path:
 
 
 def test_a_database_that_only_seemed_to_work_is_not_asked_for_each_message(path: Path) -> None:
-    store = picky(path)
-    desk = presence_desk(path, store=store)
+    table = picky(path)
+    desk = presence_desk(path, table=table)
     desk.handle(*[call("alice", "early")] * 50)
     desk.gate.pass_time(1)
     desk.handle(*[call("alice", "early")] * 50, attempts=2)
-    assert store.calls == 1 + 1 + 2
+    assert table.calls == 1 + 1 + 2
     assert desk.gate.holds(Subscription("events", "kamailio"))
 
 
@@ -564,7 +564,7 @@ def test_a_bug_that_only_one_message_meets_while_they_are_written_apart_spares_t
                 raise ZeroDivisionError("a bug")
             return super().save_all(given)
 
-    desk = presence_desk(path, store=Broken(path, "alice", failure=LOCKED))
+    desk = presence_desk(path, table=Broken(path, "alice", failure=LOCKED))
     batch = [call(user, "early") for user in ("alice", "bob", "carol")]
     desk.handle(*batch)
     desk.gate.pass_time(1)
@@ -578,16 +578,16 @@ def test_rows_that_are_locked_one_after_the_other_do_not_hold_the_consumer_up_fo
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second one waits for its lock: no more than NSQ_DB_TIMEOUT for all of them."""
-    store = picky(path)
-    desk = presence_desk(path, store=store)
+    table = picky(path)
+    desk = presence_desk(path, table=table)
     desk.handle(*[call("alice", "early")] * 2)
     desk.gate.pass_time(1)
     desk.answers.given.clear()
     seconds = iter(range(0, 1000, 3))
     monkeypatch.setattr(desk.committing, "_clock", Clock(monotonic=lambda: next(seconds)))
-    store.calls = 0
+    table.calls = 0
     desk.handle(*[call(user, "early") for user in ("bob", "alice") * 25])
-    assert store.calls == 1 + 3
+    assert table.calls == 1 + 3
     assert [kind for _, kind, _ in desk.answers.given].count(REQ) == 48
     assert not desk.gate.holds(Subscription("events", "kamailio"))
 

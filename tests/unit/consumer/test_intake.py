@@ -10,9 +10,10 @@ import pytest
 
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import HEARTBEAT_S, SILENCE_S, Intake
-from kemi_nsq.consumer.message import Connected, Delivery, Item, Target
+from kemi_nsq.consumer.message import Connected, Delivery, Item
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, ProtocolError
 from kemi_nsq.host import Level, Report

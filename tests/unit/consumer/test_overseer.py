@@ -12,9 +12,10 @@ from queue import SimpleQueue
 import pytest
 
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.message import Delivery, Item, Target
+from kemi_nsq.consumer.message import Delivery, Item
 from kemi_nsq.consumer.overseer import Overseer, bounds
 from kemi_nsq.consumer.stacks import Stacks
+from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level

@@ -210,7 +210,7 @@ def reply(size: int) -> Resume:
 
 
 def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_REPLY_BYTES", 100)
+    monkeypatch.setattr(module, "_MOST_REPLY_LENGTH", 100)
     host = FakeHost()
     tested = consumer(host)
     for _ in range(5):

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from kemi_nsq.consumer.message import Target
-from kemi_nsq.consumer.targets import LOOKUP_INTERVAL_S, REMEMBER_LOST_S, Targets
+from kemi_nsq.consumer.targets import LOOKUP_INTERVAL_S, REMEMBER_LOST_S, Target, Targets
+from kemi_nsq.delays import RECONNECT_FIRST_S, RECONNECT_MAX_S
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.limits import RECONNECT_FIRST_S, RECONNECT_MAX_S
 
 START = 1000.0
 #: Of the dice: no spread at all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kemi_nsq.consumer.watchdog import HELD_UP_S, STUCK_S, Verdict, Watchdog
+from kemi_nsq.consumer.watchdog import HELD_UP_S, STUCK_S, Judgement, Watchdog
 from kemi_nsq.runtime.page import Doing
 
 TURN_S = 0.5
@@ -24,7 +24,7 @@ class Watched:
         self._dog.look(START, waiting=False, doing=None)
         self._dog.answered(START)
 
-    def until(self, now: float, *, waiting: bool = True, doing: Doing | None = ROUTE) -> list[Verdict]:
+    def until(self, now: float, *, waiting: bool = True, doing: Doing | None = ROUTE) -> list[Judgement]:
         """Go on to a second; return the verdicts of all turns until then."""
         verdicts = []
         while self.now < now:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
+from kemi_nsq.delays import BREAKER_FIRST_S, BREAKER_MAX_S
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import ways as module
-from kemi_nsq.nsq.limits import BREAKER_FIRST_S, BREAKER_MAX_S
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import HttpWay, Outgoing, TcpWay
 from tests.support import frames

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from kemi_nsq import KemiNsq, NativeNsq
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, PayloadError, QueryFailed, StoreError
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, OutboxError, PayloadError, QueryFailed
 from kemi_nsq.host import Suspended
 from kemi_nsq.nsq.ways import Outgoing
-from kemi_nsq.plugin.face import Plugin
+from kemi_nsq.plugin.face import Face
 from kemi_nsq.plugin.native import _split
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.testing import FakeHost
@@ -56,11 +56,11 @@ def parts(publisher: FakePublisher, asker: FakeAsker) -> Parts:
     return publisher, asker
 
 
-def inside(plugin: Plugin) -> NsqFunctions:
+def inside(plugin: Face) -> NsqFunctions:
     return plugin._parts.nsq
 
 
-def fill(plugin: Plugin, parts: Parts) -> None:
+def fill(plugin: Face, parts: Parts) -> None:
     functions = inside(plugin)
     functions._publisher, functions._asker = parts
 
@@ -180,7 +180,7 @@ def test_a_full_outbox_is_a_failure(
     native: NativeNsq, publisher: FakePublisher, outbox: FakeOutbox, host: FakeHost
 ) -> None:
     inside(native)._outbox = outbox
-    publisher.failure, outbox.failure = ConnectionLost("gone"), StoreError("full")
+    publisher.failure, outbox.failure = ConnectionLost("gone"), OutboxError("full")
     assert native.nsq_publish(MESSAGE, "t {}") == -1
     assert host.counters == {Counter.PUBLISH_FAILED: 1}
 

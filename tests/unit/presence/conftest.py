@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[PresentityTable]:
+def table(path: Path) -> Iterator[PresentityTable]:
     """Return the table in it."""
     with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as made:
         yield made

@@ -12,7 +12,7 @@ from kemi_nsq.clock import Clock
 from kemi_nsq.consumer import outage
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError, StoreError
+from kemi_nsq.errors import DatabaseError, PayloadError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import expiry as module
@@ -33,12 +33,12 @@ ALICE, BOB = "sip:alice@example.com", "sip:bob@example.net"
 class Desk:
     """An `Expiry` on a table of its own, at a time that the test sets."""
 
-    def __init__(self, store: PresentityTable, **values: str) -> None:
+    def __init__(self, table: PresentityTable, **values: str) -> None:
         self.host = FakeHost()
-        self.store = store
+        self.table = table
         self.now = START
         chosen = settings(pua_tombstone=str(TOMBSTONE_S), **values)
-        parts = wired(self.host, chosen, store, Clock(wall_ns=lambda: self.now * 10**9))
+        parts = wired(self.host, chosen, table, Clock(wall=lambda: self.now, wall_ns=lambda: self.now * 10**9))
         self.writer, self.expiry = parts.writer, parts.expiry
         self.gate = TestedGate(self.host)
         probe = Probe(chosen, Publisher(chosen), None)
@@ -59,12 +59,12 @@ class Desk:
 
     def bodies(self) -> dict[str, bytes]:
         """Return the documents of the states that are not over by their users."""
-        return {row.username: row.body for _, row in self.store.find()}
+        return {row.username: row.body for _, row in self.table.find()}
 
 
 @pytest.fixture
-def desk(store: PresentityTable) -> Desk:
-    return Desk(store)
+def desk(table: PresentityTable) -> Desk:
+    return Desk(table)
 
 
 def reset(desk: Desk, scope: str, *, position: int = 0, spare_later: bool = False) -> int:
@@ -86,7 +86,7 @@ def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk:
         desk.expiry.sweep()
     assert desk.host.refreshed == [(ALICE, "presence")]
     assert desk.host.counters[Counter.PUA_ENDED] == 1
-    assert [row.event for _, row in desk.store.find()] == ["dialog"]
+    assert [row.event for _, row in desk.table.find()] == ["dialog"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
     desk.expiry.sweep()
     (end,) = ends
     assert shown in end.body
-    assert end.terminal, "an end is urgent"
+    assert end.is_over, "an end is urgent"
     assert (end.received_time, end.expires) == (desk.now, desk.now + TOMBSTONE_S + GRACE_S)
 
 
@@ -149,11 +149,11 @@ def test_the_same_event_once_more_does_not_revive_what_ended(desk: Desk) -> None
 def test_a_state_that_is_renewed_while_it_is_swept_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.publish()
     desk.now += 60
-    seen = desk.store.expiring(desk.now + GRACE_S)
+    seen = desk.table.expiring(desk.now + GRACE_S)
     assert len(seen) == 1
     desk.publish(position=START + 1)
     pages = [seen, []]
-    monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
+    monkeypatch.setattr(desk.table, "expiring", lambda until: pages.pop(0))
     desk.expiry.sweep()
     assert b"<basic>open</basic>" in desk.bodies()["alice"]
     assert desk.host.counters[Counter.PUA_ENDED] == 0
@@ -162,11 +162,11 @@ def test_a_state_that_is_renewed_while_it_is_swept_stays(desk: Desk, monkeypatch
 def test_two_processes_that_sweep_at_once_end_it_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.publish()
     desk.now += 60
-    seen = desk.store.expiring(desk.now + GRACE_S)
+    seen = desk.table.expiring(desk.now + GRACE_S)
     desk.expiry.sweep()
     desk.host.refreshed.clear()
     pages = [seen, []]
-    monkeypatch.setattr(desk.store, "expiring", lambda until: pages.pop(0))
+    monkeypatch.setattr(desk.table, "expiring", lambda until: pages.pop(0))
     desk.expiry.sweep()
     assert desk.host.refreshed == []
     assert desk.host.counters[Counter.PUA_ENDED] == 1
@@ -184,7 +184,7 @@ def test_many_states_end_page_by_page(desk: Desk, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(desk: Desk) -> None:
-    desk.store.save(desk.row(BOB)._replace(body=b"<not our document"))
+    desk.table.save(desk.row(BOB)._replace(body=b"<not our document"))
     desk.publish()
     desk.now += 60
     desk.expiry.sweep()
@@ -259,12 +259,12 @@ def test_a_database_that_fails_is_for_the_caller(desk: Desk, monkeypatch: pytest
     desk.now += 60
 
     def fail(rows: object) -> list[Change]:
-        raise StoreError("it was told to")
+        raise DatabaseError("it was told to")
 
-    monkeypatch.setattr(desk.store, "save_all", fail)
-    with pytest.raises(StoreError):
+    monkeypatch.setattr(desk.table, "save_all", fail)
+    with pytest.raises(DatabaseError):
         desk.expiry.sweep()
-    with pytest.raises(StoreError):
+    with pytest.raises(DatabaseError):
         reset(desk, "all")
     assert desk.host.counters[Counter.PUA_ENDED] == 0
     monkeypatch.undo()
@@ -274,15 +274,15 @@ def test_a_database_that_fails_is_for_the_caller(desk: Desk, monkeypatch: pytest
 def test_the_next_sweep_makes_up_for_one_that_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.publish()
     desk.now += 60
-    failures = [StoreError("the database is locked")]
-    expiring = desk.store.expiring
+    failures = [DatabaseError("the database is locked")]
+    expiring = desk.table.expiring
 
     def fail_once(until: int) -> list[Row]:
         if failures:
             raise failures.pop()
         return expiring(until)
 
-    monkeypatch.setattr(desk.store, "expiring", fail_once)
+    monkeypatch.setattr(desk.table, "expiring", fail_once)
     desk.chores.tick()
     assert [text for _, text in desk.host.lines] == [
         "the database fails: the database is locked; expiry and hiding wait"

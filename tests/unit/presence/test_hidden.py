@@ -14,7 +14,7 @@ from kemi_nsq.clock import Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import pacing as hiding
@@ -43,13 +43,13 @@ class Process:
         monotonic: the other one.
     """
 
-    def __init__(self, store: PresentityTable, *, ticks: bool = True, **values: str) -> None:
+    def __init__(self, table: PresentityTable, *, ticks: bool = True, **values: str) -> None:
         self.now, self.monotonic = START, 100.0
-        self.store = store
+        self.table = table
         self.host = FakeHost()
         chosen = settings(**values)
-        clock = Clock(monotonic=lambda: self.monotonic, wall_ns=lambda: self.now * 10**9)
-        parts = wired(self.host, chosen, store, clock)
+        clock = Clock(monotonic=lambda: self.monotonic, wall=lambda: self.now, wall_ns=lambda: self.now * 10**9)
+        parts = wired(self.host, chosen, table, clock)
         self.writer, self.watchers, self.expiry = parts.writer, parts.watchers, parts.expiry
         self.gate = TestedGate(self.host)
         probe = Probe(chosen, Publisher(chosen), None)
@@ -75,14 +75,14 @@ class Process:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[PresentityTable]:
+def table(path: Path) -> Iterator[PresentityTable]:
     with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", max_dialogs=5)) as made:
         yield made
 
 
 @pytest.fixture
-def process(store: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Process:
-    return Process(store)
+def process(table: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> Process:
+    return Process(table)
 
 
 def expiries(path: Path) -> list[int]:
@@ -144,19 +144,19 @@ def test_a_call_that_goes_on_is_not_hidden(process: Process, path: Path) -> None
 
 
 def test_a_process_that_has_no_tick_hides_at_once(
-    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+    table: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    process = Process(store, ticks=False)
+    process = Process(table, ticks=False)
     process.call("terminated")
     assert process.host.refreshed == [ALICE]
     assert expiries(path)[0] < 0
 
 
 def test_a_process_that_has_no_tick_leaves_it_to_the_sweep_when_the_database_fails(
-    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+    table: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    process = Process(store, ticks=False)
-    monkeypatch.setattr(store, "hide", fail)
+    process = Process(table, ticks=False)
+    monkeypatch.setattr(table, "hide", fail)
     process.call("terminated")
     assert expiries(path)[0] > 0
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
     process.chores.begin()
     process.call("terminated")
     with monkeypatch.context() as patched:
-        patched.setattr(process.store, "hide", fail)
+        patched.setattr(process.table, "hide", fail)
         process.monotonic += 1
         process.chores.tick()
     assert process.gate.lasts(Kind.DATABASE), "an outage, which is said and probed"
@@ -193,17 +193,17 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
 
 
 def fail(*_: object, **__: object) -> None:
-    raise StoreError("it was told to fail")
+    raise DatabaseError("it was told to fail")
 
 
 # The sweep
 
 
 def test_what_a_dead_process_left_is_told_and_hidden_by_the_next_sweep(
-    process: Process, store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+    process: Process, table: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     process.call("terminated")
-    other = Process(store)
+    other = Process(table)
     other.now = process.now + LINGER_S - 1
     other.expiry.sweep()
     assert expiries(path)[0] > 0, "its process may be about to hide it"
@@ -213,8 +213,8 @@ def test_what_a_dead_process_left_is_told_and_hidden_by_the_next_sweep(
     assert expiries(path)[0] < 0
 
 
-def test_with_refresh_off_the_sweep_hides(store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    process = Process(store, pua_refresh="0")
+def test_with_refresh_off_the_sweep_hides(table: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    process = Process(table, pua_refresh="0")
     process.call("terminated")
     process.wait(1)
     assert expiries(path)[0] > 0
@@ -225,9 +225,9 @@ def test_with_refresh_off_the_sweep_hides(store: PresentityTable, monkeypatch: p
 
 
 def test_with_refresh_off_what_no_route_does_is_told_all_the_same(
-    store: PresentityTable, monkeypatch: pytest.MonkeyPatch
+    table: PresentityTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = Process(store, pua_refresh="0")
+    process = Process(table, pua_refresh="0")
     process.call("confirmed")
     process.expiry.reset("all", position=9, spare_later=False)
     assert process.host.refreshed == [ALICE]
@@ -265,11 +265,11 @@ def test_a_clock_that_went_back_after_the_end_hides_it_when_it_is_there_again(pr
 
 
 def test_the_first_sweep_hides_what_had_another_tombstone(
-    store: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
+    table: PresentityTable, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    before = Process(store, pua_tombstone="3600")
+    before = Process(table, pua_tombstone="3600")
     before.call("terminated")
-    after = Process(store)
+    after = Process(table)
     after.now += 60
     after.expiry.sweep()
     assert expiries(path)[0] < 0
@@ -288,7 +288,7 @@ def test_a_sweep_after_an_outage_finds_what_ended_before(process: Process, path:
 def test_a_call_that_waits_is_shown_and_told_when_there_is_room(process: Process, path: Path) -> None:
     process.call("confirmed", *(f"c{number}" for number in range(6)))
     assert sum(each > 0 for each in expiries(path)) == 5
-    process.store._database.run(
+    process.table._database.run(
         lambda connection: connection.exec_driver_sql("DELETE FROM presentity WHERE etag LIKE '%/c0'"), writes=True
     )
     process.host.refreshed.clear()

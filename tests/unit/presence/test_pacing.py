@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq.presence.pacing import Key, Pacer
+from kemi_nsq.presence.pacing import Pacer
+from kemi_nsq.presence.row import Key
 
 A, B = ("sip:a@x", "dialog"), ("sip:b@x", "dialog")
 #: Seconds that pass, then a key that wants to go, and whether it is urgent; or, for None, a look at what is due.

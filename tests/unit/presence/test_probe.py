@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq.errors import ConnectionLost, PayloadError, StoreError
+from kemi_nsq.errors import ConnectionLost, DatabaseError, PayloadError
 from kemi_nsq.presence import probe as module
 from kemi_nsq.presence.probe import INTERVAL_S, Probe
 from kemi_nsq.presence.table import PresentityTable
@@ -37,8 +37,8 @@ def clock() -> SetClock:
 
 
 @pytest.fixture
-def probe(publisher: FakePublisher, store: PresentityTable, clock: SetClock) -> Probe:
-    return Probe(PROBING, publisher, store, clock.clock)
+def probe(publisher: FakePublisher, table: PresentityTable, clock: SetClock) -> Probe:
+    return Probe(PROBING, publisher, table, clock.clock)
 
 
 def test_a_probe_of_all_says_who_asks(probe: Probe, publisher: FakePublisher) -> None:
@@ -75,10 +75,10 @@ def test_each_leaves_once_in_the_interval(probe: Probe, publisher: FakePublisher
     assert len(publisher.sent) == 8
 
 
-def test_who_has_a_state_is_not_asked_for(probe: Probe, store: PresentityTable, publisher: FakePublisher) -> None:
+def test_who_has_a_state_is_not_asked_for(probe: Probe, table: PresentityTable, publisher: FakePublisher) -> None:
     fields = {"Event-Package": "presence", "From": ALICE, "State": "busy"}
     said = Said(thing=(), key=(ALICE, "presence"), position=0, rank=0, shown=(), fields=fields)
-    PresenceConsumer(FakeHost(), store).handle(deliveries([said], None))
+    PresenceConsumer(FakeHost(), table).handle(deliveries([said], None))
     assert not probe.one(ALICE, "presence")
     assert probe.one(ALICE, "dialog")
     assert len(publisher.sent) == 1
@@ -94,8 +94,8 @@ def test_one_that_no_nsqd_took_is_tried_again_at_once(probe: Probe, publisher: F
     assert probe.one(ALICE, "dialog")
 
 
-def test_without_a_topic_nobody_is_asked(publisher: FakePublisher, store: PresentityTable) -> None:
-    silent = Probe(settings(), publisher, store)
+def test_without_a_topic_nobody_is_asked(publisher: FakePublisher, table: PresentityTable) -> None:
+    silent = Probe(settings(), publisher, table)
     assert not silent.everybody()
     assert not silent.one("no uri at all", "dialog")
     assert publisher.sent == []
@@ -115,10 +115,10 @@ def test_what_is_no_uri_is_refused(probe: Probe, publisher: FakePublisher, prese
 
 def test_a_table_that_cannot_be_read(publisher: FakePublisher, tmp_path: Path) -> None:
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/none/x.db", "presentity")) as store,
-        pytest.raises(StoreError),
+        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/none/x.db", "presentity")) as table,
+        pytest.raises(DatabaseError),
     ):
-        Probe(PROBING, publisher, store).one(ALICE, "dialog")
+        Probe(PROBING, publisher, table).one(ALICE, "dialog")
     assert publisher.sent == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable
@@ -53,51 +53,51 @@ def test_nothing_is_opened_before_the_first_write(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_new_row_is_stored_as_it_is(store: PresentityTable, path: Path) -> None:
+def test_a_new_row_is_stored_as_it_is(table: PresentityTable, path: Path) -> None:
     row = ROW._replace(body=b"\xc3\xa4\xff", priority=7, username="o%27neill")
-    assert store.save(row) is Change.STORED
+    assert table.save(row) is Change.STORED
     assert stored(path) == [columns(row)]
 
 
-def test_a_later_row_replaces_an_earlier_one(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
+def test_a_later_row_replaces_an_earlier_one(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
     later = ROW._replace(ruid=LATER, body=b"<other/>", expires=7, received_time=8, sender="x", priority=9)
-    assert store.save(later) is Change.STORED
+    assert table.save(later) is Change.STORED
     assert stored(path) == [columns(later)]
 
 
-def test_the_same_row_again_changes_nothing(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
-    assert store.save(ROW._replace(expires=1, body=b"<other/>")) is Change.STALE
+def test_the_same_row_again_changes_nothing(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
+    assert table.save(ROW._replace(expires=1, body=b"<other/>")) is Change.STALE
     assert stored(path) == [columns(ROW)]
 
 
-def test_an_earlier_row_changes_nothing(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
-    assert store.save(ROW._replace(ruid=EARLIER, body=b"<other/>")) is Change.STALE
+def test_an_earlier_row_changes_nothing(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
+    assert table.save(ROW._replace(ruid=EARLIER, body=b"<other/>")) is Change.STALE
     assert stored(path) == [columns(ROW)]
 
 
-def test_the_same_document_is_kept_longer_and_nobody_need_know(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
+def test_the_same_document_is_kept_longer_and_nobody_need_know(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
     later = ROW._replace(ruid=LATER, expires=2_000_000_099)
-    assert store.save(later) is Change.UNCHANGED
+    assert table.save(later) is Change.UNCHANGED
     assert stored(path) == [columns(later)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_whatever_the_order_the_latest_stays(store: PresentityTable, path: Path, order: tuple[int, ...]) -> None:
+def test_whatever_the_order_the_latest_stays(table: PresentityTable, path: Path, order: tuple[int, ...]) -> None:
     events = [ROW._replace(ruid=f"{number}.x", body=b"%d" % number) for number in range(4)]
-    changes = [store.save(events[number]) for number in order]
+    changes = [table.save(events[number]) for number in order]
     assert stored(path) == [columns(events[3])]
     newest = [max(order[: position + 1]) == number for position, number in enumerate(order)]
     assert changes == [Change.STORED if is_newest else Change.STALE for is_newest in newest]
 
 
 @pytest.mark.parametrize("name", ["username", "domain", "event", "etag"])
-def test_each_part_of_the_key_makes_another_row(store: PresentityTable, path: Path, name: str) -> None:
+def test_each_part_of_the_key_makes_another_row(table: PresentityTable, path: Path, name: str) -> None:
     other = ROW._replace(ruid=EARLIER, **{name: "other"})  # type: ignore[arg-type]
-    assert [store.save(ROW), store.save(other)] == [Change.STORED, Change.STORED]
+    assert [table.save(ROW), table.save(other)] == [Change.STORED, Change.STORED]
     assert stored(path) == [columns(ROW), columns(other)]
 
 
@@ -105,57 +105,57 @@ def test_each_part_of_the_key_makes_another_row(store: PresentityTable, path: Pa
     ("body", "change"), [(b"<foreign/>", Change.STORED), (ROW.body, Change.UNCHANGED)], ids=["other", "same"]
 )
 def test_a_row_of_another_writer_without_ruid_is_older(
-    store: PresentityTable, path: Path, body: bytes, change: Change
+    table: PresentityTable, path: Path, body: bytes, change: Change
 ) -> None:
     foreign = columns(ROW._replace(body=body)) | {"ruid": None}
     names = ", ".join(foreign)
     execute(path, f"INSERT INTO presentity ({names}) VALUES ({', '.join('?' * len(foreign))})", *foreign.values())
-    assert store.save(ROW) is change
+    assert table.save(ROW) is change
     assert stored(path) == [columns(ROW)]
 
 
-def test_a_row_that_the_presence_module_has_deleted_is_new_again(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
+def test_a_row_that_the_presence_module_has_deleted_is_new_again(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
     execute(path, "DELETE FROM presentity")
-    assert store.save(ROW._replace(ruid=EARLIER)) is Change.STORED
+    assert table.save(ROW._replace(ruid=EARLIER)) is Change.STORED
     assert len(stored(path)) == 1
 
 
-def test_rows_written_together_say_each_what_they_did(store: PresentityTable, path: Path) -> None:
-    store.save(ROW._replace(etag="same"))
-    store.save(ROW._replace(etag="old", ruid=LATER))
+def test_rows_written_together_say_each_what_they_did(table: PresentityTable, path: Path) -> None:
+    table.save(ROW._replace(etag="same"))
+    table.save(ROW._replace(etag="old", ruid=LATER))
     batch = [
         ROW._replace(etag="new", ruid="2", body=b"2"),
         ROW._replace(etag="new", ruid="1", body=b"1"),
         ROW._replace(etag="same", ruid="9"),
         ROW._replace(etag="old", ruid="0000", body=b"late"),
     ]
-    assert store.save_all(batch).changes == [Change.STORED, Change.STALE, Change.UNCHANGED, Change.STALE]
+    assert table.save_all(batch).changes == [Change.STORED, Change.STALE, Change.UNCHANGED, Change.STALE]
     assert {row["etag"]: row["body"] for row in stored(path)} == {"new": b"2", "same": ROW.body, "old": ROW.body}
 
 
-def test_rows_written_together_are_written_all_or_none(store: PresentityTable, path: Path) -> None:
+def test_rows_written_together_are_written_all_or_none(table: PresentityTable, path: Path) -> None:
     with pytest.raises(RowRefused, match=r"UNIQUE constraint failed: presentity\.ruid"):
-        store.save_all([ROW._replace(etag="a"), ROW._replace(etag="b")])
+        table.save_all([ROW._replace(etag="a"), ROW._replace(etag="b")])
     assert stored(path) == []
-    assert store.save(ROW) is Change.STORED, "the connection can be used further"
+    assert table.save(ROW) is Change.STORED, "the connection can be used further"
 
 
-def test_the_database_gets_wal_and_keeps_it(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
+def test_the_database_gets_wal_and_keeps_it(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_reader_does_not_hold_up_the_writer(store: PresentityTable, path: Path) -> None:
-    store.save(ROW)
+def test_a_reader_does_not_hold_up_the_writer(table: PresentityTable, path: Path) -> None:
+    table.save(ROW)
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM presentity").fetchall()
-        assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED
+        assert table.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED
 
 
-def test_nobody_writes_between_the_look_and_the_write(store: PresentityTable, path: Path) -> None:
+def test_nobody_writes_between_the_look_and_the_write(table: PresentityTable, path: Path) -> None:
     """Else a change back to what this process saw last would count as none, and no NOTIFY would tell it."""
     refused: list[str] = []
 
@@ -165,10 +165,10 @@ def test_nobody_writes_between_the_look_and_the_write(store: PresentityTable, pa
                 execute(path, "UPDATE presentity SET body = 'foreign'", timeout=0)
             refused.append(str(caught.value))
 
-    store.save(ROW)
-    assert store._database._engine is not None
-    sa.event.listen(store._database._engine, "after_cursor_execute", interfere)
-    assert store.save(ROW._replace(ruid=LATER)) is Change.UNCHANGED
+    table.save(ROW)
+    assert table._database._engine is not None
+    sa.event.listen(table._database._engine, "after_cursor_execute", interfere)
+    assert table.save(ROW._replace(ruid=LATER)) is Change.UNCHANGED
     assert len(refused) == 1
 
 
@@ -206,81 +206,81 @@ def impatient(path: Path) -> closing[PresentityTable]:
 
 
 def test_a_locked_database_fails_within_the_busy_timeout(path: Path) -> None:
-    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        store.save(ROW)
+    with impatient(path) as table, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        table.save(ROW)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="database is locked"):
-            store.save(ROW._replace(ruid=LATER))
+        with pytest.raises(DatabaseError, match="database is locked"):
+            table.save(ROW._replace(ruid=LATER))
         other.execute("ROLLBACK")
-        assert store.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED, "it works once the lock is gone"
+        assert table.save(ROW._replace(ruid=LATER, body=b"x")) is Change.STORED, "it works once the lock is gone"
 
 
 def test_a_database_that_is_locked_at_the_first_write(path: Path) -> None:
-    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with impatient(path) as table, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreError, match="database is locked"):
-            store.save(ROW)
+        with pytest.raises(DatabaseError, match="database is locked"):
+            table.save(ROW)
         other.execute("ROLLBACK")
-        assert store.save(ROW) is Change.STORED
+        assert table.save(ROW) is Change.STORED
 
 
 def test_a_missing_table(path: Path) -> None:
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentities")) as store,
-        pytest.raises(StoreError, match="no such table: presentities"),
+        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentities")) as table,
+        pytest.raises(DatabaseError, match="no such table: presentities"),
     ):
-        store.save(ROW)
+        table.save(ROW)
 
 
 def test_a_table_without_the_unique_index(path: Path) -> None:
     execute(path, "CREATE TABLE plain AS SELECT * FROM presentity")
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "plain")) as store,
-        pytest.raises(StoreError, match="ON CONFLICT"),
+        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "plain")) as table,
+        pytest.raises(DatabaseError, match="ON CONFLICT"),
     ):
-        store.save(ROW)
+        table.save(ROW)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/none/kamailio.db", "presentity")) as store,
-        pytest.raises(StoreError, match="unable to open database file"),
+        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/none/kamailio.db", "presentity")) as table,
+        pytest.raises(DatabaseError, match="unable to open database file"),
     ):
-        store.save(ROW)
+        table.save(ROW)
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database" * 100)
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/text.db", "presentity")) as store,
-        pytest.raises(StoreError, match="file is not a database"),
+        closing(PresentityTable(f"sqlite+pysqlite:///{tmp_path}/text.db", "presentity")) as table,
+        pytest.raises(DatabaseError, match="file is not a database"),
     ):
-        store.save(ROW)
+        table.save(ROW)
 
 
 def test_the_error_is_one_line(path: Path) -> None:
     with (
-        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "none")) as store,
-        pytest.raises(StoreError) as caught,
+        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "none")) as table,
+        pytest.raises(DatabaseError) as caught,
     ):
-        store.save(ROW)
+        table.save(ROW)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_database_that_failed_is_left_alone_for_a_while_where_a_caller_would_wait(path: Path) -> None:
-    with impatient(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        store.fail_fast()
+    with impatient(path) as table, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        table.fail_fast()
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="locked"):
-            store.save(ROW)
+        with pytest.raises(DatabaseError, match="locked"):
+            table.save(ROW)
         other.execute("ROLLBACK")
-        with pytest.raises(StoreError, match="left alone after 1 failures"):
-            store.save(ROW)
-        assert until(lambda: _saved(store), what="the time to be over") is Change.STORED
-        store.keep_trying()
+        with pytest.raises(DatabaseError, match="left alone after 1 failures"):
+            table.save(ROW)
+        assert until(lambda: _saved(table), what="the time to be over") is Change.STORED
+        table.keep_trying()
 
 
-def _saved(store: PresentityTable) -> Change | None:
-    with suppress(StoreError):
-        return store.save(ROW)
+def _saved(table: PresentityTable) -> Change | None:
+    with suppress(DatabaseError):
+        return table.save(ROW)
     return None

@@ -17,7 +17,7 @@ from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Answers
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NsqError, RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, NsqError, RowRefused
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.plugin.wiring import wire
@@ -54,8 +54,8 @@ class Recorded(PresenceConsumer):
 
 
 @pytest.fixture
-def consumer(store: PresentityTable) -> Recorded:
-    return Recorded(FakeHost(), store)
+def consumer(table: PresentityTable) -> Recorded:
+    return Recorded(FakeHost(), table)
 
 
 def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fields: object) -> Delivery:
@@ -71,8 +71,8 @@ def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fie
     return delivery(json.dumps(named).encode(), number=number, timestamp_ns=int(sent_at * 1e9) + number)
 
 
-def rows(store: PresentityTable) -> dict[str, Row]:
-    return {row.username: row for _, row in store.find()}
+def rows(table: PresentityTable) -> dict[str, Row]:
+    return {row.username: row for _, row in table.find()}
 
 
 def texts(host: FakeHost) -> list[str]:
@@ -92,14 +92,14 @@ def test_alone_it_is_stored_at_once_and_the_route_learns_what_it_did(consumer: R
 
 
 def test_in_a_batch_the_route_learns_that_it_is_valid_and_will_be_stored(
-    consumer: Recorded, store: PresentityTable
+    consumer: Recorded, table: PresentityTable
 ) -> None:
     stored_meanwhile: list[int] = []
     publish = consumer.functions.publish
 
     def watch(payload: str | None) -> Change:
         change = publish(payload)
-        stored_meanwhile.append(len(rows(store)))
+        stored_meanwhile.append(len(rows(table)))
         return change
 
     consumer.functions.publish = watch  # type: ignore[method-assign]
@@ -108,30 +108,30 @@ def test_in_a_batch_the_route_learns_that_it_is_valid_and_will_be_stored(
     assert answered.finished == batch
     assert [each for each in consumer.returned if isinstance(each, Change)] == [Change.STORED] * 3
     assert stored_meanwhile == [0, 0, 0]
-    assert b"early" in rows(store)["alice"].body
+    assert b"early" in rows(table)["alice"].body
     assert consumer.host.counters[Counter.PUA_STORED] == 1
     assert consumer.host.counters[Counter.PUA_STALE] == 2
 
 
 def test_a_batch_is_one_transaction_and_one_refresh_of_each_presentity(
-    consumer: Recorded, store: PresentityTable, monkeypatch: pytest.MonkeyPatch
+    consumer: Recorded, table: PresentityTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[int] = []
-    save_all = store.save_all
+    save_all = table.save_all
 
     def counted(given: Sequence[Row]) -> Saved:
         commits.append(len(given))
         return save_all(given)
 
-    monkeypatch.setattr(store, "save_all", counted)
+    monkeypatch.setattr(table, "save_all", counted)
     batch = [message(number, user=f"u{number % 3}", State="confirmed", Call_ID=f"c{number}") for number in range(12)]
     assert consumer.handle(batch).finished == batch
     assert commits == [12]
     assert sorted(consumer.host.refreshed) == [(f"sip:u{number}@example.com", "dialog") for number in range(3)]
 
 
-def test_with_the_refresh_left_to_the_route_each_is_stored_at_once(store: PresentityTable) -> None:
-    consumer = Recorded(FakeHost(), store, pua_refresh="0")
+def test_with_the_refresh_left_to_the_route_each_is_stored_at_once(table: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), table, pua_refresh="0")
     consumer.handle([message(1), message(2), message(3, State="confirmed")])
     assert consumer.returned == [Change.STORED, Change.UNCHANGED, Change.STORED]
     assert consumer.host.refreshed == []
@@ -155,11 +155,11 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
 
 
 def test_one_row_that_the_database_refuses_spoils_no_other(path: Path) -> None:
-    with closing(PickyTable(path, "bad", failure=RowRefused("no such character"))) as store:
-        consumer = Recorded(FakeHost(), store)
+    with closing(PickyTable(path, "bad", failure=RowRefused("no such character"))) as table:
+        consumer = Recorded(FakeHost(), table)
         batch = [message(number, user=user) for number, user in enumerate(["a", "bad", "c"])]
         assert consumer.handle(batch).finished == batch
-        assert set(rows(store)) == {"a", "c"}
+        assert set(rows(table)) == {"a", "c"}
         assert consumer.host.counters[Counter.PUA_INVALID] == 1
         assert texts(consumer.host) == ["message 0000000000000001 dropped: no such character"]
 
@@ -167,7 +167,7 @@ def test_one_row_that_the_database_refuses_spoils_no_other(path: Path) -> None:
 class Halfway(PresentityTable):
     """A store that stores the first of several rows, and fails with the others."""
 
-    def __init__(self, path: Path, error: RowRefused | StoreError) -> None:
+    def __init__(self, path: Path, error: RowRefused | DatabaseError) -> None:
         super().__init__(f"sqlite+pysqlite:///{path}", "presentity")
         self._error = error
 
@@ -177,10 +177,10 @@ class Halfway(PresentityTable):
         return replace(saved, changes=[*saved.changes, *[None for _ in left]], failed=self._error if left else None)
 
 
-@pytest.mark.parametrize("error", [RowRefused("no such character"), StoreError("locked")])
-def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: RowRefused | StoreError) -> None:
-    with closing(Halfway(path, error)) as store:
-        consumer = Recorded(FakeHost(), store)
+@pytest.mark.parametrize("error", [RowRefused("no such character"), DatabaseError("locked")])
+def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: RowRefused | DatabaseError) -> None:
+    with closing(Halfway(path, error)) as table:
+        consumer = Recorded(FakeHost(), table)
         consumer.handle([message(number, user=user) for number, user in enumerate("ab")])
         assert consumer.host.refreshed[:1] == [("sip:a@example.com", "dialog")]
         assert consumer.host.counters[Counter.PUA_STORED] >= 1
@@ -188,13 +188,13 @@ def test_what_a_failed_commit_stored_all_the_same_is_told_of(path: Path, error: 
 
 @pytest.mark.parametrize(("ack", "again_"), [("processed", [1, 3]), ("received", [])])
 def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_: list[int]) -> None:
-    with closing(PickyTable(path, "a", failure=StoreError("locked"))) as store:
-        consumer = Recorded(FakeHost(), store, ack=ack)
+    with closing(PickyTable(path, "a", failure=DatabaseError("locked"))) as table:
+        consumer = Recorded(FakeHost(), table, ack=ack)
         batch = [message(0, State="nonsense"), message(1, user="a"), message(2, From=""), message(3, user="b")]
         answered = consumer.handle(batch)
         assert [int(each.message.message_id, 16) for each in answered.requeued] == again_
-        assert set(rows(store)) == set()
-        assert store.calls == 1
+        assert set(rows(table)) == set()
+        assert table.calls == 1
         lost = [f"the states of message {1:016x} are lost: it was finished before (NSQ_ACK)"]
         lost += [f"the states of message {3:016x} are lost: it was finished before (NSQ_ACK)"]
         assert [text for text in texts(consumer.host) if "are lost" in text] == (lost if ack == "received" else [])
@@ -202,16 +202,16 @@ def test_a_failed_commit_requeues_those_that_wrote(path: Path, ack: str, again_:
 
 
 def test_a_database_that_fails_for_ever_costs_no_message_anything(path: Path) -> None:
-    with closing(PickyTable(path, "a", failure=StoreError("locked"))) as store:
-        consumer = Recorded(FakeHost(), store, max_attempts="2")
+    with closing(PickyTable(path, "a", failure=DatabaseError("locked"))) as table:
+        consumer = Recorded(FakeHost(), table, max_attempts="2")
         waiting = [message(0, user="a"), message(1, user="a")]
         for _ in range(20):
             waiting = consumer.handle(waiting).requeued
         assert len(waiting) == 2
         assert consumer.host.counters[Counter.GAVE_UP] == 0
-        store.users.clear()
+        table.users.clear()
         assert consumer.handle(waiting).requeued == []
-        assert len(rows(store)) == 1
+        assert len(rows(table)) == 1
 
 
 def test_what_was_delivered_before_is_told_of_again(consumer: Recorded) -> None:
@@ -237,31 +237,31 @@ def test_nobody_watches_so_the_row_is_stored_and_nobody_told(path: Path) -> None
         connection.exec_driver_sql("INSERT INTO active_watchers VALUES ('sip:b@example.com', 'dialog')")
         connection.exec_driver_sql("INSERT INTO active_watchers VALUES ('sip:a@example.com', 'presence')")
     engine.dispose()
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "active_watchers")) as store:
-        consumer = Recorded(FakeHost(), store)
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "active_watchers")) as table:
+        consumer = Recorded(FakeHost(), table)
         consumer.handle([message(number, user=user) for number, user in enumerate("abc")])
-        assert set(rows(store)) == {"a", "b", "c"}
+        assert set(rows(table)) == {"a", "b", "c"}
         assert consumer.host.refreshed == [("sip:b@example.com", "dialog")]
 
 
 def test_who_watches_cannot_be_read_so_all_are_told(path: Path) -> None:
-    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "no_such_table")) as store:
-        consumer = Recorded(FakeHost(), store)
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity", "no_such_table")) as table:
+        consumer = Recorded(FakeHost(), table)
         consumer.handle([message(number, user=user) for number, user in enumerate("abc")])
         assert len(consumer.host.refreshed) == 3
 
 
 def test_a_refresh_that_is_refused_is_counted_and_the_state_is_stored(
-    consumer: Recorded, store: PresentityTable
+    consumer: Recorded, table: PresentityTable
 ) -> None:
     consumer.host.refresh_accepted = False
     assert len(consumer.handle([message(1)]).finished) == 1
     assert consumer.host.counters[Counter.REFRESH_FAILED] == 1
-    assert set(rows(store)) == {"alice"}
+    assert set(rows(table)) == {"alice"}
 
 
-def test_paced_notifies_come_later_and_the_end_at_once(store: PresentityTable) -> None:
-    consumer = Recorded(FakeHost(), store, notify_interval="60")
+def test_paced_notifies_come_later_and_the_end_at_once(table: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), table, notify_interval="60")
     told = []
     for number, state in enumerate(("trying", "early", "confirmed", "terminated")):
         consumer.handle([message(number, State=state)])
@@ -325,27 +325,27 @@ def test_a_row_that_is_refused_takes_no_reset_of_its_batch_along(spoiled: PickyT
 
 @pytest.mark.parametrize("offset_s", [-HOUR_S, HOUR_S])
 def test_a_clock_of_nsqd_that_is_an_hour_off_changes_order_and_lifetime_of_nothing(
-    consumer: Recorded, store: PresentityTable, offset_s: int
+    consumer: Recorded, table: PresentityTable, offset_s: int
 ) -> None:
     sent_at = time.time() + offset_s
     consumer.handle([message(1, sent_at=sent_at, State="confirmed", Expires=60)])
-    row = rows(store)["alice"]
+    row = rows(table)["alice"]
     assert abs(row.received_time - time.time()) < 10
     assert row.expires == row.received_time + 60 + GRACE_S
     consumer.handle([message(0, sent_at=sent_at)])
-    assert b"confirmed" in rows(store)["alice"].body
+    assert b"confirmed" in rows(table)["alice"].body
     consumer.handle([message(2, sent_at=sent_at, State="terminated")])
-    assert rows(store) == {}, "it is over"
+    assert rows(table) == {}, "it is over"
     assert consumer.returned == [Change.STORED, Change.STALE, Change.STORED]
 
 
-def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(store: PresentityTable) -> None:
+def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(table: PresentityTable) -> None:
     """Our clock is an hour ahead of nsqd's: the log must lead to that."""
-    consumer = Recorded(FakeHost(), store, max_event_age="60")
+    consumer = Recorded(FakeHost(), table, max_event_age="60")
     then = time.time() - HOUR_S
     answered = consumer.handle([message(number, sent_at=then, user=f"u{number}") for number in range(3)])
     assert len(answered.finished) == 3
-    assert rows(store) == {}
+    assert rows(table) == {}
     assert consumer.host.counters[Counter.PUA_TOO_OLD] == 3
     assert texts(consumer.host)[0] == (
         "an event 3600 s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
@@ -353,17 +353,17 @@ def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(store: 
     consumer.handle([message(9, sent_at=then, State="terminated")])
     assert consumer.returned[-1] is Change.STORED
     consumer.handle([message(9, sent_at=time.time() + HOUR_S, user="ahead")])
-    assert set(rows(store)) == {"ahead"}
+    assert set(rows(table)) == {"ahead"}
 
 
 @pytest.mark.parametrize("value", HOSTILE_POSITIONS)
-def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(store: PresentityTable, value: object) -> None:
+def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(table: PresentityTable, value: object) -> None:
     """A whole number of a million digits would hold up all other events for seconds."""
-    consumer = Recorded(FakeHost(), store, pua_order_field="Seq")
+    consumer = Recorded(FakeHost(), table, pua_order_field="Seq")
     started = time.process_time()
     consumer.handle([message(1, Seq=value)])
     assert time.process_time() - started < 1
-    assert rows(store) == {}
+    assert rows(table) == {}
     (error,) = consumer.returned
     assert isinstance(error, NsqError)
     assert "orders nothing" in str(error)
@@ -373,10 +373,10 @@ def test_a_position_that_orders_nothing_is_refused_and_costs_nothing(store: Pres
 
 
 @pytest.mark.parametrize("expires", [0, -1, "0", "-5", "soon", 1.5, "1e3", "NaN", True, [60], "  ,", "0x10", "٣"])
-def test_an_expires_that_means_nothing_is_refused(consumer: Recorded, store: PresentityTable, expires: object) -> None:
+def test_an_expires_that_means_nothing_is_refused(consumer: Recorded, table: PresentityTable, expires: object) -> None:
     answered: FakeAnswers = consumer.handle([message(1, Expires=expires)])
     assert len(answered.finished) == 1
-    assert rows(store) == {}
+    assert rows(table) == {}
     (error,) = consumer.returned
     assert isinstance(error, NsqError)
     assert str(error).startswith("Expires is ")
@@ -384,9 +384,9 @@ def test_an_expires_that_means_nothing_is_refused(consumer: Recorded, store: Pre
 
 @pytest.mark.parametrize("expires", [1, "1", 60.0, "3600", INT32, 2**31, 10**12, "9" * 400, "", None])
 def test_an_expires_that_means_something_ends_after_now_and_fits_the_column(
-    consumer: Recorded, store: PresentityTable, expires: object
+    consumer: Recorded, table: PresentityTable, expires: object
 ) -> None:
     consumer.handle([message(1, Expires=expires)])
-    row = rows(store)["alice"]
+    row = rows(table)["alice"]
     assert row.received_time < row.expires <= INT32
-    assert rows(store)["alice"].expires > 0
+    assert rows(table)["alice"].expires > 0

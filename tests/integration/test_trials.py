@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.errors import ConnectionLost, RowRefused, StoreError
+from kemi_nsq.errors import ConnectionLost, DatabaseError, RowRefused
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence.table import PresentityTable
@@ -19,7 +19,7 @@ from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
 from tests.support.rows import NOW
 from tests.support.settings import settings
-from tests.support.stores import IMPATIENT_S, Database, emptied, made
+from tests.support.tables import IMPATIENT_S, Database, emptied, made
 from tests.support.wired import wired
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
@@ -31,25 +31,25 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["tcp", "http"])
 # The database
 
 
-def test_a_trial_leaves_no_trace(database: Database, store: PresentityTable) -> None:
-    store.save(made(1))
+def test_a_trial_leaves_no_trace(database: Database, table: PresentityTable) -> None:
+    table.save(made(1))
     before = database.rows()
     for _ in range(3):
-        store.try_write()
+        table.try_write()
     assert database.rows() == before
-    assert store.forget(NOW - 1) == 0
+    assert table.forget(NOW - 1) == 0
 
 
-def test_two_processes_may_probe_at_once(server_database: Database) -> None:
+def test_two_processes_may_try_at_once(server_database: Database) -> None:
     """The row of each has a name of its own, so neither waits for the other."""
-    with closing(server_database.store()) as store, server_database.engine.connect() as other:
+    with closing(server_database.table()) as table, server_database.engine.connect() as other:
         other.execution_options(isolation_level="READ COMMITTED")
         columns = "username, domain, event, etag, expires, received_time, body, sender, ruid"
         with other.begin():
-            values = "'kemi-nsq-probe', 'invalid', 'dialog', 'kemi-nsq-probe-1', -2, 0, 'x', '', 'kemi-nsq-probe-1'"
+            values = "'kemi-nsq-trial', 'invalid', 'dialog', 'kemi-nsq-trial-1', -2, 0, 'x', '', 'kemi-nsq-trial-1'"
             other.exec_driver_sql(f"INSERT INTO presentity ({columns}) VALUES ({values})")
             began = time.monotonic()
-            store.try_write()
+            table.try_write()
             assert time.monotonic() - began < 2
             other.rollback()
 
@@ -68,30 +68,30 @@ def read_only(database: Database) -> Iterator[None]:
 def test_a_read_only_database_is_noticed_and_so_is_its_end(request: pytest.FixtureRequest) -> None:
     """A session that began while it was read-only stays so; the probe makes a new one."""
     database = emptied(request, "postgresql")
-    with closing(database.store()) as store:
+    with closing(database.table()) as table:
         with read_only(database):
             for _ in range(2):
-                with pytest.raises(StoreError, match="read-only transaction"):
-                    store.try_write()
-            with store._database._connected() as connection:  # a read would say that all is well
+                with pytest.raises(DatabaseError, match="read-only transaction"):
+                    table.try_write()
+            with table._database._connected() as connection:  # a read would say that all is well
                 assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
-        store.try_write()
-        store.save(made(1))
+        table.try_write()
+        table.save(made(1))
 
 
 def test_a_file_that_another_has_locked_is_noticed(request: pytest.FixtureRequest) -> None:
     database = emptied(request, "sqlite")
-    with closing(database.store(IMPATIENT_S)) as store, database.engine.connect() as other:
+    with closing(database.table(IMPATIENT_S)) as table, database.engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="locked"):
-            store.try_write()
+        with pytest.raises(DatabaseError, match="locked"):
+            table.try_write()
         other.exec_driver_sql("ROLLBACK")
-        store.try_write()
+        table.try_write()
 
 
 def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_database: Database) -> None:
-    with closing(server_database.store()) as store:
-        writer = wired(FakeHost(), settings(), store).writer
+    with closing(server_database.table()) as table:
+        writer = wired(FakeHost(), settings(), table).writer
         change = {
             "postgresql": "ALTER TABLE presentity ALTER COLUMN username TYPE VARCHAR({})",
             "mariadb": "ALTER TABLE presentity MODIFY username VARCHAR({}) NOT NULL",
@@ -100,9 +100,9 @@ def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_dat
         try:
             with pytest.raises(RowRefused):
                 writer.commit([made(1)])
-            with pytest.raises(StoreError, match="refuses"):
+            with pytest.raises(DatabaseError, match="refuses"):
                 writer.blame_table()
-            with pytest.raises(StoreError, match="refuses"):
+            with pytest.raises(DatabaseError, match="refuses"):
                 writer.trial()
         finally:
             server_database.execute(change.format(64))

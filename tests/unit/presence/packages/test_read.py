@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every field and state of the three packages, read from an event."""
+"""Every field and state of the packages, read from an event."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from contextlib import closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.errors import RowRefused, StoreError
+from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.database import SCHEMAS, share_folder
-from tests.support.stores import IMPATIENT_S, Database, emptied, made
+from tests.support.tables import IMPATIENT_S, Database, emptied, made
 from tests.support.until import until
 
 ROW = made(1, From='"Zoë 李" <sip:alice@example.com>')
@@ -36,8 +36,8 @@ def encoded(server: Database, encoding: str) -> Iterator[PresentityTable]:
             connection.exec_driver_sql(share_folder("postgres").joinpath(schema).read_text(encoding="utf-8"))
     engine.dispose()
     try:
-        with closing(PresentityTable(url, "presentity")) as store:
-            yield store
+        with closing(PresentityTable(url, "presentity")) as table:
+            yield table
     finally:
         server.execute(f"DROP DATABASE {name}")
 
@@ -45,17 +45,17 @@ def encoded(server: Database, encoding: str) -> Iterator[PresentityTable]:
 def test_a_database_without_an_encoding_takes_everything(postgresql: Database) -> None:
     """PostgreSQL is installed so where the locale is C."""
     foreign = made(2, Call_ID="other", Sender_URI="sip:日本@pbx")
-    with encoded(postgresql, "SQL_ASCII") as store:
-        assert store.save_all([ROW, foreign]).changes == [Change.STORED, Change.STORED]
-        assert store.save_all([ROW, foreign]).changes == [Change.STALE, Change.STALE]
-        assert [row for _, row in store.find()] == [foreign, ROW]
+    with encoded(postgresql, "SQL_ASCII") as table:
+        assert table.save_all([ROW, foreign]).changes == [Change.STORED, Change.STORED]
+        assert table.save_all([ROW, foreign]).changes == [Change.STALE, Change.STALE]
+        assert [row for _, row in table.find()] == [foreign, ROW]
 
 
 def test_a_database_of_another_encoding_refuses_what_it_has_not(postgresql: Database) -> None:
-    with encoded(postgresql, "LATIN1") as store:
-        assert store.save(made(1, Sender_URI="sip:Zoë@pbx")) is Change.STORED
+    with encoded(postgresql, "LATIN1") as table:
+        assert table.save(made(1, Sender_URI="sip:Zoë@pbx")) is Change.STORED
         with pytest.raises(RowRefused, match="has no equivalent in encoding"):
-            store.save(made(2, Call_ID="other", Sender_URI="sip:日本@pbx"))
+            table.save(made(2, Call_ID="other", Sender_URI="sip:日本@pbx"))
 
 
 def test_a_kept_connection_reads_by_the_index_when_the_table_has_grown(postgresql: Database) -> None:
@@ -68,9 +68,9 @@ def test_a_kept_connection_reads_by_the_index_when_the_table_has_grown(postgresq
 
     rows_of_the_table = 20_000
     postgresql.execute("ALTER TABLE presentity SET (autovacuum_enabled = off)")  # which would also renew the plan
-    with closing(postgresql.store()) as store:
+    with closing(postgresql.table()) as table:
         for number in range(20):
-            store.save(made(number, Call_ID=f"c{number}"))
+            table.save(made(number, Call_ID=f"c{number}"))
         postgresql.execute(
             "INSERT INTO presentity (username, domain, event, etag, expires, received_time, body, sender, ruid)"
             " SELECT 'u' || n, 'example.com', 'dialog', 'e', 2000000000, 1, repeat('x', 700)::bytea, '', 'r' || n"
@@ -78,7 +78,7 @@ def test_a_kept_connection_reads_by_the_index_when_the_table_has_grown(postgresq
         )
         read, indexed = count("seq_tup_read"), count("idx_scan")
         for number in range(20, 40):
-            store.save(made(number, Call_ID=f"c{number}"))
+            table.save(made(number, Call_ID=f"c{number}"))
     until(lambda: count("idx_scan") >= indexed + 20, what="the statistics of the reads")
     assert count("seq_tup_read") - read < rows_of_the_table
     postgresql.execute("ALTER TABLE presentity RESET (autovacuum_enabled)")
@@ -87,10 +87,10 @@ def test_a_kept_connection_reads_by_the_index_when_the_table_has_grown(postgresq
 def test_a_table_that_another_has_locked_fails(request: pytest.FixtureRequest) -> None:
     """Kamailio's presence module does that, unless `db_table_lock_type` is 0; so does an ALTER TABLE."""
     mariadb = emptied(request, "mariadb")
-    with closing(mariadb.store(IMPATIENT_S)) as store, mariadb.engine.connect() as other:
-        store.save(ROW)
+    with closing(mariadb.table(IMPATIENT_S)) as table, mariadb.engine.connect() as other:
+        table.save(ROW)
         other.exec_driver_sql("LOCK TABLES presentity WRITE")
-        with pytest.raises(StoreError, match="Lock wait timeout"):
-            store.save(ROW)
+        with pytest.raises(DatabaseError, match="Lock wait timeout"):
+            table.save(ROW)
         other.exec_driver_sql("UNLOCK TABLES")
-        assert store.save(ROW) is Change.STALE
+        assert table.save(ROW) is Change.STALE

@@ -18,7 +18,7 @@ from kemi_nsq.consumer.message import Handled
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
-from kemi_nsq.plugin.face import Plugin
+from kemi_nsq.plugin.face import Face
 from kemi_nsq.presence.row import TOMBSTONE_BODY
 from kemi_nsq.runtime.page import read
 from kemi_nsq.testing import FakeHost
@@ -56,24 +56,24 @@ def payload(**changes: str | None) -> str:
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
-def arrives(plugin: Plugin, arrived: Event) -> Handled:
+def arrives(plugin: Face, arrived: Event) -> Handled:
     """Let an event be the one whose route runs."""
     message = handled(arrived)
     plugin._parts.current.begin(message)
     return message
 
 
-def native(host: FakeHost) -> tuple[Plugin, Publish]:
+def native(host: FakeHost) -> tuple[Face, Publish]:
     plugin = NativeNsq(host)
     return plugin, lambda *text: plugin.nsq_pua_publish(MESSAGE, *text)
 
 
-def kemi(host: FakeHost) -> tuple[Plugin, Publish]:
+def kemi(host: FakeHost) -> tuple[Face, Publish]:
     plugin = KemiNsq(host)
     return plugin, plugin.nsq_pua_publish
 
 
-Make = Callable[[FakeHost], tuple[Plugin, Publish]]
+Make = Callable[[FakeHost], tuple[Face, Publish]]
 both = pytest.mark.parametrize("make", [native, kemi])
 
 
@@ -310,7 +310,7 @@ def test_any_text_of_a_route_gives_a_code_and_never_zero(
 
 
 @pytest.mark.parametrize("make", [NativeNsq, KemiNsq])
-def test_the_callbacks_that_kamailio_probes_are_there(make: type[Plugin], host: FakeHost) -> None:
+def test_the_callbacks_that_kamailio_probes_are_there(make: type[Face], host: FakeHost) -> None:
     plugin = make(host)
     assert plugin.child_init(1) == 0
     assert plugin.ksr_reply_route(MESSAGE) == 1
@@ -325,7 +325,7 @@ def test_the_callbacks_that_kamailio_probes_are_there(make: type[Plugin], host: 
     ],
 )
 def test_the_consumer_is_started_by_its_entry_point(
-    make: type[Plugin], consume: Callable[[Plugin], int], host: FakeHost, monkeypatch: pytest.MonkeyPatch
+    make: type[Face], consume: Callable[[Face], int], host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[bool] = []
     plugin = make(host)
@@ -339,7 +339,7 @@ def test_the_consumer_is_started_by_its_entry_point(
 
 @pytest.mark.parametrize("make", [NativeNsq, KemiNsq])
 def test_wrong_settings_are_logged_each_and_kamailio_does_not_start(
-    make: type[Plugin], environment: pytest.MonkeyPatch
+    make: type[Face], environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("NSQ_TOPIC", "x")
     host = FakeHost(defines={"NSQ_ACK": "never", "NSQ_MAX_ATTEMPTS": "0"})
@@ -442,7 +442,7 @@ class FolderHost(FakeHost):
 
 
 @pytest.mark.parametrize("kind", [NativeNsq, KemiNsq])
-def test_a_runtime_folder_that_cannot_be_had_stops_the_start_with_one_line(kind: type[Plugin]) -> None:
+def test_a_runtime_folder_that_cannot_be_had_stops_the_start_with_one_line(kind: type[Face]) -> None:
     host = FolderHost("NSQ_RUN_DIR /x is in use")
     with pytest.raises(SystemExit) as stopped:
         kind(host)

@@ -12,12 +12,12 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from kemi_nsq.errors import StoreError
+from kemi_nsq.errors import DatabaseError
 from kemi_nsq.presence import database as module
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.process import is_stopped
-from tests.support.stores import Database, columns, emptied, made
+from tests.support.tables import Database, columns, emptied, made
 from tests.support.until import until
 
 TIMEOUT_S = 1.0
@@ -32,22 +32,22 @@ ROW, LATER = made(5), made(6, State="confirmed")
 def failing_in_time(match: str) -> Iterator[None]:
     """Expect a failure of the database, at the end of its time."""
     started = time.monotonic()
-    with pytest.raises(StoreError, match=match) as caught:
+    with pytest.raises(DatabaseError, match=match) as caught:
         yield
     assert TIMEOUT_S - EARLY_S < time.monotonic() - started < TIMEOUT_S + LATE_S
     assert len(str(caught.value).splitlines()) == 1
 
 
-def own_process(store: PresentityTable) -> int:
+def own_process(table: PresentityTable) -> int:
     """Return the process of PostgreSQL that serves a store's connection."""
     query = "SELECT pg_backend_pid()"
-    return int(store._database.run(lambda connection: connection.exec_driver_sql(query).scalar_one()))
+    return int(table._database.run(lambda connection: connection.exec_driver_sql(query).scalar_one()))
 
 
 def test_a_frozen_server_fails_in_time_and_works_again_afterwards(server_database: Database) -> None:
     assert server_database.silence is not None
     with ExitStack() as stack:
-        used, fresh = (stack.enter_context(closing(server_database.store(TIMEOUT_S))) for _ in range(2))
+        used, fresh = (stack.enter_context(closing(server_database.table(TIMEOUT_S))) for _ in range(2))
         used.save(ROW)
         with server_database.silence():
             calls: list[Callable[[], object]] = [
@@ -72,38 +72,38 @@ def test_the_trial_of_a_rested_connection_has_no_time_of_its_own(
 ) -> None:
     assert server_database.silence is not None
     monkeypatch.setattr(module, "_RESTED_S", 0)
-    with closing(server_database.store(TIMEOUT_S)) as store:
-        store.save(ROW)
+    with closing(server_database.table(TIMEOUT_S)) as table:
+        table.save(ROW)
         with server_database.silence(), failing_in_time("no answer within 1 s"):
-            store.save(LATER)
-        assert store.save(LATER) is Change.STORED
+            table.save(LATER)
+        assert table.save(LATER) is Change.STORED
 
 
 def test_a_server_that_freezes_inside_a_transaction_fails_in_time(server_database: Database) -> None:
-    with ExitStack() as frozen, closing(server_database.store(TIMEOUT_S)) as store:
-        store.save(ROW)
+    with ExitStack() as frozen, closing(server_database.table(TIMEOUT_S)) as table:
+        table.save(ROW)
 
         def freeze(*arguments: object) -> None:
             if str(arguments[2]).lstrip().startswith("SELECT"):
                 assert server_database.silence is not None
                 frozen.enter_context(server_database.silence())
 
-        assert store._database._engine is not None
-        sa.event.listen(store._database._engine, "after_cursor_execute", freeze)
+        assert table._database._engine is not None
+        sa.event.listen(table._database._engine, "after_cursor_execute", freeze)
         with failing_in_time("no answer within 1 s"):
-            store.save(LATER)
-        sa.event.remove(store._database._engine, "after_cursor_execute", freeze)
+            table.save(LATER)
+        sa.event.remove(table._database._engine, "after_cursor_execute", freeze)
         frozen.close()
-        assert store.save(LATER) in (Change.STORED, Change.STALE)
+        assert table.save(LATER) in (Change.STORED, Change.STALE)
 
 
 def test_closing_a_store_does_not_wait_for_a_frozen_server(server_database: Database) -> None:
     assert server_database.silence is not None
-    store = server_database.store(TIMEOUT_S)
-    store.save(ROW)
+    table = server_database.table(TIMEOUT_S)
+    table.save(ROW)
     with server_database.silence():
         started = time.monotonic()
-        store.close()
+        table.close()
         assert time.monotonic() - started < TIMEOUT_S + LATE_S
 
 
@@ -113,14 +113,14 @@ def test_a_connection_that_was_cut_off_without_a_word_is_replaced_in_time(
     """As by a firewall: the server is well, but what is sent on the old connection comes to nobody."""
     postgresql = emptied(request, "postgresql")
     monkeypatch.setattr(module, "_RESTED_S", 0)
-    with closing(postgresql.store(TIMEOUT_S)) as store:
-        store.save(ROW)
-        pid = own_process(store)
+    with closing(postgresql.table(TIMEOUT_S)) as table:
+        table.save(ROW)
+        pid = own_process(table)
         os.kill(pid, signal.SIGSTOP)
         try:
             until(lambda: is_stopped(pid), what="the connection's process to stop")
             started = time.monotonic()
-            assert store.save(LATER) is Change.STORED
+            assert table.save(LATER) is Change.STORED
             assert time.monotonic() - started < TIMEOUT_S
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -128,11 +128,11 @@ def test_a_connection_that_was_cut_off_without_a_word_is_replaced_in_time(
 
 def test_a_statement_that_takes_long_is_given_up_by_the_server(request: pytest.FixtureRequest) -> None:
     postgresql = emptied(request, "postgresql")
-    with closing(postgresql.store(TIMEOUT_S)) as store:
-        own = own_process(store)
+    with closing(postgresql.table(TIMEOUT_S)) as table:
+        own = own_process(table)
         with failing_in_time("statement timeout"):
-            store._database.run(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(10)"))
-        assert own_process(store) == own, "its connection is as good as before"
+            table._database.run(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(10)"))
+        assert own_process(table) == own, "its connection is as good as before"
 
 
 def test_many_short_statements_have_one_deadline(server_database: Database) -> None:
@@ -142,8 +142,8 @@ def test_many_short_statements_have_one_deadline(server_database: Database) -> N
         for _ in range(10):
             connection.exec_driver_sql(sleep)
 
-    with closing(server_database.store(TIMEOUT_S)) as store, failing_in_time("no answer within 1 s"):
-        store._database.run(work)
+    with closing(server_database.table(TIMEOUT_S)) as table, failing_in_time("no answer within 1 s"):
+        table._database.run(work)
 
 
 def test_a_deadlock_that_comes_again_and_again_ends_in_time(
@@ -154,5 +154,5 @@ def test_a_deadlock_that_comes_again_and_again_ends_in_time(
     def work(connection: sa.Connection) -> None:
         raise sa.exc.OperationalError("INSERT", None, RuntimeError(1213, "Deadlock found"))
 
-    with closing(sqlite_database.store(TIMEOUT_S)) as store, failing_in_time("Deadlock"):
-        store._database.run(work)
+    with closing(sqlite_database.table(TIMEOUT_S)) as table, failing_in_time("Deadlock"):
+        table._database.run(work)

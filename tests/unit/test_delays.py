@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq.nsq.limits import (
+from kemi_nsq.consumer.connection import ready_share
+from kemi_nsq.delays import (
     RECONNECT_FIRST_S,
     RECONNECT_MAX_S,
     REQUEUE_FIRST_MS,
     REQUEUE_MAX_MS,
     breaker_delay_s,
-    ready_share,
     reconnect_delay_s,
     requeue_delay_ms,
 )

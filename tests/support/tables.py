@@ -62,7 +62,7 @@ class Database:
     outage: Callable[[], AbstractContextManager[None]] | None = None
     silence: Callable[[], AbstractContextManager[None]] | None = None
 
-    def store(self, timeout_s: float = 5.0) -> PresentityTable:
+    def table(self, timeout_s: float = 5.0) -> PresentityTable:
         """Return a store with connections of its own, as each process has."""
         return PresentityTable(self.url, "presentity", WATCHERS_TABLE, timeout_s=timeout_s)
 
@@ -150,9 +150,9 @@ def server_database(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[PresentityTable]:
+def table(database: Database) -> Iterator[PresentityTable]:
     """Return a store on each of the databases."""
-    with closing(database.store()) as made:
+    with closing(database.table()) as made:
         yield made
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much and how fast: shares of NSQ_MAX_IN_FLIGHT, and delays that grow; no clock inside."""
+"""Delays that grow: before a connect, before a message comes again, for whatever failed and is left alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ REQUEUE_MAX_MS = 60_000
 #: A nsqd that failed to take a message is left alone for this long, doubled with each failure.
 BREAKER_FIRST_S = 0.1
 BREAKER_MAX_S = 5.0
-
-
-def ready_share(max_in_flight: int, connections: int, max_rdy: int) -> int:
-    """Return the RDY count of one of `connections` to the same topic.
-
-    Every nsqd gets at least 1, or its messages would never come: with more nsqd than NSQ_MAX_IN_FLIGHT, the sum is
-    above the setting by what is missing.
-    """
-    return max(1, min(max_in_flight // max(1, connections), max_rdy))
 
 
 def reconnect_delay_s(failures: int, chance: float) -> float:
