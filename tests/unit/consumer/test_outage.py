@@ -22,7 +22,7 @@ from tests.support.gates import FakeValve, TestedGate
 A, B, C = (Subscription(topic, "kamailio") for topic in "abc")
 
 
-class Desk:
+class Stage:
     """A gate, and what it told whom."""
 
     def __init__(self, *, backoff_max_s: float = 0) -> None:
@@ -45,41 +45,41 @@ class Desk:
 
 
 def test_the_topics_that_met_it_are_paused_and_go_on_when_a_probe_succeeds() -> None:
-    desk = Desk()
-    desk.fail(A)
-    assert (desk.gate.holds(A), desk.gate.holds(B)) == (True, False)
-    desk.fail(B)
-    assert desk.valve.told == [(A, 0), (B, 0)]
-    del desk.gate.failing[Kind.DATABASE]
-    desk.gate.pass_time(outage.TRIAL_MAX_S)
-    assert desk.valve.told[2:] == [(A, None), (B, None)]
-    assert not desk.gate.holds(A)
-    assert desk.host.counters == {Counter.OUTAGES: 1}
+    stage = Stage()
+    stage.fail(A)
+    assert (stage.gate.holds(A), stage.gate.holds(B)) == (True, False)
+    stage.fail(B)
+    assert stage.valve.told == [(A, 0), (B, 0)]
+    del stage.gate.failing[Kind.DATABASE]
+    stage.gate.pass_time(outage.TRIAL_MAX_S)
+    assert stage.valve.told[2:] == [(A, None), (B, None)]
+    assert not stage.gate.holds(A)
+    assert stage.host.counters == {Counter.OUTAGES: 1}
 
 
 def test_ten_minutes_are_one_line_at_the_start_one_a_minute_and_one_at_the_end() -> None:
-    desk = Desk()
-    desk.fail(A, B)
-    desk.gate.pass_time(600)
-    assert desk.valve.told == [(A, 0), (B, 0)]
-    del desk.gate.failing[Kind.DATABASE]
-    desk.gate.pass_time(3600)
-    start, *minutes, end = desk.lines
+    stage = Stage()
+    stage.fail(A, B)
+    stage.gate.pass_time(600)
+    assert stage.valve.told == [(A, 0), (B, 0)]
+    del stage.gate.failing[Kind.DATABASE]
+    stage.gate.pass_time(3600)
+    start, *minutes, end = stage.lines
     assert start == ("the database fails: refused; nothing is taken from a:kamailio, b:kamailio until that is over")
     assert len(minutes) in (9, 10)
     assert all(
         re.match(r"the database fails, for \d+ s now: refused; nothing is taken from a:", line) for line in minutes
     )
     assert re.fullmatch(r"the database works again, after 60\d\.\d s; consuming a:kamailio, b:kamailio again", end)
-    assert desk.host.counters == {Counter.OUTAGES: 1}
+    assert stage.host.counters == {Counter.OUTAGES: 1}
 
 
 def test_probes_come_soon_then_later_and_never_too_late() -> None:
-    desk = Desk()
-    began = desk.gate.clock.monotonic
-    desk.fail(A)
-    desk.gate.pass_time(60)
-    times = [when - began for _, when in desk.gate.tried]
+    stage = Stage()
+    began = stage.gate.clock.monotonic
+    stage.fail(A)
+    stage.gate.pass_time(60)
+    times = [when - began for _, when in stage.gate.tried]
     gaps = [later - sooner for sooner, later in pairwise(times)]
     assert times[0] == pytest.approx(outage.TRIAL_FIRST_S)
     assert gaps == pytest.approx(sorted(gaps))
@@ -97,79 +97,79 @@ def test_a_probe_that_waited_long_is_followed_by_a_rest() -> None:
 
 
 def test_another_topic_that_meets_it_is_named_once() -> None:
-    desk = Desk()
-    desk.fail()
-    assert desk.lines == ["the database fails: refused; expiry and hiding wait"]
+    stage = Stage()
+    stage.fail()
+    assert stage.lines == ["the database fails: refused; expiry and hiding wait"]
     for _ in range(3):
-        desk.fail(A)
-    assert desk.lines[1:] == ["the database fails: nothing is taken from a:kamailio either"]
+        stage.fail(A)
+    assert stage.lines[1:] == ["the database fails: nothing is taken from a:kamailio either"]
 
 
 def test_two_kinds_hold_a_topic_until_both_are_over() -> None:
-    desk = Desk()
+    stage = Stage()
     for kind in Kind:
-        desk.gate.failing[kind] = "gone"
-        desk.gate.failed(kind, [A], "gone")
-    del desk.gate.failing[Kind.DATABASE]
-    desk.gate.pass_time(5)
-    assert desk.gate.holds(A)
-    desk.gate.failing.clear()
-    desk.gate.pass_time(5)
-    assert not desk.gate.holds(A)
-    assert desk.valve.told == [(A, 0), (A, None)]
-    assert desk.host.counters == {Counter.OUTAGES: 2}
+        stage.gate.failing[kind] = "gone"
+        stage.gate.failed(kind, [A], "gone")
+    del stage.gate.failing[Kind.DATABASE]
+    stage.gate.pass_time(5)
+    assert stage.gate.holds(A)
+    stage.gate.failing.clear()
+    stage.gate.pass_time(5)
+    assert not stage.gate.holds(A)
+    assert stage.valve.told == [(A, 0), (A, None)]
+    assert stage.host.counters == {Counter.OUTAGES: 2}
 
 
 def test_what_fails_again_at_once_is_the_same_outage_and_does_not_fill_the_log() -> None:
     """The probe succeeds each time, as on a disk with room for a small row; what comes then fails."""
-    desk = Desk()
+    stage = Stage()
     for _ in range(300):
-        desk.gate.failed(Kind.DATABASE, [A], "no space left")
-        desk.gate.pass_time(outage.TRIAL_MAX_S)
-    assert len(desk.gate.tried) < 400
-    assert len(desk.lines) <= 3 + 300 * outage.TRIAL_MAX_S / outage.SAY_AGAIN_S
-    assert desk.lines[2].startswith("the database fails, after it seemed to be over: no space left; nothing is taken")
-    assert desk.gate.page.shown(Fact.DATABASE).endswith(": no space left")
-    desk.gate.pass_time(outage.RELAPSE_S)
-    assert re.fullmatch(r"the database works again, after \d+\.\d s", desk.lines[-1])
-    assert desk.gate.page.shown(Fact.DATABASE) == ""
-    assert desk.host.counters == {Counter.OUTAGES: 1}
+        stage.gate.failed(Kind.DATABASE, [A], "no space left")
+        stage.gate.pass_time(outage.TRIAL_MAX_S)
+    assert len(stage.gate.tried) < 400
+    assert len(stage.lines) <= 3 + 300 * outage.TRIAL_MAX_S / outage.SAY_AGAIN_S
+    assert stage.lines[2].startswith("the database fails, after it seemed to be over: no space left; nothing is taken")
+    assert stage.gate.page.shown(Fact.DATABASE).endswith(": no space left")
+    stage.gate.pass_time(outage.RELAPSE_S)
+    assert re.fullmatch(r"the database works again, after \d+\.\d s", stage.lines[-1])
+    assert stage.gate.page.shown(Fact.DATABASE) == ""
+    assert stage.host.counters == {Counter.OUTAGES: 1}
 
 
 def test_what_fails_long_after_is_another_outage() -> None:
-    desk = Desk()
+    stage = Stage()
     for _ in range(2):
-        desk.gate.failed(Kind.DATABASE, [A], "gone")
-        desk.gate.pass_time(outage.RELAPSE_S * 3)
-    assert desk.host.counters == {Counter.OUTAGES: 2}
-    assert len(desk.lines) == 4
+        stage.gate.failed(Kind.DATABASE, [A], "gone")
+        stage.gate.pass_time(outage.RELAPSE_S * 3)
+    assert stage.host.counters == {Counter.OUTAGES: 2}
+    assert len(stage.lines) == 4
 
 
 def test_it_is_shown_while_it_lasts() -> None:
-    desk = Desk()
-    assert desk.gate.page.shown(Fact.DATABASE) == ""
-    desk.fail(A)
-    assert re.fullmatch(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: refused", desk.gate.page.shown(Fact.DATABASE))
-    assert desk.gate.page.shown(Fact.DEAD_LETTERS) == ""
-    desk.gate.failing.clear()
-    desk.gate.pass_time(5)
-    assert desk.gate.page.shown(Fact.DATABASE) == ""
+    stage = Stage()
+    assert stage.gate.page.shown(Fact.DATABASE) == ""
+    stage.fail(A)
+    assert re.fullmatch(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: refused", stage.gate.page.shown(Fact.DATABASE))
+    assert stage.gate.page.shown(Fact.DEAD_LETTERS) == ""
+    stage.gate.failing.clear()
+    stage.gate.pass_time(5)
+    assert stage.gate.page.shown(Fact.DATABASE) == ""
 
 
 def test_a_new_io_thread_is_told_what_is_paused() -> None:
-    desk = Desk()
-    desk.fail(A)
+    stage = Stage()
+    stage.fail(A)
     other = FakeValve()
-    desk.gate.attach(other)
+    stage.gate.attach(other)
     assert other.told == [(A, 0)]
 
 
 def test_nothing_is_due_while_all_is_well() -> None:
-    desk = Desk(backoff_max_s=60)
-    desk.gate.route_failed(A, "1")
-    desk.gate.route_succeeded(A)
-    desk.gate.tick()
-    assert (desk.gate.next_due(), desk.lines, desk.valve.told) == (None, [], [])
+    stage = Stage(backoff_max_s=60)
+    stage.gate.route_failed(A, "1")
+    stage.gate.route_succeeded(A)
+    stage.gate.tick()
+    assert (stage.gate.next_due(), stage.lines, stage.valve.told) == (None, [], [])
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 30), st.sampled_from(["failed", "probe failed", "probe ok", "tick"]))))
@@ -196,83 +196,83 @@ def test_a_topic_that_waits_is_always_probed_for(steps: list[tuple[float, str]])
 # Backoff
 
 
-def fail_all(desk: Desk, topic: Subscription = A, count: int = backoff.FAILURES) -> None:
+def fail_all(stage: Stage, topic: Subscription = A, count: int = backoff.FAILURES) -> None:
     for number in range(count):
-        desk.gate.route_failed(topic, str(number))
+        stage.gate.route_failed(topic, str(number))
 
 
 def test_a_route_that_fails_for_five_messages_in_a_row_rests_and_then_tries_one() -> None:
-    desk = Desk(backoff_max_s=60)
-    fail_all(desk, count=backoff.FAILURES - 1)
-    assert desk.valve.told == []
-    desk.gate.route_failed(A, "another")
-    assert desk.valve.told == [(A, 0)]
-    assert (desk.gate.holds(A), desk.gate.holds(B)) == (True, False)
-    desk.gate.pass_time(backoff.FIRST_S)
-    assert desk.valve.told == [(A, 0), (A, 1)]
-    assert not desk.gate.holds(A)
-    desk.gate.route_succeeded(A)
-    assert desk.valve.told[2:] == [(A, None)]
-    assert desk.lines == [
+    stage = Stage(backoff_max_s=60)
+    fail_all(stage, count=backoff.FAILURES - 1)
+    assert stage.valve.told == []
+    stage.gate.route_failed(A, "another")
+    assert stage.valve.told == [(A, 0)]
+    assert (stage.gate.holds(A), stage.gate.holds(B)) == (True, False)
+    stage.gate.pass_time(backoff.FIRST_S)
+    assert stage.valve.told == [(A, 0), (A, 1)]
+    assert not stage.gate.holds(A)
+    stage.gate.route_succeeded(A)
+    assert stage.valve.told[2:] == [(A, None)]
+    assert stage.lines == [
         "5 events of a:kamailio failed in a row: nothing is taken from it for 1 s, then one on trial, and so on, later "
         "each time",
         "events of a:kamailio succeed again, after 1 s",
     ]
-    assert desk.host.counters == {Counter.BACKOFFS: 1}
+    assert stage.host.counters == {Counter.BACKOFFS: 1}
 
 
 def test_it_rests_twice_as_long_after_each_trial_up_to_the_limit() -> None:
-    desk = Desk(backoff_max_s=10)
-    fail_all(desk)
+    stage = Stage(backoff_max_s=10)
+    fail_all(stage)
     rested = []
     for _ in range(6):
-        began, told = desk.gate.clock.monotonic, len(desk.valve.told)
-        while len(desk.valve.told) == told:
-            desk.gate.pass_time(0.5)
-        rested.append(desk.gate.clock.monotonic - began)
-        desk.gate.route_failed(A, "trial")
+        began, told = stage.gate.clock.monotonic, len(stage.valve.told)
+        while len(stage.valve.told) == told:
+            stage.gate.pass_time(0.5)
+        rested.append(stage.gate.clock.monotonic - began)
+        stage.gate.route_failed(A, "trial")
     assert rested == [1, 2, 4, 8, 10, 10]
 
 
 def test_one_message_that_fails_for_ever_holds_nobody_up() -> None:
-    desk = Desk(backoff_max_s=60)
+    stage = Stage(backoff_max_s=60)
     for _ in range(50):
-        desk.gate.route_failed(A, "the one")
-    assert desk.valve.told == []
+        stage.gate.route_failed(A, "the one")
+    assert stage.valve.told == []
     for number in range(50):
-        desk.gate.route_failed(A, str(number))
-        desk.gate.route_succeeded(A)
-    assert desk.valve.told == []
+        stage.gate.route_failed(A, str(number))
+        stage.gate.route_succeeded(A)
+    assert stage.valve.told == []
 
 
 def test_a_backoff_is_told_of_once_a_minute_and_shown() -> None:
-    desk = Desk(backoff_max_s=60)
-    fail_all(desk)
-    assert re.fullmatch(r"a:kamailio until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", desk.gate.page.shown(Fact.BACKOFF))
+    stage = Stage(backoff_max_s=60)
+    fail_all(stage)
+    assert re.fullmatch(r"a:kamailio until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", stage.gate.page.shown(Fact.BACKOFF))
     for second in range(600):
-        desk.gate.pass_time(1)
-        if not desk.gate.holds(A):
-            desk.gate.route_failed(A, str(second))
-    assert 9 <= len(desk.lines) <= 11
-    desk.gate.pass_time(60)
-    desk.gate.route_succeeded(A)
-    assert desk.gate.page.shown(Fact.BACKOFF) == ""
+        stage.gate.pass_time(1)
+        if not stage.gate.holds(A):
+            stage.gate.route_failed(A, str(second))
+    assert 9 <= len(stage.lines) <= 11
+    stage.gate.pass_time(60)
+    stage.gate.route_succeeded(A)
+    assert stage.gate.page.shown(Fact.BACKOFF) == ""
 
 
 def test_without_a_limit_there_is_none() -> None:
-    desk = Desk(backoff_max_s=0)
-    fail_all(desk, count=100)
-    assert (desk.valve.told, desk.lines) == ([], [])
+    stage = Stage(backoff_max_s=0)
+    fail_all(stage, count=100)
+    assert (stage.valve.told, stage.lines) == ([], [])
 
 
 def test_an_outage_within_a_backoff_leaves_it_as_it_was() -> None:
-    desk = Desk(backoff_max_s=60)
-    fail_all(desk)
-    desk.gate.pass_time(backoff.FIRST_S)
-    desk.fail(A)
-    desk.gate.failing.clear()
-    desk.gate.pass_time(5)
-    assert desk.valve.told == [(A, 0), (A, 1), (A, 0), (A, 1)]
+    stage = Stage(backoff_max_s=60)
+    fail_all(stage)
+    stage.gate.pass_time(backoff.FIRST_S)
+    stage.fail(A)
+    stage.gate.failing.clear()
+    stage.gate.pass_time(5)
+    assert stage.valve.told == [(A, 0), (A, 1), (A, 0), (A, 1)]
 
 
 def test_a_limit_below_the_first_rest_is_kept() -> None:

@@ -30,7 +30,7 @@ START = 1_700_000_000
 ALICE, BOB = "sip:alice@example.com", "sip:bob@example.net"
 
 
-class Desk:
+class Stage:
     """An `Expiry` on a table of its own, at a time that the test sets."""
 
     def __init__(self, table: PresentityTable, **values: str) -> None:
@@ -63,30 +63,30 @@ class Desk:
 
 
 @pytest.fixture
-def desk(table: PresentityTable) -> Desk:
-    return Desk(table)
+def stage(table: PresentityTable) -> Stage:
+    return Stage(table)
 
 
-def reset(desk: Desk, scope: str, *, position: int = 0, spare_later: bool = False) -> int:
-    return desk.expiry.reset(scope, position=position, spare_later=spare_later)
+def reset(stage: Stage, scope: str, *, position: int = 0, spare_later: bool = False) -> int:
+    return stage.expiry.reset(scope, position=position, spare_later=spare_later)
 
 
 # Expiry
 
 
-def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk: Desk) -> None:
-    desk.publish()
-    desk.publish(Event_Package="dialog", State="confirmed", Expires=120)
-    desk.host.refreshed.clear()
-    desk.now += 59
-    desk.expiry.sweep()
-    assert desk.host.refreshed == []
-    desk.now += 1
+def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(stage: Stage) -> None:
+    stage.publish()
+    stage.publish(Event_Package="dialog", State="confirmed", Expires=120)
+    stage.host.refreshed.clear()
+    stage.now += 59
+    stage.expiry.sweep()
+    assert stage.host.refreshed == []
+    stage.now += 1
     for _ in range(3):
-        desk.expiry.sweep()
-    assert desk.host.refreshed == [(ALICE, "presence")]
-    assert desk.host.counters[Counter.PUA_ENDED] == 1
-    assert [row.event for _, row in desk.table.find()] == ["dialog"]
+        stage.expiry.sweep()
+    assert stage.host.refreshed == [(ALICE, "presence")]
+    assert stage.host.counters[Counter.PUA_ENDED] == 1
+    assert [row.event for _, row in stage.table.find()] == ["dialog"]
 
 
 @pytest.mark.parametrize(
@@ -98,106 +98,106 @@ def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(desk:
     ],
 )
 def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, package: str, state: str, shown: bytes
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, package: str, state: str, shown: bytes
 ) -> None:
-    desk.publish(Event_Package=package, State=state, Messages_New=3)
+    stage.publish(Event_Package=package, State=state, Messages_New=3)
     ends: list[Row] = []
-    commit = desk.writer.commit
+    commit = stage.writer.commit
 
     def kept(rows: Sequence[Row], *, by_route: bool) -> list[Change]:
         ends.extend(rows)
         return commit(rows, by_route=by_route)
 
-    monkeypatch.setattr(desk.writer, "commit", kept)
-    desk.now += 60
-    desk.expiry.sweep()
+    monkeypatch.setattr(stage.writer, "commit", kept)
+    stage.now += 60
+    stage.expiry.sweep()
     (end,) = ends
     assert shown in end.body
     assert end.is_over, "an end is urgent"
-    assert (end.received_time, end.expires) == (desk.now, desk.now + TOMBSTONE_S + GRACE_S)
+    assert (end.received_time, end.expires) == (stage.now, stage.now + TOMBSTONE_S + GRACE_S)
 
 
-def test_a_tombstone_goes_in_silence_and_only_when_its_time_is_over(desk: Desk) -> None:
-    desk.publish(Event_Package="dialog", State="terminated")
-    desk.host.refreshed.clear()
-    desk.now += TOMBSTONE_S - 1
-    desk.expiry.sweep()
-    assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STALE
-    desk.now += 1
-    desk.expiry.sweep()
-    assert desk.host.refreshed == []
-    assert desk.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STORED
+def test_a_tombstone_goes_in_silence_and_only_when_its_time_is_over(stage: Stage) -> None:
+    stage.publish(Event_Package="dialog", State="terminated")
+    stage.host.refreshed.clear()
+    stage.now += TOMBSTONE_S - 1
+    stage.expiry.sweep()
+    assert stage.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STALE
+    stage.now += 1
+    stage.expiry.sweep()
+    assert stage.host.refreshed == []
+    assert stage.publish(Event_Package="dialog", State="early", position=START - 1) is Change.STORED
 
 
-def test_what_is_published_after_the_end_wins_whatever_our_clock_says(desk: Desk) -> None:
+def test_what_is_published_after_the_end_wins_whatever_our_clock_says(stage: Stage) -> None:
     """The clock of nsqd may be an hour behind ours, or ahead: only its own timestamps are compared."""
-    desk.publish(position=START * 10**9 - 3600 * 10**9)
-    desk.now += 60
-    desk.expiry.sweep()
-    assert desk.publish(position=START * 10**9 - 3600 * 10**9 + 1) is Change.STORED
-    assert b"<basic>open</basic>" in desk.bodies()["alice"]
+    stage.publish(position=START * 10**9 - 3600 * 10**9)
+    stage.now += 60
+    stage.expiry.sweep()
+    assert stage.publish(position=START * 10**9 - 3600 * 10**9 + 1) is Change.STORED
+    assert b"<basic>open</basic>" in stage.bodies()["alice"]
 
 
-def test_the_same_event_once_more_does_not_revive_what_ended(desk: Desk) -> None:
-    desk.publish()
-    desk.now += 60
-    desk.expiry.sweep()
-    assert desk.publish() is Change.STALE
-    assert desk.bodies() == {}
+def test_the_same_event_once_more_does_not_revive_what_ended(stage: Stage) -> None:
+    stage.publish()
+    stage.now += 60
+    stage.expiry.sweep()
+    assert stage.publish() is Change.STALE
+    assert stage.bodies() == {}
 
 
-def test_a_state_that_is_renewed_while_it_is_swept_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.publish()
-    desk.now += 60
-    seen = desk.table.expiring(desk.now + GRACE_S)
+def test_a_state_that_is_renewed_while_it_is_swept_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.publish()
+    stage.now += 60
+    seen = stage.table.expiring(stage.now + GRACE_S)
     assert len(seen) == 1
-    desk.publish(position=START + 1)
+    stage.publish(position=START + 1)
     pages = [seen, []]
-    monkeypatch.setattr(desk.table, "expiring", lambda until: pages.pop(0))
-    desk.expiry.sweep()
-    assert b"<basic>open</basic>" in desk.bodies()["alice"]
-    assert desk.host.counters[Counter.PUA_ENDED] == 0
+    monkeypatch.setattr(stage.table, "expiring", lambda until: pages.pop(0))
+    stage.expiry.sweep()
+    assert b"<basic>open</basic>" in stage.bodies()["alice"]
+    assert stage.host.counters[Counter.PUA_ENDED] == 0
 
 
-def test_two_processes_that_sweep_at_once_end_it_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.publish()
-    desk.now += 60
-    seen = desk.table.expiring(desk.now + GRACE_S)
-    desk.expiry.sweep()
-    desk.host.refreshed.clear()
+def test_two_processes_that_sweep_at_once_end_it_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.publish()
+    stage.now += 60
+    seen = stage.table.expiring(stage.now + GRACE_S)
+    stage.expiry.sweep()
+    stage.host.refreshed.clear()
     pages = [seen, []]
-    monkeypatch.setattr(desk.table, "expiring", lambda until: pages.pop(0))
-    desk.expiry.sweep()
-    assert desk.host.refreshed == []
-    assert desk.host.counters[Counter.PUA_ENDED] == 1
+    monkeypatch.setattr(stage.table, "expiring", lambda until: pages.pop(0))
+    stage.expiry.sweep()
+    assert stage.host.refreshed == []
+    assert stage.host.counters[Counter.PUA_ENDED] == 1
 
 
-def test_many_states_end_page_by_page(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_states_end_page_by_page(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
     users = [f"sip:u{number}@example.com" for number in range(10)]
     for user in users:
-        desk.publish(user)
-    desk.host.refreshed.clear()
-    desk.now += 60
-    desk.expiry.sweep()
-    assert sorted(desk.host.refreshed) == sorted((user, "presence") for user in users)
+        stage.publish(user)
+    stage.host.refreshed.clear()
+    stage.now += 60
+    stage.expiry.sweep()
+    assert sorted(stage.host.refreshed) == sorted((user, "presence") for user in users)
 
 
-def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(desk: Desk) -> None:
-    desk.table.save(desk.row(BOB)._replace(body=b"<not our document"))
-    desk.publish()
-    desk.now += 60
-    desk.expiry.sweep()
-    desk.expiry.sweep()
-    assert desk.bodies() == {}
-    (line,) = [text for _, text in desk.host.lines]
+def test_a_document_that_cannot_be_ended_is_reported_and_holds_up_nobody(stage: Stage) -> None:
+    stage.table.save(stage.row(BOB)._replace(body=b"<not our document"))
+    stage.publish()
+    stage.now += 60
+    stage.expiry.sweep()
+    stage.expiry.sweep()
+    assert stage.bodies() == {}
+    (line,) = [text for _, text in stage.host.lines]
     assert line.startswith(f"row of {BOB} (presence, ")
 
 
 # Reset
 
 
-def test_scopes(desk: Desk) -> None:
+def test_scopes(stage: Stage) -> None:
     for scope, left in {
         f"user {ALICE}": {"bob", "carol"},
         "realm example.com": {"bob"},
@@ -207,93 +207,93 @@ def test_scopes(desk: Desk) -> None:
         "user <sip:alice@example.com:5070;transport=tcp>": {"bob", "carol"},
         " all ": set(),
     }.items():
-        desk.now += 1
-        desk.publish(ALICE, position=desk.now, Sender_URI="sip:pbx@one", ETag="a")
-        desk.publish(BOB, position=desk.now, Sender_URI="sip:pbx@one", ETag="b")
-        desk.publish("sip:carol@example.com", position=desk.now, Sender_URI="sip:pbx@two", ETag="c")
-        assert reset(desk, scope, position=desk.now) == 3 - len(left), scope
-        assert set(desk.bodies()) == left, scope
+        stage.now += 1
+        stage.publish(ALICE, position=stage.now, Sender_URI="sip:pbx@one", ETag="a")
+        stage.publish(BOB, position=stage.now, Sender_URI="sip:pbx@one", ETag="b")
+        stage.publish("sip:carol@example.com", position=stage.now, Sender_URI="sip:pbx@two", ETag="c")
+        assert reset(stage, scope, position=stage.now) == 3 - len(left), scope
+        assert set(stage.bodies()) == left, scope
 
 
 @pytest.mark.parametrize(
     "scope", ["", "all states", "sender", "sender ", "user", "realm", "user http://x", "ALL", "x y"]
 )
-def test_what_is_no_scope_ends_nothing(desk: Desk, scope: str) -> None:
-    desk.publish()
+def test_what_is_no_scope_ends_nothing(stage: Stage, scope: str) -> None:
+    stage.publish()
     with pytest.raises(PayloadError):
-        reset(desk, scope)
-    assert set(desk.bodies()) == {"alice"}
+        reset(stage, scope)
+    assert set(stage.bodies()) == {"alice"}
 
 
 @pytest.mark.parametrize("scope", ["sender ' OR '1'='1", "realm %", "sender %' --", "user sip:%25@example.com"])
-def test_a_scope_is_data_not_sql(desk: Desk, scope: str) -> None:
-    desk.publish()
-    assert reset(desk, scope) == 0
-    assert set(desk.bodies()) == {"alice"}
+def test_a_scope_is_data_not_sql(stage: Stage, scope: str) -> None:
+    stage.publish()
+    assert reset(stage, scope) == 0
+    assert set(stage.bodies()) == {"alice"}
 
 
-def test_a_reset_counts_from_its_own_position(desk: Desk) -> None:
-    desk.publish(position=5)
-    desk.publish(BOB, position=7)
-    assert reset(desk, "all", position=6, spare_later=True) == 1
-    assert set(desk.bodies()) == {"bob"}, "published after the reset"
-    assert desk.publish(position=6) is Change.STALE, "published before the reset"
-    assert desk.publish(position=7) is Change.STORED
+def test_a_reset_counts_from_its_own_position(stage: Stage) -> None:
+    stage.publish(position=5)
+    stage.publish(BOB, position=7)
+    assert reset(stage, "all", position=6, spare_later=True) == 1
+    assert set(stage.bodies()) == {"bob"}, "published after the reset"
+    assert stage.publish(position=6) is Change.STALE, "published before the reset"
+    assert stage.publish(position=7) is Change.STORED
 
 
-def test_a_reset_pages_through_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_pages_through_all(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
     for number in range(10):
-        desk.publish(f"sip:u{number}@example.com")
-    desk.host.refreshed.clear()
-    assert reset(desk, "all") == 10
-    assert len(desk.host.refreshed) == 10
-    assert reset(desk, "all") == 0, "what is over does not end again"
+        stage.publish(f"sip:u{number}@example.com")
+    stage.host.refreshed.clear()
+    assert reset(stage, "all") == 10
+    assert len(stage.host.refreshed) == 10
+    assert reset(stage, "all") == 0, "what is over does not end again"
 
 
 # A database that fails
 
 
-def test_a_database_that_fails_is_for_the_caller(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.publish()
-    desk.now += 60
+def test_a_database_that_fails_is_for_the_caller(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.publish()
+    stage.now += 60
 
     def fail(rows: object) -> list[Change]:
         raise DatabaseError("it was told to")
 
-    monkeypatch.setattr(desk.table, "save_all", fail)
+    monkeypatch.setattr(stage.table, "save_all", fail)
     with pytest.raises(DatabaseError):
-        desk.expiry.sweep()
+        stage.expiry.sweep()
     with pytest.raises(DatabaseError):
-        reset(desk, "all")
-    assert desk.host.counters[Counter.PUA_ENDED] == 0
+        reset(stage, "all")
+    assert stage.host.counters[Counter.PUA_ENDED] == 0
     monkeypatch.undo()
-    assert set(desk.bodies()) == {"alice"}
+    assert set(stage.bodies()) == {"alice"}
 
 
-def test_the_next_sweep_makes_up_for_one_that_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.publish()
-    desk.now += 60
+def test_the_next_sweep_makes_up_for_one_that_failed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.publish()
+    stage.now += 60
     failures = [DatabaseError("the database is locked")]
-    expiring = desk.table.expiring
+    expiring = stage.table.expiring
 
     def fail_once(until: int) -> list[Row]:
         if failures:
             raise failures.pop()
         return expiring(until)
 
-    monkeypatch.setattr(desk.table, "expiring", fail_once)
-    desk.chores.tick()
-    assert [text for _, text in desk.host.lines] == [
+    monkeypatch.setattr(stage.table, "expiring", fail_once)
+    stage.chores.tick()
+    assert [text for _, text in stage.host.lines] == [
         "the database fails: the database is locked; expiry and hiding wait"
     ]
-    assert desk.host.counters[Counter.PUA_DATABASE_ERROR] == 1
-    desk.gate.pass_time(outage.RELAPSE_S + 1)
-    due = desk.chores.next_due()
+    assert stage.host.counters[Counter.PUA_DATABASE_ERROR] == 1
+    stage.gate.pass_time(outage.RELAPSE_S + 1)
+    due = stage.chores.next_due()
     assert due is not None
     assert time.monotonic() < due <= time.monotonic() + module.SWEEP_INTERVAL_S
-    desk.chores.tick()
-    assert set(desk.bodies()) == {"alice"}, "it is not due yet"
-    monkeypatch.setattr(desk.chores, "_sweep_due", time.monotonic())
-    desk.chores.tick()
-    assert desk.bodies() == {}
+    stage.chores.tick()
+    assert set(stage.bodies()) == {"alice"}, "it is not due yet"
+    monkeypatch.setattr(stage.chores, "_sweep_due", time.monotonic())
+    stage.chores.tick()
+    assert stage.bodies() == {}
