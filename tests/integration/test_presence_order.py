@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.presence import expiry as upkeep
-from kemi_nsq.presence import pacing as hiding
+from kemi_nsq.presence import pacing
 from tests.support.deliveries import again
 from tests.support.histories import FORMS, ORDER_FIELD, Key, Said, deliveries, expected, histories, shown_by
 from tests.support.presence_consumers import FlakyStore, PresenceConsumer, Seen, ViewingHost, Views
@@ -56,7 +56,7 @@ LIMITS = st.sampled_from([0, 0, 1, 2])
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls that are over leave as soon as somebody looks, so that late events race with that."""
-    monkeypatch.setattr(hiding, "AFTER_S", 0.0)
+    monkeypatch.setattr(pacing, "AFTER_S", 0.0)
     monkeypatch.setattr(upkeep, "LINGER_S", 0)
 
 

@@ -17,7 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.presence import pacing as hiding
+from kemi_nsq.presence import pacing
 from kemi_nsq.presence.expiry import LINGER_S
 from kemi_nsq.presence.pacing import AFTER_S, Hiding
 from kemi_nsq.presence.probe import Probe
@@ -114,7 +114,7 @@ def test_nothing_told_is_nothing_due() -> None:
 
 
 def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hiding, "_MOST", 3)
+    monkeypatch.setattr(pacing, "_MOST", 3)
     queue = Hiding()
     queue.add("ab", [], [], 1.0)
     queue.add("cde", [], [], 1.0)
