@@ -6,6 +6,7 @@ Sources: nsq.io, "nsqd" and "nsqlookupd", section "HTTP API".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
@@ -24,10 +25,14 @@ class Client:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._session: requests.Session | None = None
+        self._pid = 0
 
     @property
     def connected(self) -> bool:
         """Whether the last call has left a connection; nsqd may have closed it meanwhile."""
+        # A script may publish before the fork. What two processes read of one connection is an answer to either.
+        if self._session is not None and self._pid != os.getpid():
+            self.close()
         return self._session is not None
 
     def close(self) -> None:
@@ -43,9 +48,16 @@ class Client:
             ConnectionLost: nsqd cannot be reached in time.
             NsqdRefused: nsqd did not take the message.
         """
-        response = self._call("POST", "/pub", timeout_s, params={"topic": topic, "defer": str(delay_ms)}, data=body)
-        if response.status_code != requests.codes.ok:
-            raise NsqdRefused(_error_code(response), "", fatal=False)
+        params = {"topic": topic, "defer": str(delay_ms)}
+        response = self._call("POST", "/pub", timeout_s, params=params, data=body, stream=True)
+        try:
+            refused = "" if response.status_code == requests.codes.ok else _error_code(response)
+            _ = response.content  # or the connection is of no more use
+        except requests.RequestException:
+            refused = "" if response.status_code == requests.codes.ok else f"HTTP {response.status_code}"
+            self.close()  # what the status said holds all the same: nsqd has the message, or has refused it
+        if refused:
+            raise NsqdRefused(refused, "", fatal=False)
 
     def ping(self, *, timeout_s: float) -> None:
         """Ask nsqd's `/ping` whether it is well.
@@ -59,8 +71,8 @@ class Client:
             raise NsqdRefused(f"HTTP {response.status_code}", response.text[:80], fatal=False)
 
     def _call(self, method: str, path: str, timeout_s: float, **request: Any) -> requests.Response:
-        if self._session is None:
-            self._session = _session()
+        if not self.connected or self._session is None:
+            self._session, self._pid = _session(), os.getpid()
         try:
             return _call(self._session, method, f"{self._address}{path}", timeout_s, **request)
         except BaseException:

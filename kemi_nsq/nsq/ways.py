@@ -49,6 +49,7 @@ class TcpWay:
         self._address = address
         self._node = node
         self._socket: BlockingSocket | None = None
+        self._pid = 0
         self._conversation: nsq.Conversation
 
     def publish(self, message: Outgoing, deadline: float) -> None:
@@ -59,6 +60,8 @@ class TcpWay:
             DeadlineExceeded: nsqd did not answer in time.
             NsqdRefused: nsqd did not take the message.
         """
+        if self._socket is not None and self._pid != os.getpid():
+            self._close()  # a script has published before the fork, and its children must not share the connection
         if self._socket is not None:
             # nsqd restarted, or dropped an idle connection: that says nothing about how it is now.
             with contextlib.suppress(ConnectionLost):
@@ -97,7 +100,7 @@ class TcpWay:
                 raise ProtocolError(f"nsqd answered a publish with {type(other).__name__}")
 
     def _open(self, deadline: float) -> None:
-        self._socket = BlockingSocket(self._address, deadline)
+        self._socket, self._pid = BlockingSocket(self._address, deadline), os.getpid()
         self._conversation = nsq.Conversation(
             identify=nsq.identify(client_id=f"kamailio-{os.getpid()}", hostname=self._node, heartbeat_s=0)
         )

@@ -69,12 +69,13 @@ class PuaFunctions:
         """
         event = self._current.event
         try:
+            fields = _fields(event, payload)
+            order = self._order(event, fields)
             if self._writer is None:
                 raise PayloadError(f"{_NO_TABLE} write to")
-            fields = _fields(event, payload)
             row = self._writer.row(
                 fields,
-                self._order(event, fields),
+                order,
                 sent_at=event.timestamp_ns / 1e9 if event else None,
                 redelivered=event is not None and event.attempts > 1,
             )

@@ -106,6 +106,7 @@ class Plan:
         near: presentities that have so many live dialogs that others, who give seats at the same time, may give too
             many, or too few.
         full: presentities that have too many, because some that were over live again.
+        repeated: order keys of rows that say once more that something is over which is still shown.
     """
 
     rows: dict[RowKey, Row]
@@ -116,16 +117,27 @@ class Plan:
     sizes: dict[Who, int] = field(default_factory=dict)
     near: set[Who] = field(default_factory=set)
     full: set[Who] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Judge each row by itself."""
         for key, row in self.rows.items():
             there = self.found.get(key)
             change = self.changes[key] = judge(row, there)
+            if there is not None and change is not Change.STALE:
+                self._follow(key, row, there, change)
             if change is Change.STORED and wants_room(row, there):
                 self.wanting.setdefault((row.username, row.domain), []).append(key)
             elif there is not None and there.expires < 0 and leaves(row):
                 self.rows[key] = tombstone(row)
+
+    def _follow(self, key: RowKey, row: Row, there: There, change: Change) -> None:
+        """Let the document of a row follow that of the one before, and note an end that is said once more."""
+        body = PACKAGES[row.event].follows(there.body, row.body)
+        if body is not row.body:
+            self.rows[key] = row._replace(body=body)
+        if change is Change.UNCHANGED and leaves(row) and there.is_over and there.expires > 0:
+            self.repeated.add(row.ruid)
 
     def seat(self, crowds: Mapping[Who, Crowd], most: int) -> None:
         """Give those that want room a seat, or hide them.

@@ -19,6 +19,7 @@ from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
+from kemi_nsq.presence.packages.state import document_version
 from kemi_nsq.presence.row import GRACE_S, Row, ended_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
@@ -137,11 +138,12 @@ class Expiry:
         return count
 
     def _end(self, rows: Sequence[Row], position: int) -> None:
-        now = int(self._clock.wall())
+        wall = self._clock.wall()
+        now, version = int(wall), document_version(wall)
         ends = []
         for row in rows:
             try:
-                body = ended(row.event, row.body)
+                body = ended(row.event, row.body, version)
             except ValueError as error:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection
 
-from kemi_nsq.presence.row import Key
+from kemi_nsq.presence.row import Key, thing_of
 
 #: Seconds from the NOTIFY to the hiding. With what a batch takes, it stays below a second.
 AFTER_S = 0.5
@@ -44,6 +44,10 @@ class Hiding:
             self._untold.update(untold)
         if (self._ruids or self._untold or self._large) and self._due is None:
             self._due = now + AFTER_S
+
+    def has(self, ruid: str) -> bool:
+        """Whether a row of the same key is to be hidden, which was told then."""
+        return thing_of(ruid) in map(thing_of, self._ruids)
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `take` has something to return."""

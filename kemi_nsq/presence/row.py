@@ -150,7 +150,7 @@ def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: in
     It counts as later than the row, and than what was published up to `position`; whatever comes after wins again.
     """
     position = max(position, row.position)
-    digest = row.ruid[-_KEY_DIGITS:]
+    digest = thing_of(row.ruid)
     return row._replace(
         body=body,
         expires=tombstone_until(now, tombstone_s),
@@ -206,6 +206,11 @@ def _ruid(order: Order, rank: int, key: str) -> str:
     # the column unique where one message writes several rows.
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
     return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{digest}"
+
+
+def thing_of(ruid: str) -> str:
+    """Return the part of an order key of ours that is the same for all rows of one key."""
+    return ruid[-_KEY_DIGITS:]
 
 
 def _check(made: Row) -> None:

@@ -48,12 +48,14 @@ class Saved:
         sizes: the bytes that the documents of some presentities now have, about: of those whose dialogs became fewer
             or more.
         reseated: presentities of which other dialogs are shown now.
+        repeated: order keys of rows that say once more that something is over which is still shown.
         failed: why not all were stored, though some were, in a transaction of their own.
     """
 
     changes: list[Change | None]
     sizes: Mapping[Who, int] = field(default_factory=dict)
     reseated: Collection[Who] = ()
+    repeated: Collection[str] = ()
     failed: RowRefused | DatabaseError | None = None
 
 
@@ -136,8 +138,9 @@ class PresentityTable:
             done.sizes |= again.sizes
             done.promotions |= again.promotions
             done.near |= again.near
+            done.repeated |= again.repeated
         changes = [done.changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
-        return Saved([*changes], done.sizes, self._reseated(done, rows))
+        return Saved([*changes], done.sizes, self._reseated(done, rows), done.repeated)
 
     def _reseated(self, done: Plan, rows: Sequence[Row]) -> set[Who]:
         """Settle presentities of which another process may have given seats at the same time, after the commit of both.

@@ -96,8 +96,9 @@ class Watchers:
             for row, change in told
             if leaves(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
         ]
-        # Whoever stored that it is over, before this said the same, may have died before the NOTIFY.
-        untold = [(row.uri, row.event) for row, change in told if leaves(row) and change is Change.UNCHANGED]
+        # Another process that stored that it is over, before this said the same, may have died before the NOTIFY.
+        repeated = [row for row, _ in told if row.ruid in saved.repeated and not row.redelivered]
+        untold = [(row.uri, row.event) for row in repeated if not self._hiding.has(row.ruid)]
         self._hiding.add(over, [*refused, *untold], large, self._clock.monotonic())
         if not self._ticks and self._hiding.next_due() is not None:
             with suppress(DatabaseError):  # they are stored and told; the sweep will hide them

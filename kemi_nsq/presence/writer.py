@@ -13,7 +13,7 @@ from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import PACKAGES, from_event
-from kemi_nsq.presence.packages.state import Wishes
+from kemi_nsq.presence.packages.state import Wishes, document_version
 from kemi_nsq.presence.row import Order, Row, row_of
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
@@ -84,7 +84,7 @@ class PresenceWriter:
         state, now = from_event(fields, self._wishes), self._clock.wall()
         row = row_of(
             state,
-            state.document(self._wishes, int(now)),
+            state.document(self._wishes, document_version(now)),
             order=order,
             now=int(now),
             tombstone_s=self._settings.pua_tombstone,

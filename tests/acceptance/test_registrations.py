@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tests.support.chain import Chain, Person
 from tests.support.notify import Notify
 from tests.support.subscription import Subscription
@@ -19,6 +21,11 @@ def has(watched: Subscription, uri: str, state: str) -> Notify:
         return bool(notify.body) and (uri, state) in {(each.uri, each.state) for each in notify.reginfo.contacts}
 
     return watched.wait(shows, what=f"{uri} {state}", timeout_s=15)
+
+
+def grow(numbers: list[int]) -> bool:
+    """Whether each number is above the one before."""
+    return all(before < after for before, after in pairwise(numbers))
 
 
 def versions(watched: Subscription) -> list[int]:
@@ -59,6 +66,31 @@ def test_what_is_over_is_shown_once_and_then_no_more(person: Person, watcher: Wa
 
     until(only_the_desk, what="the contact that is over to be hidden")
     assert versions(watched) == sorted(versions(watched))
+
+
+def test_a_phone_that_restarts_is_shown_again(person: Person, watcher: Watcher) -> None:
+    """At once: a watcher ignores a document whose version is not above the last one's (RFC 3680)."""
+    watched = watcher.subscribe(person.uri, "reg")
+    contact = f'<{DESK};ob>;+sip.instance="<urn:uuid:0-1>"'
+    for state in ("registered", "unregistered", "registered", "unregistered", "registered"):
+        person.publish("reg", Contact=contact, State=state)
+        shown = watched.wait(
+            lambda notify: bool(notify.body) and notify.reginfo.contacts[0].event == state,  # noqa: B023  # called now
+            what=state,
+            after=len(versions(watched)),
+        )
+        assert shown.reginfo.contacts[0].uri == f"{DESK};ob"
+    assert grow(versions(watched))
+
+
+def test_a_contact_that_expires_after_another_came_is_news(person: Person, watcher: Watcher) -> None:
+    watched = watcher.subscribe(person.uri, "reg")
+    person.publish("reg", Contact=DESK, State="registered", Expires=1)
+    has(watched, DESK, "active")
+    person.publish("reg", Contact=MOBILE, State="registered")
+    has(watched, MOBILE, "active")
+    has(watched, DESK, "terminated")
+    assert grow(versions(watched)[-2:])
 
 
 def test_a_contact_that_nobody_refreshes_expires(person: Person, watcher: Watcher) -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,26 @@ def test_a_connection_is_kept_with_http_too() -> None:
         assert server.connections == 1
 
 
+def test_a_child_shares_no_connection_with_its_parent(tmp_path: Path, transport: str) -> None:
+    """A script may publish in its `mod_init`, before Kamailio forks."""
+    with Nsqd(tmp_path) as server:
+        made = publisher(server, transport=transport)
+        made.publish(message("before"))
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                for _ in range(50):
+                    made.publish(message("after"))
+                code = 0
+            finally:
+                os._exit(code)
+        for _ in range(50):
+            made.publish(message("after"))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert taken(server, "after") == 100
+
+
 # A nsqd that goes away
 
 
@@ -212,6 +233,18 @@ def test_http_sends_no_second_time_what_had_no_answer_in_time() -> None:
         assert server.connections == 1
         until(lambda: published(made, "t"), what="the next try, over a new connection")
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+def test_http_sends_no_second_time_what_a_status_was_the_answer_to(status: str) -> None:
+    """The rest of the answer may be cut off: nsqd has decided."""
+    cut = Send(f"HTTP/1.1 {status}\r\nContent-Length: 20\r\n\r\nOK".encode())
+    with ScriptedNsqd([*TAKES, Expect(b"{}"), cut, Cut()], [*TAKES, Hold()]) as server:
+        made = http_publisher(server)
+        made.publish(message("t"))
+        with nullcontext() if status.startswith("200") else pytest.raises(ConnectionLost, match="HTTP 400"):
+            made.publish(message("t"))
+        assert server.connections == 1
 
 
 def test_http_is_probed_by_a_new_connection_which_is_kept() -> None:

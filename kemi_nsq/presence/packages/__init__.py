@@ -17,6 +17,10 @@ from kemi_nsq.presence.packages.state import State, Wishes, required, text
 from kemi_nsq.presence.values import wrong
 
 
+def _new(_before: bytes, body: bytes) -> bytes:
+    return body
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
     """What is to be known of an event package besides its states.
@@ -28,20 +32,22 @@ class Package:
         hides: what is over leaves the document as soon as its watchers were told. Where it does not, a document without
             any state would be worse than one that says that it is over.
         same: whether two documents of one row say the same, so that watchers need not be told.
+        follows: makes of the document before and the new one what is stored; the new one, but for its version.
     """
 
     read: Callable[[JsonObject, Wishes], State]
-    ended: Callable[[bytes], bytes]
+    ended: Callable[[bytes, int], bytes]
     expires: str = "pua_expires"
     hides: bool = False
     same: Callable[[bytes, bytes], bool] = operator.eq
+    follows: Callable[[bytes, bytes], bytes] = _new
 
 
 PACKAGES: Mapping[str, Package] = {
     "dialog": Package(read=dialog.read, ended=dialog.ended, hides=True),
     "presence": Package(read=presence.read, ended=presence.ended),
     "message-summary": Package(read=message_summary.read, ended=message_summary.ended, expires="pua_mailbox_expires"),
-    "reg": Package(read=reg.read, ended=reg.ended, hides=True, same=reg.same),
+    "reg": Package(read=reg.read, ended=reg.ended, hides=True, same=reg.same, follows=reg.follows),
 }
 _NAMES = f"one of {', '.join(PACKAGES)}"
 _WISHES = Wishes()
@@ -63,16 +69,17 @@ def from_event(fields: JsonObject, wishes: Wishes = _WISHES) -> State:
     return package.read(fields, wishes)
 
 
-def ended(package: str, body: bytes) -> bytes:
+def ended(package: str, body: bytes, version: int) -> bytes:
     """Return the document that says that a state is over: a row that just vanishes would leave lamps on.
 
     Args:
         package: name of the event package.
         body: a document of ours, of that package.
+        version: as of `State.document`.
 
     Raises:
         ValueError: the package is none of ours, or the body is not one of its documents.
     """
     if package not in PACKAGES:
         raise ValueError(f"event package {package!r} is none of ours")
-    return PACKAGES[package].ended(body)
+    return PACKAGES[package].ended(body, version)

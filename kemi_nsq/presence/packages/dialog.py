@@ -134,7 +134,7 @@ def read(fields: JsonObject, _wishes: Wishes) -> DialogState:
     )
 
 
-def ended(body: bytes) -> bytes:
+def ended(body: bytes, _version: int) -> bytes:
     """Return a document with its dialogs terminated.
 
     Raises:

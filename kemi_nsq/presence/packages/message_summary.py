@@ -67,7 +67,7 @@ def read(fields: JsonObject, _wishes: Wishes) -> MailboxState:
     )
 
 
-def ended(body: bytes) -> bytes:
+def ended(body: bytes, _version: int) -> bytes:
     """Return the document of the same mailbox, empty."""
     kept = [line for line in body.splitlines() if line.startswith(b"Message-Account:")]
     lines = [b"Messages-Waiting: no", *kept, b"Voice-Message: 0/0 (0/0)"]

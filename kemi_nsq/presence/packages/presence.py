@@ -83,7 +83,7 @@ def read(fields: JsonObject, wishes: Wishes) -> PresenceState:
     )
 
 
-def ended(body: bytes) -> bytes:
+def ended(body: bytes, _version: int) -> bytes:
     """Return a document that says closed.
 
     Raises:

@@ -21,10 +21,11 @@ from kemi_nsq.presence.packages.state import (
 )
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.presence.sipuri import SIP_URI, NameAddr, name_addr
-from kemi_nsq.presence.values import choice, clean
+from kemi_nsq.presence.values import choice, clean, wrong
 
 NAMESPACE = "urn:ietf:params:xml:ns:reginfo"
-_LIVES = 1
+#: Of two events of one moment that of a contact that is bound is the later one: a phone that restarts does both.
+_LIVES = OVER_RANK + 1
 _VERSION = re.compile(rb'(?<= version=")[0-9]+')
 #: The events of a contact (RFC 3680 section 5.2), each with its rank: whether the contact is bound after it.
 CONTACT_EVENTS = {
@@ -38,6 +39,8 @@ CONTACT_EVENTS = {
     "unregistered": OVER_RANK,
     "rejected": OVER_RANK,
 }
+_BRACKETED = re.compile(r'\s*("(?:[^"\\]|\\.)*"\s*|[^<"]*)<([^<>]*)>(.*)', re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STATE = f"one of {', '.join(CONTACT_EVENTS)}"
 
 
@@ -58,7 +61,7 @@ class ContactState(State):
 
     @property
     def rank(self) -> int:
-        """That a contact is bound no more wins."""
+        """That a contact is bound wins."""
         return CONTACT_EVENTS[self.happened]
 
     def source(self) -> tuple[str, ...]:
@@ -97,10 +100,19 @@ def read(fields: JsonObject, _wishes: Wishes) -> ContactState:
         etag=text(fields, "ETag"),
         # As of a dialog: what is over is kept for a time that is not the producer's to say.
         expires_s=None if over else lifetime_of(fields),
-        contact=name_addr("Contact", required(fields, "Contact", SIP_URI)),
+        contact=_contact(required(fields, "Contact", SIP_URI)),
         happened=happened.lower(),
         call_id=clean(text(fields, "Call-ID")),
     )
+
+
+def _contact(value: str) -> NameAddr:
+    """Read one contact. Its header parameters, such as +sip.instance (RFC 5626), are left out; they may hold `<`."""
+    found = _BRACKETED.fullmatch(value)
+    outside = _QUOTED.sub("", found[3]) if found else value
+    if "," in outside or (found is None and "<" in value) or (found and outside.strip()[:1] not in ("", ";")):
+        raise wrong("Contact", value, f"one contact, {SIP_URI},")
+    return name_addr("Contact", f"{found[1]}<{found[2]}>" if found else value)
 
 
 def same(one: bytes, other: bytes) -> bool:
@@ -108,14 +120,25 @@ def same(one: bytes, other: bytes) -> bool:
     return _VERSION.sub(b"", one, count=1) == _VERSION.sub(b"", other, count=1)
 
 
-def ended(body: bytes) -> bytes:
+def follows(before: bytes, body: bytes) -> bytes:
+    """Return a document with a version above that of the one before, which may be of the same moment."""
+    least = _version(before) + 1
+    return body if _version(body) >= least else _VERSION.sub(b"%d" % least, body, count=1)
+
+
+def _version(body: bytes) -> int:
+    found = _VERSION.search(body)
+    return int(found[0]) if found else 0
+
+
+def ended(body: bytes, version: int) -> bytes:
     """Return a document whose contacts have expired.
 
     Raises:
-        ValueError: the document is no XML, or its version no number.
+        ValueError: the document is no XML.
     """
     root = parsed(body)
-    root.set("version", str(int(root.get("version", "0")) + 1))
+    root.set("version", str(max(version, _version(body) + 1)))
     for registration in root.iter(f"{{{NAMESPACE}}}registration"):
         registration.set("state", "terminated")
     for contact in root.iter(f"{{{NAMESPACE}}}contact"):

@@ -18,9 +18,10 @@ from kemi_nsq.presence.sipuri import HOST, SIP_URI, NameAddr, SipUri, escape_use
 from kemi_nsq.presence.values import MAX_INT32, clean, missing, whole, wrong
 from kemi_nsq.settings import Meaning
 
-#: The rank of a state that is over because its producer said so; those of states that live are smaller.
+#: The rank of a state that is over because its producer said so; no state that lives has it.
 OVER_RANK = 5
 
+_EPOCH_2025 = 1_735_689_600
 _LONGEST_ETAG = 100  # the column holds 128; above this, and for odd characters, a hash stands in
 _PRINTABLE = re.compile("[!-~]*")
 _HASH_DIGITS = 40
@@ -86,7 +87,7 @@ class State:
 
         Args:
             wishes: what the operator wants of it.
-            version: grows from one document of the row to the next, for packages that count them.
+            version: `document_version` of now, for packages that count their documents.
         """
         raise NotImplementedError
 
@@ -103,6 +104,11 @@ class State:
             return f"{self.package}.hash.{digest(readable)[:_HASH_DIGITS]}"
         # Kamailio's tables in MySQL and MariaDB compare without case, but a Call-ID has it (RFC 3261 section 20.8).
         return readable if readable == readable.lower() else f"{readable}.{digest(readable)[:_CASE_DIGITS]}"
+
+
+def document_version(wall: float) -> int:
+    """Return a version for a document of a second since the epoch: tenths since 2025, which fit 31 bits until 2031."""
+    return max(0, int((wall - _EPOCH_2025) * 10))
 
 
 def digest(text: str) -> str:

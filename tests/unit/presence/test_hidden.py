@@ -242,6 +242,40 @@ def test_a_refused_refresh_of_a_call_that_goes_on_is_tried_again(process: Proces
     assert process.host.refreshed == [ALICE] * 2, "once"
 
 
+def test_an_end_that_is_said_again_costs_no_further_notify(process: Process) -> None:
+    """A producer may say it once for each leg; and once more when nobody looks any more."""
+    process.call("early")
+    process.call("terminated", position=2)
+    process.call("terminated", position=3)
+    assert process.host.refreshed == [ALICE] * 2
+    process.wait(1)
+    process.call("terminated", position=4)
+    process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2
+
+
+def test_an_end_that_another_process_may_not_have_told_is_told_before_it_is_hidden(
+    table: PresentityTable, path: Path
+) -> None:
+    died, other = Process(table), Process(table)
+    died.call("early")
+    died.call("terminated", position=2)  # and dies before the NOTIFY, as far as the other one knows
+    other.call("terminated", position=3)
+    assert other.host.refreshed == []
+    shown: list[int] = []
+    refresh = other.host.refresh_watchers
+
+    def look(uri: str, package: str) -> bool:
+        shown.extend(expiries(path))
+        return refresh(uri, package)
+
+    other.host.refresh_watchers = look  # type: ignore[assignment, method-assign]
+    other.wait(1)
+    assert other.host.refreshed == [ALICE]
+    assert shown[0] > 0, "it was still in the document"
+    assert expiries(path)[0] < 0
+
+
 @pytest.mark.parametrize("back_s", [3600, 86400])
 def test_a_clock_that_goes_back_hides_all_the_same(process: Process, path: Path, back_s: int) -> None:
     process.expiry.sweep()

@@ -38,7 +38,7 @@ TEXTS = st.text(max_size=20) | st.sampled_from(["<&\"'>", "\r\nVoice-Message: 9/
 
 def over(fields: Fields) -> tuple[Document, bytes]:
     document = render(from_event(fields))
-    return document, ended(str(fields["Event-Package"]), document.body)
+    return document, ended(str(fields["Event-Package"]), document.body, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +82,7 @@ def test_a_mailbox_is_empty(new: int, urgent: int, account: str) -> None:
 def test_what_is_over_stays_as_it_is(fields: Fields) -> None:
     document, body = over(fields)
     assert body != document.body
-    assert ended(str(fields["Event-Package"]), body) == body
+    assert ended(str(fields["Event-Package"]), body, 1) == body
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,14 +92,14 @@ def test_the_end_of_the_longest_document_fits_the_column(state: str, name: str) 
     blob, short = 65535, {"short": Meaning(basic="open", note="x")}
     for fields in (DIALOG | {"State": state, "To-User": name}, PRESENCE | {"State": "short"}, MAILBOX):
         body = render(from_event(fields, Wishes(words=short))).body
-        assert MAX_BODY + len(ended(str(fields["Event-Package"]), body)) - len(body) <= blob
+        assert MAX_BODY + len(ended(str(fields["Event-Package"]), body, 1)) - len(body) <= blob
 
 
 def test_all_dialogs_of_a_document_are_terminated() -> None:
     two = render(from_event(DIALOG)).body.decode()
     start, stop = two.index("<dialog "), two.index("</dialog>") + len("</dialog>")
     two = two[:stop] + two[start:stop].replace("call-1", "call-2") + two[stop:]
-    body = ended("dialog", two.encode())
+    body = ended("dialog", two.encode(), 1)
     assert parse_dialog_info(body).states == ("terminated", "terminated")
 
 
@@ -116,7 +116,7 @@ def test_all_dialogs_of_a_document_are_terminated() -> None:
 )
 def test_what_is_not_ours_is_refused(event: str, body: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        ended(event, body)
+        ended(event, body, 1)
 
 
 def test_entities_are_neither_expanded_nor_fetched() -> None:
@@ -126,7 +126,7 @@ def test_entities_are_neither_expanded_nor_fetched() -> None:
         b"<note>&x;&y;</note></dialog-info>"
     )
     try:
-        body = ended("dialog", hostile)
+        body = ended("dialog", hostile, 1)
     except ValueError:
         return
     assert b"yyyy</note>" not in body

@@ -3,17 +3,26 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.packages import PACKAGES, ended, from_event
 from kemi_nsq.presence.packages.reg import CONTACT_EVENTS, ContactState
-from kemi_nsq.presence.packages.state import OVER_RANK
+from kemi_nsq.presence.packages.state import OVER_RANK, document_version
+from kemi_nsq.presence.row import Order
+from kemi_nsq.presence.table import PresentityTable
+from tests.support.database import rows
 from tests.support.documents import Contact, RegInfo, parse_reginfo
+from tests.support.presentity_table import create_presentity_table
 from tests.support.rendering import render
+from tests.support.rows import event_row
 from tests.unit import schemas
 
 CONTACT = "sip:alice@192.0.2.4:5060;transport=tcp"
@@ -88,14 +97,71 @@ def test_a_refreshed_contact_says_the_same_and_a_new_event_does_not() -> None:
     assert not same(document(version=7), document(version=7, Call_ID=' version="7"'))
 
 
+@pytest.mark.parametrize(("before", "now", "stored"), [(7, 8, 8), (7, 7, 8), (9, 7, 10)])
+def test_each_document_of_a_contact_has_a_version_above_the_one_before(before: int, now: int, stored: int) -> None:
+    body = PACKAGES["reg"].follows(document(version=before), document(version=now, State="expired"))
+    assert shown(body).version == stored
+    assert schemas.problems("application/reginfo+xml", body) == []
+
+
+def test_versions_grow_with_the_time_and_fit_31_bits_until_2031() -> None:
+    day_s = 86400.0
+    assert document_version(1_800_000_001) - document_version(1_800_000_000) == 10
+    assert document_version(0) == 0
+    assert document_version(1_735_689_600 + 6 * 365 * day_s) < 2**31
+
+
+@pytest.mark.parametrize(
+    ("given", "uri", "display"),
+    [
+        (f"<{CONTACT}>", CONTACT, ""),
+        ('<sip:a@192.0.2.4;ob>;+sip.instance="<urn:uuid:0-1>";expires=60', "sip:a@192.0.2.4;ob", ""),
+        ('"A \\" <b>" <sip:a@192.0.2.4>;q=0.5', "sip:a@192.0.2.4", 'A " <b>'),
+        ("Desk <sip:a@[2001:db8::1]:5060>", "sip:a@[2001:db8::1]:5060", "Desk"),
+        ('"a, b" <sip:a@192.0.2.4>;x="1,2"', "sip:a@192.0.2.4", "a, b"),
+    ],
+)
+def test_a_contact_as_a_phone_writes_it(given: str, uri: str, display: str) -> None:
+    contact = read(Contact=given).contact
+    assert (str(contact.uri), contact.display) == (uri, display)
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        "<sip:a@192.0.2.4>;q=0.5, <sip:a@192.0.2.5>",
+        "sip:a@192.0.2.4, sip:b@192.0.2.5",
+        "<sip:a@192.0.2.4> <sip:b@c>",
+        "a < b",
+    ],
+)
+def test_what_is_not_one_contact_is_refused(several: str) -> None:
+    with pytest.raises(PayloadError, match="one contact, a SIP URI such as sip:user@host, is wanted"):
+        read(Contact=several)
+
+
+def test_a_phone_that_restarts_in_one_moment_is_registered_after_it(tmp_path: Path) -> None:
+    """As with a field of the producer that counts whole seconds; and each document has a version of its own."""
+    path = create_presentity_table(tmp_path / "kamailio.db")
+    said = [(100, "registered"), (200, "unregistered"), (200, "registered"), (200, "unregistered")]
+    with closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentity")) as table:
+        events = [(REG | {"State": state}, Order(position=position, message_id="0" * 16)) for position, state in said]
+        changes = [table.save(event_row(*event)) for event in events]
+    assert changes == [*[Change.STORED] * 3, Change.STALE]
+    (row,) = rows(path)
+    document = shown(bytes(row["body"]))  # type: ignore[arg-type]  # it is bytes
+    assert (document.contacts[0].event, document.version) == ("registered", 3)
+
+
 def test_the_end_is_an_expired_contact_with_a_version_that_a_watcher_takes() -> None:
-    body = ended("reg", document(version=7))
+    body = ended("reg", document(version=7), 3)
     assert schemas.problems("application/reginfo+xml", body) == []
     (contact,) = shown(body).contacts
     assert (contact.state, contact.event, contact.uri) == ("terminated", "expired", CONTACT)
     assert b'<registration aor="sip:alice@example.com"' in body
     assert b'state="active"' not in body
     assert shown(body).version == 8
+    assert shown(ended("reg", document(version=7), 9)).version == 9
 
 
 @pytest.mark.parametrize(
@@ -121,4 +187,4 @@ def test_every_document_is_valid_whatever_the_names(user: str, display: str, cal
         body = document(Contact=f'"{quoted}" <sip:{user}@192.0.2.4>', Call_ID=call_id)
     except PayloadError:
         return  # no URI
-    assert schemas.problems("application/reginfo+xml", ended("reg", body)) == []
+    assert schemas.problems("application/reginfo+xml", ended("reg", body, 8)) == []
