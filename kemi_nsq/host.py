@@ -65,6 +65,9 @@ class Host(Protocol):
     def set_variable(self, name: str, value: str) -> None:
         """Set `$var(name)` of the running process."""
 
+    def leave_variable(self, name: str, value: str) -> bool:
+        """Set `$var(name)` to what may be long; if there is no room for it, empty it and return False."""
+
     def variable(self, name: str) -> str:
         """Return `$var(name)` of the running process as text, empty if it is not set."""
 

@@ -49,8 +49,9 @@ def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Setting
 def _problem(detail: ErrorDetails) -> str:
     field = str(detail["loc"][0])
     reason = detail["msg"].removeprefix("Value error, ")
-    # A database URL may hold a password.
-    found = "" if repr(detail["input"]) in reason or "://" in str(detail["input"]) else f" {detail['input']!r}"
+    # A database URL may hold a password, wherever and however it is wrong.
+    shown = repr(detail["input"]) in reason or field == "db_url"
+    found = "" if shown else f" {detail['input']!r}"
     return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
 
 

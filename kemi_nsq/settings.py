@@ -67,19 +67,36 @@ def _subscriptions(value: object) -> object:
 def _database_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return None
-    url = urlsplit(value)
-    kind = url.scheme.partition("+")[0]
+    # Nothing of it is repeated in what is said: in a wrong URL a password may stand anywhere.
+    kind = value.partition(":")[0].lower().partition("+")[0]
     if kind not in DATABASE_DIALECTS:
-        raise ValueError(f"scheme {url.scheme!r} is not supported")
-    if kind == "sqlite" and not re.match(r"[a-z+]+:////[^/]", value):
+        raise ValueError(f"its scheme is none of {', '.join(DATABASE_DIALECTS)}")
+    if kind == "sqlite" and not re.match(r"[A-Za-z+0-9]+:////[^/]", value):
         raise ValueError("an SQLite URL names a file by its absolute path")
-    if kind != "sqlite" and not (url.hostname and url.port != 0 and url.path.strip("/")):
-        raise ValueError("the URL names no host, no database, or port 0")
+    if kind != "sqlite":
+        _check_server_url(value)
     return f"{DATABASE_DIALECTS[kind]}:{value.partition(':')[2]}"
+
+
+def _check_server_url(value: str) -> None:
+    authority, *rest = re.split("[/?#]", value.partition("://")[2], maxsplit=1)
+    if authority.count("@") > 1 or "@" in "".join(rest):
+        raise ValueError("in its user or password @ is written as %40, / as %2F, ? as %3F and # as %23")
+    try:
+        url = urlsplit(value)
+        complete = "://" in value and url.hostname and url.port != 0 and url.path.strip("/")
+    except ValueError:  # whose text holds a part of the URL
+        complete = None
+    if not complete:
+        raise ValueError("it names no host, no database, or a port that is none")
 
 
 def _optional_topic(value: object) -> object:
     return topic_name(value) if isinstance(value, str) and value else value
+
+
+#: What a word means has at most three parts.
+_MOST_COLONS = 2
 
 
 def _states(value: object) -> object:
@@ -90,7 +107,13 @@ def _states(value: object) -> object:
     for part in filter(None, (part.strip() for part in value.split(","))):
         word, _, meaning = part.partition("=")
         basic, note, activity = (*(text.strip() for text in meaning.split(":")), "", "")[:3]
-        if not word.strip() or basic not in ("open", "closed") or not note or activity not in ("", *ACTIVITIES):
+        if (
+            meaning.count(":") > _MOST_COLONS
+            or not word.strip()
+            or basic not in ("open", "closed")
+            or not note
+            or activity not in ("", *ACTIVITIES)
+        ):
             raise ValueError(f"{part!r} is no word=basic:note:activity")
         states[word.strip().lower()] = Meaning(basic=basic, note=note, activity=activity)
     return states

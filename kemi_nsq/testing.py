@@ -7,6 +7,7 @@ handler = MyKamailio(host)
 
 from __future__ import annotations
 
+import sys
 from collections import Counter as Multiset
 from collections.abc import Callable, Mapping
 
@@ -27,6 +28,7 @@ class FakeHost:
         lines: the log, as (level, text).
         counters: how often each counter was raised.
         variables: the values of `$var(...)`.
+        longest: how long a value may be: Kamailio's memory for a process (`-M`) is bounded.
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
         locked: names of the locks that are held.
@@ -47,6 +49,7 @@ class FakeHost:
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
         self.variables: dict[str, str] = {}
+        self.longest = sys.maxsize
         self.refreshed: list[tuple[str, str]] = []
         self.refresh_accepted = True
         self.locked: set[str] = set()
@@ -91,6 +94,12 @@ class FakeHost:
         if "\0" in value:
             raise ValueError("embedded null character")
         self.variables[name] = value
+
+    def leave_variable(self, name: str, value: str) -> bool:
+        """Set a variable, unless the value is longer than `longest`."""
+        fits = len(value) <= self.longest
+        self.set_variable(name, value if fits else "")
+        return fits
 
     def variable(self, name: str) -> str:
         """Return a variable, empty if it is not set."""

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol, TypeAlias, TypeVar
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event, normal_name, route_names
 from kemi_nsq.host import Host, Level
 from kemi_nsq.memory import remember
+from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
 
 Handler: TypeAlias = Callable[[Event], "int | None"]
@@ -164,13 +166,15 @@ class Router:
         settings: which fields of an event name its route.
         host: the SIP server.
         sources: what may have the route; of one name, the first that has it.
+        clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, host: Host, sources: Sequence[RouteSource]) -> None:
+    def __init__(self, settings: Settings, host: Host, sources: Sequence[RouteSource], clock: Clock = SYSTEM) -> None:
         self._key, self._subkey = settings.consumer_event_key, settings.consumer_event_subkey
         self._host = host
         self._sources = sources
         self._unrouted: OrderedDict[str, None] = OrderedDict()
+        self._quiet = Quiet(host, clock)
 
     def names(self, event: Event) -> list[str]:
         """List the names under which a route may handle an event, the most specific first."""
@@ -192,4 +196,5 @@ class Router:
             return
         remember(self._unrouted, name, None, most=_REMEMBERED_UNROUTED)
         where = f"{event.topic}:{event.channel}"
-        self._host.log(Level.WARNING, f"no event_route for {name} from {where}; such events are dropped")
+        text = f"no event_route for {name} from {where}; such events are dropped"
+        self._quiet.log(Level.WARNING, Counter.UNROUTED, text)

@@ -264,8 +264,8 @@ class Supervisor:
         """Let a suspended transaction go on; one that has gone meanwhile (CANCEL, timeout) is counted."""
         self._replies.went(resume)
         self._host.page.begin(f"route {resume.suspended.route}, which goes on with a reply")
-        self._host.set_variable(REPLY_VARIABLE, resume.reply)
-        self._host.set_variable(REASON_VARIABLE, resume.reason or "")
+        fits = self._host.leave_variable(REPLY_VARIABLE, resume.reply)
+        self._host.set_variable(REASON_VARIABLE, resume.reason or ("" if fits else "bad reply"))
         if not self._host.continue_transaction(resume.suspended):
             self._host.count(Counter.RESUME_FAILED)
 

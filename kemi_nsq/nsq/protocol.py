@@ -198,6 +198,10 @@ class Conversation:
         if len(self._received) < start:
             return None
         (size,) = _LONG.unpack_from(self._received, self._read_to)
+        if self._received.startswith(b"HTTP", self._read_to):
+            raise ProtocolError(
+                "an HTTP server answers there: nsqd's TCP port is wanted (4150), not that for HTTP (4151)"
+            )
         if not _HEADER <= size <= self._max_frame:
             raise ProtocolError(f"nsqd announced a frame of {size} bytes; 4 to {self._max_frame} are allowed")
         if len(self._received) < start + size:

@@ -105,6 +105,15 @@ class KamailioHost:
         """Set `$var(name)`."""
         KSR.pv.sets(f"$var({name})", value)
 
+    def leave_variable(self, name: str, value: str) -> bool:
+        """Set `$var(name)`, and look whether it is there: KEMI does not say that the memory had no room for it."""
+        self.set_variable(name, "")  # or an older value might stay
+        self.set_variable(name, value)
+        if self.variable(name) == value:
+            return True
+        self.set_variable(name, "")
+        return False
+
     def variable(self, name: str) -> str:
         """Return `$var(name)`; a number as its digits, but 0 as '', because that is what an unset one holds."""
         return str(KSR.pv.get(f"$var({name})") or "")

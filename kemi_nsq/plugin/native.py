@@ -6,12 +6,10 @@ Each docstring says what the text is; what the function does, and what it return
 
 from __future__ import annotations
 
-import re
-
 from kemi_nsq.jsontext import lookup
 from kemi_nsq.names import encode_key
 from kemi_nsq.plugin.face import Face, entry
-from kemi_nsq.plugin.functions import OK
+from kemi_nsq.plugin.functions import FAILED, OK
 
 #: Where `nsq_json` and `nsq_encode` leave their result.
 RESULT_VARIABLE = "nqJ"
@@ -52,7 +50,7 @@ class NativeNsq(Face):
     def nsq_publish_deferred(self, _msg: object, text: str = "") -> int:
         """Text: the topic, a blank, milliseconds, a blank, the payload."""
         topic, delay_ms, payload = _split(text, 3)
-        return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, _whole(delay_ms)).code
+        return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, delay_ms).code
 
     @entry
     def nsq_query(self, _msg: object, text: str = "") -> int:
@@ -77,8 +75,8 @@ class NativeNsq(Face):
     def nsq_json(self, _msg: object, text: str = "") -> int:
         """Text: the path, a blank, the JSON. The value is left in `$var(nqJ)`, empty where there is none."""
         done = self._call("nsq_json", lookup, *_split(text, 2))
-        self._parts.host.set_variable(RESULT_VARIABLE, (done.value or "").replace("\0", ""))  # which no variable holds
-        return done.code
+        value = (done.value or "").replace("\0", "")  # which no variable holds
+        return done.code if self._parts.host.leave_variable(RESULT_VARIABLE, value) else FAILED
 
     @entry
     def nsq_encode(self, _msg: object, text: str = "") -> int:
@@ -91,7 +89,3 @@ def _split(text: str, count: int) -> list[str]:
     """Cut the text of `python_exec` at its first blanks into `count` parts; missing ones are empty."""
     parts = text.split(" ", count - 1)
     return parts + [""] * (count - len(parts))
-
-
-def _whole(text: str) -> int:
-    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1

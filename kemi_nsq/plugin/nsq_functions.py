@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 
 import orjson
 
@@ -60,9 +62,9 @@ class NsqFunctions:
         self._host = host
         self._publisher = publisher
         self._outbox = outbox
-        self._asker = Asker(settings, publisher, clock)
+        self._asker = Asker(settings, publisher, partial(host.count, Counter.REPLY_DROPPED), clock)
 
-    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int = 0) -> Published:
+    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int | str = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
 
         Raises:
@@ -70,10 +72,7 @@ class NsqFunctions:
             ConnectionLost, NsqdRefused: no nsqd took it, and there is no outbox.
             OutboxError: no nsqd took it, and the outbox did not either.
         """
-        if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
-            raise PayloadError(f"a delay of {delay_ms} ms; 0 to {_LONGEST_DELAY_MS} are allowed")
-        body = self._body(payload)
-        message = Outgoing(topic=topic_name(topic), body=body, delay_ms=delay_ms)
+        message = Outgoing(topic=topic_name(topic), body=self._body(payload), delay_ms=_delay(delay_ms))
         try:
             self._publisher.publish(message)
         except ConnectionLost:
@@ -102,8 +101,10 @@ class NsqFunctions:
         except NsqError as error:
             self._leave("", failure_reason(error))
             raise
+        if not self._leave(reply, ""):
+            self._leave("", "bad reply")
+            raise QueryFailed("bad reply")
         self._host.count(Counter.QUERIED)
-        self._leave(reply, "")
         return reply
 
     def query_async(self, topic: str, payload: str | JsonObject, route: str, exists: Callable[[str], bool]) -> None:
@@ -164,6 +165,15 @@ class NsqFunctions:
             raise PayloadError(f"{found}; a number of seconds is wanted") from error
         return min(max(wanted_s, _SHORTEST_QUERY_S), _LONGEST_QUERY_S)
 
-    def _leave(self, reply: str, reason: str) -> None:
-        self._host.set_variable(REPLY_VARIABLE, reply)
+    def _leave(self, reply: str, reason: str) -> bool:
+        """Set the variables in which a route looks; return whether there was room for the reply."""
         self._host.set_variable(REASON_VARIABLE, reason)
+        return self._host.leave_variable(REPLY_VARIABLE, reply)
+
+
+def _delay(given: int | str) -> int:
+    """Read milliseconds."""
+    text = str(given)
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) > _LONGEST_DELAY_MS:
+        raise PayloadError(f"the delay is {text[:40]!r}; milliseconds from 0 to {_LONGEST_DELAY_MS} are wanted")
+    return int(text)

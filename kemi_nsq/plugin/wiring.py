@@ -82,7 +82,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock)
     presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
-    router = Router(settings, host, _route_sources(host, handlers, native=native))
+    router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
     return Parts(
         host=host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -41,16 +42,24 @@ class Query:
     slot: int
 
 
+def _nothing() -> None:
+    """Count no late letter."""
+
+
 class Asker:
     """Sends queries and waits for their replies. Opens nothing before the first query.
 
     Args:
         settings: NSQ_NODE, NSQ_CONSUMERS and the rest.
         publisher: publishes the requests.
+        late: is called for each letter of a query that was given up before.
         clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, publisher: Publisher, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, settings: Settings, publisher: Publisher, late: Callable[[], None] = _nothing, clock: Clock = SYSTEM
+    ) -> None:
+        self._late = late
         self._clock = clock
         self._settings = settings
         self._publisher = publisher
@@ -125,6 +134,7 @@ class Asker:
             head, _, body = letter.partition(b"\n")
             said = orjson.loads(head)
             if said["msg_id"] != msg_id:
+                self._late()
                 continue
             if said["reason"] is not None:
                 raise QueryFailed(said["reason"])

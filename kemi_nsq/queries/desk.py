@@ -8,9 +8,10 @@ and dropped, and never reach an event route.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
@@ -105,13 +106,11 @@ class ReplyDesk:
         if not said:
             return
         if reason := said.get("failed"):
-            self._give_up(said["msg_id"], reason)
+            self._give_up(_text(said["msg_id"]), reason if reason in get_args(Reason) else "bad payload")
         else:
-            self._register(said)
+            self._register(_waiting(said))
 
-    def _register(self, said: dict[str, Any]) -> None:
-        suspended, deadline = said.pop("suspended"), float(said.pop("deadline"))
-        waiting = Waiting(**said, deadline=deadline, suspended=Suspended(**suspended) if suspended else None)
+    def _register(self, waiting: Waiting) -> None:
         reason = self._pending.add(waiting)
         if reason is not None:
             self._answer(waiting, b"", reason)
@@ -135,6 +134,28 @@ class ReplyDesk:
             self._postbox.send(waiting.mailbox, head + b"\n" + body)
         except ConnectionLost:  # that process has ended, or does not read: its deadline will tell it
             self._emit(Report(counter=Counter.REPLY_DROPPED))
+
+
+def _waiting(said: dict[str, Any]) -> Waiting:
+    """Read a query that waits. What is remembered of it must not fail later, in the middle of others.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is none.
+    """
+    suspended, deadline = said["suspended"], float(said["deadline"])
+    if not math.isfinite(deadline):
+        raise ValueError(f"the deadline is {deadline}")
+    if suspended is not None:
+        index, label = int(suspended["index"]), int(suspended["label"])
+        suspended = Suspended(index=index, label=label, route=_text(suspended["route"]))
+    mailbox = _text(said["mailbox"])
+    return Waiting(msg_id=_text(said["msg_id"]), deadline=deadline, mailbox=mailbox, suspended=suspended)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _first_free_slot() -> tuple[int, Postbox]:

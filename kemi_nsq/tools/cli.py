@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def settings() -> None:
     values = load({}, host_name=host_name())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
     for name, field, info in rows():
-        shown.add_row(name, reference.value_text(getattr(values, field)), info.description or "")
+        shown.add_row(name, _without_password(reference.value_text(getattr(values, field))), info.description or "")
     Console().print(shown)
 
 
@@ -153,6 +154,11 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _without_password(value: str) -> str:
+    """Hide the password of a database URL."""
+    return re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", value)
 
 
 def _tcp_settings(nsqd: str) -> Settings:

@@ -171,3 +171,19 @@ def test_a_route_that_is_not_there_is_refused_before_anything_is_suspended(
     assert all("nsq_query_async: there is no route or method 'NOSUCH' in which" in line for line in lines)
     assert chain.counter("resume_failed") == 0
     assert caller.call("nsq_query_async", "where ANSWERED {}", method=method, timeout="0.01").wait().status == 202
+
+
+@pytest.mark.parametrize("kind", ["native", "kemi"])
+@pytest.mark.parametrize("function", ["nsq_query where", "nsq_query_async where ANSWERED"])
+def test_a_reply_for_which_kamailio_has_no_memory(kind: str, function: str, tmp_path: Path) -> None:
+    name, _, rest = function.partition(" ")
+    roomy = {"max_msg_size": 16_000_000, "max_body_size": 16_000_000}
+    sizes = iter([9_000_000, 10])
+    with (
+        calls_chain(kind, tmp_path, nsqd_options=roomy, TEST_CHILDREN=1, NSQ_MAX_REPLY_SIZE=16_000_000) as chain,
+        Responding(chain.nsqd, "where", lambda _request: {"text": "x" * next(sizes)}),
+        Caller(chain.kamailio.sip_target) as caller,
+    ):
+        code, reason = result(caller.call(name, f"{rest} {{}}", timeout="10").wait())
+        assert (code, reason) == (-1 if name == "nsq_query" else 1, "bad reply")
+        assert result(caller.call(name, f"{rest} {{}}").wait()) == (1, "")

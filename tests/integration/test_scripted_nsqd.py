@@ -44,7 +44,7 @@ EVIL: dict[str, tuple[list[Step], str]] = {
     ),
     "closes in a message": ([*HANDSHAKE, Send(MESSAGE[:-3]), Cut()], "closed the connection"),
     "breaks off": ([*HANDSHAKE, Send(MESSAGE[:9]), Reset()], "Connection reset by peer"),
-    "speaks HTTP": ([Send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Hold()], "announced a frame of 1213486160 bytes"),
+    "speaks HTTP": ([Send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Hold()], "an HTTP server answers there"),
     "announces 2 GB": ([*HANDSHAKE, Send(struct.pack(">i", 2**31 - 1)), Hold()], "a frame of 2147483647 bytes"),
     "announces less than nothing": ([*HANDSHAKE, Send(struct.pack(">i", -5)), Hold()], "a frame of -5 bytes"),
     "sends an unknown frame": ([*HANDSHAKE, Send(frames.frame(7, b"x")), Hold()], "a frame of type 7"),

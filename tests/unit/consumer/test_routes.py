@@ -21,6 +21,7 @@ from kemi_nsq.consumer.routes import (
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
+from kemi_nsq.quiet import BURST
 from kemi_nsq.testing import FakeHost
 from tests.support.deliveries import event
 from tests.support.settings import settings
@@ -246,6 +247,15 @@ def test_the_first_name_that_has_a_route_wins_whatever_its_kind() -> None:
     assert routes.run(["nsq:a", "nsq:b", "nsq:c"], event()) is Outcome.DONE
     assert ran == ["native b"]
     assert host.asked == ["nsq:a", "nsq:b"]
+
+
+def test_many_names_without_a_route_do_not_fill_the_log() -> None:
+    host = FakeHost()
+    routes = router(host)
+    for number in range(5000):
+        assert routes.run([f"nsq:consumer-event-{number}"], event()) is Outcome.MISSING
+    assert host.counters[Counter.UNROUTED] == 5000
+    assert 0 < len(host.lines) <= BURST
 
 
 def test_of_one_name_the_python_handler_goes_first() -> None:

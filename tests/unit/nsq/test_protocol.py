@@ -266,7 +266,7 @@ BODY_OF_20 = frame(MESSAGE, b"x" * 20)
         (struct.pack(">i", 3), "a frame of 3 bytes"),
         (struct.pack(">i", MAX_FRAME + 1), "a frame of 16777217 bytes"),
         (struct.pack(">i", 2**31 - 1), "a frame of 2147483647 bytes"),
-        (b"HTTP/1.1 400 Bad Request\r\n", "a frame of 1213486160 bytes"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "an HTTP server answers there"),
         (frame(3, b""), "type 3, which is unknown"),
         (frame(-1, b"x"), "type -1, which is unknown"),
         (frame(2**31 - 1, b"x"), "type 2147483647, which is unknown"),

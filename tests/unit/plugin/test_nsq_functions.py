@@ -196,6 +196,23 @@ def test_the_outbox_keeps_nothing_that_nsqd_refuses(
 
 # nsq_query
 
+
+def test_a_reply_for_which_there_is_no_room_is_no_reply(native: NativeNsq, parts: Parts, host: FakeHost) -> None:
+    """`$var(nqR)` would be empty, and the route go on as if there were one."""
+    fill(native, parts)
+    host.variables["nqR"] = "of an earlier query"
+    host.longest = 3
+    assert native.nsq_query(MESSAGE, "t {}") == -1
+    assert (host.variables["nqR"], host.variables["nqErr"]) == ("", "bad reply")
+    assert host.counters == {Counter.QUERY_FAILED: 1}
+
+
+def test_a_value_for_which_there_is_no_room_is_none(native: NativeNsq, host: FakeHost) -> None:
+    host.longest = 3
+    assert native.nsq_json(MESSAGE, 'a {"a": "long enough"}') == -1
+    assert native.nsq_json(MESSAGE, 'a {"a": "abc"}') == 1
+
+
 REASONS = [
     (QueryFailed("timeout"), "timeout"),
     (QueryFailed("no consumer"), "no consumer"),
