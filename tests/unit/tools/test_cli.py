@@ -125,6 +125,14 @@ def test_wrong_usage_is_exit_code_2_without_a_traceback(run: Run, words: tuple[s
 # What needs nothing
 
 
+@pytest.mark.parametrize("userinfo", ["kamailio:hunter2", "kamailio:hun%40ter2:hunter2", ":hunter2"])
+def test_settings_hides_the_password_of_the_database(run: Run, userinfo: str) -> None:
+    code, out, _ = run("settings", NSQ_DB_URL=f"postgres://{userinfo}@db.example/kamailio", COLUMNS="200")
+    assert code == 0
+    assert f"//{userinfo.partition(':')[0]}:***@db.example/kamailio" in out
+    assert "ter2" not in out
+
+
 def test_settings_shows_each_with_its_value(run: Run) -> None:
     code, out, err = run("settings", NSQ_MAX_IN_FLIGHT="77", COLUMNS="200")
     assert (code, err) == (0, "")
