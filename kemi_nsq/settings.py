@@ -95,10 +95,6 @@ def _optional_topic(value: object) -> object:
     return topic_name(value) if isinstance(value, str) and value else value
 
 
-#: What a word means has at most three parts.
-_MOST_COLONS = 2
-
-
 def _states(value: object) -> object:
     """Read `word=basic:note:activity`, several separated by commas; the activity may be left out."""
     if not isinstance(value, str):
@@ -106,14 +102,9 @@ def _states(value: object) -> object:
     states = {}
     for part in filter(None, (part.strip() for part in value.split(","))):
         word, _, meaning = part.partition("=")
-        basic, note, activity = (*(text.strip() for text in meaning.split(":")), "", "")[:3]
-        if (
-            meaning.count(":") > _MOST_COLONS
-            or not word.strip()
-            or basic not in ("open", "closed")
-            or not note
-            or activity not in ("", *ACTIVITIES)
-        ):
+        # A fourth part stays with the third, and makes that no activity.
+        basic, note, activity = (*(text.strip() for text in meaning.split(":", 2)), "", "")[:3]
+        if not word.strip() or basic not in ("open", "closed") or not note or activity not in ("", *ACTIVITIES):
             raise ValueError(f"{part!r} is no word=basic:note:activity")
         states[word.strip().lower()] = Meaning(basic=basic, note=note, activity=activity)
     return states

@@ -107,11 +107,10 @@ class KamailioHost:
 
     def leave_variable(self, name: str, value: str) -> bool:
         """Set `$var(name)`, and look whether it is there: KEMI does not say that the memory had no room for it."""
-        self.set_variable(name, "")  # or an older value might stay
         self.set_variable(name, value)
         if self.variable(name) == value:
             return True
-        self.set_variable(name, "")
+        self.set_variable(name, "")  # or an older value might stay
         return False
 
     def variable(self, name: str) -> str:
