@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, TransientError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq.ways import Outgoing, Way, ways
+from kemi_nsq.nsq.ways import Outgoing, Way, Ways, ways
 from kemi_nsq.settings import Settings
 
 #: What nsqd answers when the message itself is wrong; another nsqd would answer the same.
@@ -35,12 +36,15 @@ class Publisher:
     Args:
         settings: addresses, transport and timeout.
         clock: tells the time.
+        make_ways: makes the ways to the nsqd that the settings name.
     """
 
-    def __init__(self, settings: Settings, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock = SYSTEM, make_ways: Callable[[Settings], Ways] = ways
+    ) -> None:
         self._timeout_s = settings.publish_timeout
         self._clock = clock
-        self._nsqds = [_Nsqd(address=address, way=way) for address, way in ways(settings)]
+        self._nsqds = [_Nsqd(address=address, way=way) for address, way in make_ways(settings)]
 
     def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
         """Publish one message and wait until a nsqd has taken it.

@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
@@ -40,6 +40,10 @@ class Way(Protocol):
 
     def trial(self, deadline: float) -> None:
         """Find out, by a new connection, whether nsqd answers."""
+
+
+#: Ways to several nsqd, in the order in which they are tried.
+Ways: TypeAlias = list[tuple[Address, Way]]
 
 
 class TcpWay:
@@ -153,7 +157,7 @@ def _left_s(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)  # `requests` takes no timeout of 0
 
 
-def ways(settings: Settings) -> list[tuple[Address, Way]]:
+def ways(settings: Settings) -> Ways:
     """Return a way to each nsqd to which the settings have us publish; nothing is open yet."""
     if settings.publish_transport == "http":
         return [(address, HttpWay(address)) for address in settings.nsqd_address]

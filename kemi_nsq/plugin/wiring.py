@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kemi_nsq.clock import SYSTEM, Clock
@@ -20,6 +20,8 @@ from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.host import Host
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Ways
+from kemi_nsq.nsq.ways import ways as tcp_or_http
 from kemi_nsq.plugin.functions import Calls
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.pua_functions import PuaFunctions
@@ -45,7 +47,17 @@ class Parts:
     nsq: NsqFunctions
     pua: PuaFunctions
     lock: PresenceLock
+    work: Work
     supervisor: Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the main thread of a consumer process does; the supervisor says when."""
+
+    handling: EventHandling
+    chores: Chores
+    gate: Gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +78,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     *,
     native: bool,
     died: Mapping[str, float] = NOBODY,
+    ways: Callable[[Settings], Ways] = tcp_or_http,
     clock: Clock = SYSTEM,
 ) -> Parts:
     """Build everything. Leaves nothing open: this runs before Kamailio forks.
@@ -76,14 +89,16 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         handlers: Python event handlers by route name.
         native: whether kamailio.cfg may have `event_route` blocks.
         died: how often Kamailio has died while it handled a message, by the message's id.
+        ways: makes the ways to the nsqd to which the settings have us publish.
         clock: tells the time.
     """
     # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
-    current, publisher = Current(), Publisher(settings, clock)
+    current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
+    work = _work(host, settings, router, current, presence, publisher, died, clock)
     return Parts(
         host=host,
         current=current,
@@ -91,11 +106,14 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         nsq=NsqFunctions(settings, host, publisher, _outbox(settings, clock), clock),
         pua=PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock),
         lock=presence.lock,
-        supervisor=_supervisor(host, settings, router, current, presence, publisher, died, clock),
+        work=work,
+        supervisor=Supervisor(
+            settings, host, work.handling, work.chores, work.gate, outbox=_outbox(settings, clock), clock=clock
+        ),
     )
 
 
-def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
+def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
     host: Host,
     settings: Settings,
     router: Router,
@@ -104,7 +122,7 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
     publisher: Publisher,
     died: Mapping[str, float],
     clock: Clock,
-) -> Supervisor:
+) -> Work:
     trials = {Kind.DATABASE: presence.writer.trial if presence.writer else _nothing, Kind.DEAD_LETTERS: publisher.trial}
     gate = Gate(host, host.page, trials, backoff_max_s=settings.backoff_max, clock=clock)
     handling = EventHandling(
@@ -120,7 +138,7 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
     chores = Chores(
         host, watchers=presence.watchers, expiry=presence.expiry, probe=presence.probe, gate=gate, clock=clock
     )
-    return Supervisor(settings, host, handling, chores, gate, outbox=_outbox(settings, clock), clock=clock)
+    return Work(handling=handling, chores=chores, gate=gate)
 
 
 def wire_presence(
