@@ -13,7 +13,8 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos demo docs lock clean
+.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos simulate demo docs lock \
+	clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +59,9 @@ bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish
 
 chaos: setup ## kill and freeze each server under load, 10 minutes; ARGS="--seconds 60 --faults nsqd-kill,..."
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+simulate: setup ## bad days of many seeds, without threads, sockets or a clock; SEEDS=1000
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulate $(or $(SEEDS),1000)
 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo

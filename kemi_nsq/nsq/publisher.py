@@ -39,9 +39,7 @@ class Publisher:
         make_ways: makes the ways to the nsqd that the settings name.
     """
 
-    def __init__(
-        self, settings: Settings, clock: Clock = SYSTEM, make_ways: Callable[[Settings], Ways] = ways
-    ) -> None:
+    def __init__(self, settings: Settings, clock: Clock = SYSTEM, make_ways: Callable[[Settings], Ways] = ways) -> None:
         self._timeout_s = settings.publish_timeout
         self._clock = clock
         self._nsqds = [_Nsqd(address=address, way=way) for address, way in make_ways(settings)]

@@ -97,20 +97,24 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
-    writer, expiry, probe = presence.writer, presence.expiry, presence.probe
     work = _work(host, settings, router, current, presence, publisher, died, clock)
     return Parts(
         host=host,
         current=current,
         calls=Calls(host, current, clock),
         nsq=NsqFunctions(settings, host, publisher, _outbox(settings, clock), clock),
-        pua=PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock),
+        pua=_pua_functions(settings, host, current, presence, clock),
         lock=presence.lock,
         work=work,
         supervisor=Supervisor(
             settings, host, work.handling, work.chores, work.gate, outbox=_outbox(settings, clock), clock=clock
         ),
     )
+
+
+def _pua_functions(settings: Settings, host: Host, current: Current, presence: Presence, clock: Clock) -> PuaFunctions:
+    writer, expiry, probe = presence.writer, presence.expiry, presence.probe
+    return PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock)
 
 
 def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`

@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kemi_nsq.presence.packages import PACKAGES
-from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, SEATED, Row, leaves, tombstone, waiting
+from kemi_nsq.presence.row import (
+    OVER_RANKS,
+    RANK_INDEX,
+    RUID_LENGTH,
+    SEATED,
+    Row,
+    leaves,
+    reset_key,
+    tombstone,
+    waiting,
+    was_reset,
+)
 
 #: A row's user, domain, event package and etag.
 RowKey = tuple[str, str, str, str]
@@ -98,7 +109,7 @@ class Plan:
 
     Attributes:
         rows: what is to be stored, then what is written for it unless it is stale.
-        found: what the table has of these keys.
+        found: what the table has of these keys, and of the resets of their senders.
         changes: what each row does.
         wanting: the rows of each presentity that want room.
         promotions: presentities of which waiting dialogs find room.
@@ -123,7 +134,9 @@ class Plan:
         """Judge each row by itself."""
         for key, row in self.rows.items():
             there = self.found.get(key)
-            change = self.changes[key] = judge(row, there)
+            reset = self.found.get(reset_key(row.sender))
+            gone = reset is not None and reset.ruid is not None and was_reset(row, reset.ruid)
+            change = self.changes[key] = Change.STALE if gone else judge(row, there)
             if there is not None and change is not Change.STALE:
                 self._follow(key, row, there, change)
             if change is Change.STORED and wants_room(row, there):

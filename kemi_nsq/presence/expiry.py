@@ -20,7 +20,7 @@ from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.packages.state import document_version
-from kemi_nsq.presence.row import GRACE_S, Row, ended_row
+from kemi_nsq.presence.row import GRACE_S, Row, ended_row, reset_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.values import MAX_INT32
@@ -130,12 +130,20 @@ class Expiry:
             DatabaseError: the database failed; what had ended stays ended.
         """
         columns, count, below_id = _columns(scope), 0, sys.maxsize
+        if spare_later and (sender := columns.get("sender")):
+            self._remember(sender, position)
         while found := self._table.find(below_id, **columns):
             below_id = found[-1][0]
             rows = [row for _, row in found if not spare_later or row.position <= position]
             self._end(rows, position)
             count += len(rows)
         return count
+
+    def _remember(self, sender: str, position: int) -> None:
+        """Have stale what a sender has said before its reset and what comes only after it: nsqd keeps no order."""
+        now, tombstone_s = int(self._clock.wall()), self._settings.pua_tombstone
+        with self._lock.writing():
+            self._table.remember_reset(reset_row(sender, position=position, now=now, tombstone_s=tombstone_s))
 
     def _end(self, rows: Sequence[Row], position: int) -> None:
         wall = self._clock.wall()

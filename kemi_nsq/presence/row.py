@@ -10,9 +10,11 @@ unique key.
 
 - a **tombstone**: a dialog, or a contact, that is over. Only its order key counts, so that a late event does not revive
   it;
+- a **reset**: a sender has said that all its states are over. What it said before and comes later shows nothing;
 - a **waiting** dialog: a live one for which its presentity's document has no room (NSQ_PUA_MAX_DIALOGS).
 
-Both lie in ranges of their own, so that an index on `expires` finds either without the other. -1, which Kamailio's
+The first two lie in a range of their own, and so does the last, so that an index on `expires` finds either without the
+other. -1, which Kamailio's
 hard-state PUBLISH stores, and 0 belong to neither.
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.errors import PayloadError
@@ -65,6 +68,10 @@ WAITING_OFFSET = 10**9
 #: The `expires` of waiting rows, whose states all end after 2023; those of tombstones are below.
 WAITING = WAITING_OFFSET - MAX_INT32, WAITING_OFFSET - 1_700_000_000
 
+
+#: Stands for the event package in rows that remember resets.
+RESET = "reset"
+_RESETS_REMEMBERED = 1000
 
 #: What somebody watches: a presentity's URI and an event package.
 Key: TypeAlias = tuple[str, str]
@@ -225,6 +232,34 @@ def _check(made: Row) -> None:
     # Kamailio reads the column up to the first NUL, and one empty body hides all documents of the presentity.
     if not made.body or b"\0" in made.body:
         raise PayloadError(f"the {made.event} document is empty or holds NUL; a document is wanted")
+
+
+@lru_cache(maxsize=_RESETS_REMEMBERED)
+def reset_key(sender: str) -> tuple[str, str, str, str]:
+    """Return the key of the row that remembers the last reset of a sender. No presentity has an empty user."""
+    return "", "", RESET, f"{RESET}.{hashlib.sha256(sender.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def reset_row(sender: str, *, position: int, now: int, tombstone_s: int) -> Row:
+    """Make the row that remembers that a sender was reset at a position: a tombstone without a document."""
+    user, domain, event, etag = reset_key(sender)
+    return Row(
+        username=user,
+        domain=domain,
+        event=event,
+        etag=etag,
+        expires=tombstone_expires(tombstone_until(now, tombstone_s)),
+        received_time=now,
+        body=TOMBSTONE_BODY,
+        sender=sender,
+        ruid=_ruid(Order(position, "0" * 16), ENDED_RANK, etag),
+        is_over=True,
+    )
+
+
+def was_reset(row: Row, reset_ruid: str) -> bool:
+    """Whether a row is of an event that stands before a reset of its sender, or at it, and ends nothing itself."""
+    return row.ruid[:_POSITION_DIGITS] <= reset_ruid[:_POSITION_DIGITS] and row.ruid[RANK_INDEX] != str(ENDED_RANK)
 
 
 def leaves(row: Row) -> bool:

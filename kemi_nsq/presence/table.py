@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter, methodcaller
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,23 +19,22 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
-from kemi_nsq.presence.row import HIDING, SEATED, TOMBSTONE_BODY, WAITING, Key, Row, tombstone_expires, waiting_expires
+from kemi_nsq.presence.due import PAGE, Due
+from kemi_nsq.presence.row import Key, Row, reset_key, tombstone_expires, waiting_expires
 from kemi_nsq.presence.statements import (
     CHANGED,
     KEY,
     Lookup,
     Write,
     crowds,
-    is_ours,
-    is_over,
     lookup,
     seats,
     trial_row,
     turning,
     upsert,
 )
+from kemi_nsq.presence.values import MAX_INT32
 
-_PAGE = 500
 #: How often seats are looked at again because some dialogs ended meanwhile.
 _LOOKS = 5
 
@@ -91,6 +91,7 @@ class PresentityTable:
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
         self._look_for_crowds = crowds(backend, self._table)
         self._seats, self._turn = seats(self._table, exclusive=not self.one_writer), turning(self._table)
+        self._due = Due(self._table)
         self._near: set[Who] = set()
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
@@ -150,7 +151,7 @@ class PresentityTable:
         changed = set(done.promotions) if self.one_writer else set()
         unsettled = done.full if self.one_writer else done.near | done.promotions
         if unsettled:
-            if len(self._near) < _PAGE:
+            if len(self._near) < PAGE:
                 self._near |= unsettled  # once more by the next sweep
             with suppress(DatabaseError):  # the rows are stored
                 changed.update(self._settle(unsettled, max(row.received_time for row in rows)))
@@ -166,6 +167,7 @@ class PresentityTable:
         would be told. In one transaction with the others, two writers would often wait for each other.
         """
         look = self._look_locked if locked else self._look
+        resets = sorted({reset_key(latest[key].sender) for key in keys})
         leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED, Change.HIDDEN)
 
         def work(connection: sa.Connection) -> Plan:
@@ -173,7 +175,7 @@ class PresentityTable:
             # where that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
             found = {
                 (user, domain, event, etag): There(*there)
-                for user, domain, event, etag, *there in look(connection, keys)
+                for user, domain, event, etag, *there in look(connection, [*resets, *keys])
             }
             planned = Plan({key: latest[key] for key in keys}, found)
             now = 0
@@ -190,6 +192,19 @@ class PresentityTable:
 
         return self._database.run(work, writes=True)
 
+    def remember_reset(self, reset: Row) -> None:
+        """Store that a sender was reset (`reset_row`), unless a later reset is stored.
+
+        Raises:
+            DatabaseError: the table could not be written.
+        """
+
+        def work(connection: sa.Connection) -> None:
+            self._write = self._write or upsert(self._table, connection.dialect)
+            connection.exec_driver_sql(self._write.sql, _parameters(self._write, [reset]))
+
+        self._database.run(work, writes=True)
+
     def hide(self, ruids: Sequence[str], *, until: int) -> None:
         """Hide rows that are over and were told: they stay as tombstones until an epoch second.
 
@@ -198,12 +213,9 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be written.
         """
-        table = self._table
-        values = {"expires": tombstone_expires(until), "body": TOMBSTONE_BODY}
-        for start in range(0, len(ruids), _PAGE):
-            shown = table.c.ruid.in_(ruids[start : start + _PAGE]), table.c.expires > 0
-            statement = sa.update(table).where(*shown).values(values)
-            self._database.run(methodcaller("execute", statement), writes=True)
+        for start in range(0, len(ruids), PAGE):
+            values = {"ruids": ruids[start : start + PAGE], "tombstone": tombstone_expires(until)}
+            self._database.run(methodcaller("execute", self._due.hide, values), writes=True)
 
     def lingering(self, until: int, *, expiring: tuple[int, int]) -> list[Row]:
         """Return some of our rows that have been over at least since an epoch second, and are still shown.
@@ -215,9 +227,8 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be read.
         """
-        table = self._table
-        over = is_over(table), table.c.event.in_(HIDING), table.c.received_time <= until
-        return [row for _, row in self._rows(table.c.expires.between(*expiring), *over)]
+        first, last = expiring
+        return [row for _, row in self._rows(self._due.shown, {"first": first, "last": last, "until": until})]
 
     def settle(self, now: int) -> list[Who]:
         """Show dialogs that wait where there is room by now, hide them where there are too many; name the presentities.
@@ -231,10 +242,8 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be written.
         """
-        table = self._table
-        waiting = table.c.expires.between(*WAITING), table.c.event == SEATED
-        page = sa.select(table.c.username, table.c.domain).where(*waiting).distinct().limit(_PAGE)
-        found = {(user, domain) for user, domain in self._database.run(lambda each: each.execute(page).all())}
+        crowded = self._database.run(lambda connection: connection.execute(self._due.crowded).all())
+        found = {(user, domain) for user, domain in crowded}
         found |= self._near
         self._near = set()
         return self._settle(found, now) if found else []
@@ -301,9 +310,10 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be read.
         """
-        table = self._table
-        equal = (table.c[name] == value for name, value in columns.items())
-        return self._rows(table.c.id < below_id, sa.not_(is_over(table)), *equal)
+        columns_of = self._table.c
+        equal = (columns_of[name] == value for name, value in columns.items())
+        every = {"first": -MAX_INT32, "last": MAX_INT32}
+        return self._rows(self._due.live.where(columns_of.id < below_id, *equal), every)
 
     def expiring(self, until: int) -> list[Row]:
         """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
@@ -311,9 +321,7 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be read.
         """
-        expires = self._table.c.expires
-        due = expires.between(waiting_expires(until), until)
-        return [row for _, row in self._rows(due, sa.not_(is_over(self._table)))]
+        return [row for _, row in self._rows(self._due.live, {"first": waiting_expires(until), "last": until})]
 
     def forget(self, until: int) -> int:
         """Delete some of our rows that are over and expire by an epoch second; their watchers have been told.
@@ -326,20 +334,15 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be written.
         """
-        table = self._table
-        expired = table.c.expires.between(tombstone_expires(until), until)
-        condition = is_ours(table), is_over(table), expired
-        page = sa.select(table.c.id).where(*condition).limit(_PAGE)
-        found = self._database.run(lambda connection: connection.execute(page).scalars().all())
+        due = {"first": tombstone_expires(until), "last": until}
+        found = self._database.run(lambda each: each.execute(self._due.tombstones, due).scalars().all())
         if found:
-            statement = sa.delete(table).where(table.c.id.in_(found), *condition)
-            self._database.run(lambda connection: connection.execute(statement), writes=True)
+            values = due | {"ids": found}
+            self._database.run(methodcaller("execute", self._due.forget, values), writes=True)
         return len(found)
 
-    def _rows(self, *condition: sa.ColumnElement[bool]) -> list[tuple[int, Row]]:
-        statement = sa.select(self._table).where(*condition, is_ours(self._table))
-        page = statement.order_by(self._table.c.id.desc()).limit(_PAGE)
-        found = self._database.run(lambda connection: connection.execute(page).mappings().all())
+    def _rows(self, page: sa.Select[Any], values: Mapping[str, object]) -> list[tuple[int, Row]]:
+        found = self._database.run(lambda connection: connection.execute(page, values).mappings().all())
         names = (*KEY, *CHANGED)
         return [
             (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found

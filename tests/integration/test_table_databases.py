@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from kemi_nsq.errors import DatabaseError, NsqError, RowRefused
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence import database as module
-from kemi_nsq.presence import table as store_module
 from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.due import Due
 from kemi_nsq.presence.row import RUID_LENGTH, Row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support.rows import NOW
@@ -133,7 +133,7 @@ def test_many_rows_at_once(table: PresentityTable, database: Database) -> None:
 
 def test_rows_written_together_are_written_all_or_none(table: PresentityTable, database: Database) -> None:
     with pytest.raises(RowRefused):
-        table.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(sender=None)])  # type: ignore[arg-type]
+        table.save_all([made(Call_ID="a"), made(Call_ID="b")._replace(priority=None)])  # type: ignore[arg-type]
     assert database.rows() == []
     assert table.save(ROW) is Change.STORED, "the connection can be used further"
 
@@ -154,7 +154,8 @@ def test_find_returns_ours_that_are_not_over(table: PresentityTable, database: D
 
 
 def test_find_gives_pages(table: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_PAGE", 2)
+    monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 2)
+    monkeypatch.setattr(table, "_due", Due(table._table))
     table.save_all([made(Call_ID=f"c{number}") for number in range(5)])
     pages = [table.find()]
     while pages[-1]:

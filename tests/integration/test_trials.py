@@ -109,7 +109,7 @@ def test_a_table_that_takes_no_row_at_all_is_to_blame_not_the_message(server_dat
         writer.trial()
         writer.commit([made(1)])
         with pytest.raises(RowRefused):
-            writer.commit([made(2, Call_ID="x")._replace(sender=None)])  # type: ignore[arg-type]
+            writer.commit([made(2, Call_ID="x")._replace(priority=None)])  # type: ignore[arg-type]
         writer.blame_table()
 
 

@@ -17,6 +17,7 @@ from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import expiry as module
 from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.due import Due
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import GRACE_S, Order, Row
 from kemi_nsq.presence.table import PresentityTable
@@ -173,7 +174,8 @@ def test_two_processes_that_sweep_at_once_end_it_once(stage: Stage, monkeypatch:
 
 
 def test_many_states_end_page_by_page(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
+    monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 3)
+    monkeypatch.setattr(stage.table, "_due", Due(stage.table._table))
     users = [f"sip:u{number}@example.com" for number in range(10)]
     for user in users:
         stage.publish(user)
@@ -241,8 +243,25 @@ def test_a_reset_counts_from_its_own_position(stage: Stage) -> None:
     assert stage.publish(position=7) is Change.STORED
 
 
+def test_what_a_sender_said_before_its_reset_and_comes_only_after_it_shows_nothing(stage: Stage) -> None:
+    assert reset(stage, f"sender {ALICE}", position=6, spare_later=True) == 0
+    assert stage.publish(position=6) is Change.STALE, "nsqd delivers in any order"
+    assert stage.publish(BOB, position=6) is Change.STORED, "another sender"
+    assert stage.publish(position=7) is Change.STORED, "said after the reset"
+    assert reset(stage, f"sender {ALICE}", position=5, spare_later=True) == 0, "an older reset, which came late"
+    assert stage.publish(position=6, Event_Package="dialog", State="confirmed") is Change.STALE
+
+
+def test_a_reset_is_forgotten_with_its_tombstones(stage: Stage) -> None:
+    reset(stage, f"sender {ALICE}", position=6, spare_later=True)
+    stage.now += TOMBSTONE_S + 2 * GRACE_S
+    stage.expiry.sweep()
+    assert stage.publish(position=6) is Change.STORED
+
+
 def test_a_reset_pages_through_all(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.presence.table._PAGE", 3)
+    monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 3)
+    monkeypatch.setattr(stage.table, "_due", Due(stage.table._table))
     for number in range(10):
         stage.publish(f"sip:u{number}@example.com")
     stage.host.refreshed.clear()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The statements that look for what is due in the presentity table, and do it: a sweep runs them every few seconds.
+
+All are prepared once. What varies is a parameter.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from kemi_nsq.presence.row import HIDING, SEATED, TOMBSTONE_BODY, WAITING
+from kemi_nsq.presence.statements import is_ours, is_over
+
+#: Rows that one statement looks for, or hides, at most.
+PAGE = 500
+
+
+class Due:
+    """The statements.
+
+    Args:
+        table: the presentity table.
+
+    Attributes:
+        live: rows of ours that are not over, with `expires` from `first` to `last`; the newest first, a page of them.
+        shown: rows that leave the document because they have been over since the epoch second `until`; likewise.
+        tombstones: ids of rows that are over, with `expires` from `first` to `last`.
+        forget: deletes those of the ids `ids`.
+        hide: hides rows by their order keys `ruids`, as tombstones with the `expires` that `tombstone` is.
+        crowded: presentities of which dialogs wait for room.
+    """
+
+    def __init__(self, table: sa.Table) -> None:
+        columns = table.c
+        ours, over = is_ours(table), is_over(table)
+        expiring = columns.expires.between(sa.bindparam("first"), sa.bindparam("last"))
+        rows = sa.select(table).where(ours).order_by(columns.id.desc()).limit(PAGE)
+        since = columns.received_time <= sa.bindparam("until")
+        self.live = rows.where(expiring, sa.not_(over))
+        self.shown = rows.where(expiring, over, columns.event.in_(HIDING), since)
+        self.tombstones = sa.select(columns.id).where(ours, over, expiring).limit(PAGE)
+        which = columns.id.in_(sa.bindparam("ids", expanding=True))
+        self.forget = sa.delete(table).where(which, ours, over, expiring)
+        told = columns.ruid.in_(sa.bindparam("ruids", expanding=True))
+        hidden = {"expires": sa.bindparam("tombstone"), "body": TOMBSTONE_BODY}
+        self.hide = sa.update(table).where(told, columns.expires > 0).values(hidden)
+        waiting = columns.expires.between(*WAITING), columns.event == SEATED
+        self.crowded = sa.select(columns.username, columns.domain).where(*waiting).distinct().limit(PAGE)
