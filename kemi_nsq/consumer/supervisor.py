@@ -32,7 +32,7 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.outbox import Outbox, OutboxSender
+from kemi_nsq.nsq.outbox import Outbox, OutboxSender, Sender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
@@ -158,7 +158,8 @@ class Supervisor:
         )
         threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
         if self._outbox is not None:
-            threads.append(OutboxSender(self._outbox, Publisher(self._settings, self._clock), self._emit))
+            sender = Sender(self._outbox, Publisher(self._settings, self._clock), self._emit)
+            threads.append(OutboxSender(self._outbox.path, sender, self._emit))
         try:
             for thread in threads:
                 thread.start()

@@ -12,13 +12,13 @@ import fcntl
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Protocol
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Broken, Level, Report
-from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
 
 BUSY_TIMEOUT_S = 0.2
@@ -26,7 +26,6 @@ BUSY_TIMEOUT_S = 0.2
 LOOK_INTERVAL_S = 0.5
 #: How often a file that cannot be opened is tried again.
 RETRY_S = 60.0
-_BATCH = 100
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -41,6 +40,21 @@ CREATE TRIGGER IF NOT EXISTS sent AFTER DELETE ON message BEGIN
 """
 _KEEP = """INSERT INTO message (topic, body, due) SELECT :topic, :body, :due
     FROM used WHERE messages < :max_messages AND bytes + length(:body) <= :max_bytes"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A message of an outbox.
+
+    Attributes:
+        row_id: its place in the order.
+        due: second since the epoch at which nsqd shall deliver it.
+        message: what to publish now.
+    """
+
+    row_id: int
+    due: float
+    message: Outgoing
 
 
 class Outbox:
@@ -72,26 +86,27 @@ class Outbox:
         if not self._execute(_KEEP, values).rowcount:
             raise OutboxError(f"the outbox {self.path} is full ({self._limits})")
 
-    def oldest(self) -> list[tuple[int, Outgoing]]:
-        """Return some of the oldest messages and their ids, in order.
+    def oldest(self) -> Kept | None:
+        """Return the message that was put in before all others, or None.
 
         Raises:
             OutboxError: the file cannot be read.
         """
-        rows = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT :limit", {"limit": _BATCH})
-        now = self._clock.wall()
-        return [
-            (row_id, Outgoing(topic=topic, body=body, delay_ms=max(0, int((due - now) * 1000))))
-            for row_id, topic, body, due in rows
-        ]
+        row = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT 1", {}).fetchone()
+        if row is None:
+            return None
+        row_id, topic, body, due = row
+        delay_ms = max(0, int((due - self._clock.wall()) * 1000))
+        return Kept(row_id=row_id, due=due, message=Outgoing(topic=topic, body=body, delay_ms=delay_ms))
 
-    def remove(self, row_id: int) -> None:
+    def remove(self, kept: Kept) -> None:
         """Take a message out.
 
         Raises:
             OutboxError: the file cannot be written.
         """
-        self._execute("DELETE FROM message WHERE id = :id", {"id": row_id})
+        # By `due`, too: should another file have taken the place of this one, its message of the same id is another.
+        self._execute("DELETE FROM message WHERE id = :id AND due = :due", {"id": kept.row_id, "due": kept.due})
 
     def _execute(self, statement: str, values: dict[str, object]) -> sqlite3.Cursor:
         try:
@@ -104,19 +119,79 @@ class Outbox:
             raise OutboxError(f"the outbox {self.path}: {error}") from error
 
 
-class OutboxSender(threading.Thread):
-    """Sends what the outbox holds, as soon as a nsqd takes it. Of several, in several processes, one is at work.
+class Publishes(Protocol):
+    """Publishes a message, as `Publisher` does."""
+
+    def publish(self, message: Outgoing) -> None:
+        """Publish and wait until a nsqd has taken it.
+
+        Raises:
+            NsqdRefused: the message is wrong, and would be refused again.
+            ConnectionLost: no nsqd took it.
+        """
+
+
+class Sender:
+    """Sends what an outbox holds, step by step, without waiting for anything but the file and nsqd.
+
+    One at a time may be at work on a file: see `OutboxSender`.
 
     Args:
-        outbox: made for this thread alone.
-        publisher: made for this thread alone.
+        outbox: what to send, for this sender alone.
+        publisher: takes the messages.
+        emit: takes what shall be logged and counted.
+    """
+
+    def __init__(self, outbox: Outbox, publisher: Publishes, emit: Callable[[Report], None]) -> None:
+        self._outbox = outbox
+        self._publisher = publisher
+        self._emit = emit
+        #: What nsqd has, and the file has, too. Nothing else is sent before it is out of the file, however long that
+        #: takes: so no more than one message is ever sent twice, by a crash in this moment. Removed first, it would be
+        #: lost instead.
+        self._taken: Kept | None = None
+
+    def step(self) -> bool:
+        """Send the oldest message, or remove the one that was sent last; return whether there may be more to do now."""
+        try:
+            if self._taken is not None:
+                self._outbox.remove(self._taken)
+                self._taken = None
+                return True
+            oldest = self._outbox.oldest()
+            if oldest is None:
+                return False
+            self._send(oldest.message)
+            self._taken = oldest
+        except OutboxError as error:
+            self._emit(Report(level=Level.ERROR, text=str(error)))
+            return False
+        except TransientError:
+            return False  # no nsqd yet: publishers have logged that
+        return True
+
+    def _send(self, message: Outgoing) -> None:
+        try:
+            self._publisher.publish(message)
+            self._emit(Report(counter=Counter.OUTBOX_SENT))
+        except NsqdRefused as error:  # it would be refused for ever, and hold up all that come after it
+            text = f"a message of the outbox for {message.topic} dropped: nsqd said {error}"
+            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.OUTBOX_DROPPED))
+
+
+class OutboxSender(threading.Thread):
+    """Runs a sender as soon as the lock is free. Of several, in several processes, one is at work.
+
+    Args:
+        path: the file of the outbox.
+        sender: for this thread alone.
         emit: takes what the main thread shall log and count.
     """
 
-    def __init__(self, outbox: Outbox, publisher: Publisher, emit: Callable[[Report | Broken], None]) -> None:
+    def __init__(self, path: str, sender: Sender, emit: Callable[[Report | Broken], None]) -> None:
         super().__init__(name="nsq-outbox", daemon=True)
-        self._outbox = outbox
-        self._publisher = publisher
+        self._path = path
+        self._sender = sender
         self._emit = emit
         self._stopping = threading.Event()
 
@@ -134,37 +209,13 @@ class OutboxSender(threading.Thread):
 
     def _serve(self) -> None:
         try:
-            with open(f"{self._outbox.path}.lock", "w", encoding="ascii") as lock:
+            with open(f"{self._path}.lock", "w", encoding="ascii") as lock:
                 while not self._stopping.is_set():
-                    if _locked(lock):
-                        self._send_all()
-                    self._stopping.wait(LOOK_INTERVAL_S)
+                    if not (_locked(lock) and self._sender.step()):
+                        self._stopping.wait(LOOK_INTERVAL_S)
         except OSError as error:
-            self._emit(
-                Report(level=Level.ERROR, text=f"the outbox {self._outbox.path} cannot be sent: {error.strerror}")
-            )
+            self._emit(Report(level=Level.ERROR, text=f"the outbox {self._path} cannot be sent: {error.strerror}"))
             self._stopping.wait(RETRY_S)
-
-    def _send_all(self) -> None:
-        """Send until the outbox is empty or nobody takes its oldest message."""
-        try:
-            while not self._stopping.is_set() and (waiting := self._outbox.oldest()):
-                for row_id, message in waiting:
-                    self._send(message)
-                    # After nsqd's OK: a crash in between sends the message twice. The other way round it would be lost.
-                    self._outbox.remove(row_id)
-        except OutboxError as error:
-            self._emit(Report(level=Level.ERROR, text=str(error)))
-        except TransientError:
-            pass  # no nsqd yet: publishers have logged that
-
-    def _send(self, message: Outgoing) -> None:
-        try:
-            self._publisher.publish(message)
-            self._emit(Report(counter=Counter.OUTBOX_SENT))
-        except NsqdRefused as error:  # it would be refused for ever, and hold up all that come after it
-            text = f"a message of the outbox for {message.topic} dropped: nsqd said {error}"
-            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.OUTBOX_DROPPED))
 
 
 def _locked(lock: IO[str]) -> bool:

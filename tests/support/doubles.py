@@ -16,7 +16,7 @@ from kemi_nsq.consumer.message import Delivery
 from kemi_nsq.errors import OutboxError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.nsq.outbox import Outbox
+from kemi_nsq.nsq.outbox import Kept, Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.presence.row import Row
@@ -77,9 +77,13 @@ class FakeOutbox(Outbox):
             raise self.failure
         self.kept.append(message)
 
-    def oldest(self) -> list[tuple[int, Outgoing]]:
-        """Return all messages."""
-        return list(enumerate(self.kept))
+    def oldest(self) -> Kept | None:
+        """Return the first message."""
+        return Kept(row_id=1, due=0.0, message=self.kept[0]) if self.kept else None
+
+    def remove(self, kept: Kept) -> None:
+        """Take out the first message."""
+        del self.kept[0]
 
 
 class FakeAsker(Asker):
