@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
@@ -17,7 +18,7 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Verdicts
-from kemi_nsq.host import Host
+from kemi_nsq.host import Host, Level
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.functions import Calls
@@ -81,6 +82,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock)
+    make_outbox = _outboxes(settings, clock)
     presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
@@ -88,7 +90,9 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         host=host,
         current=current,
         calls=Calls(host, current, clock),
-        nsq=NsqFunctions(settings, host, publisher, _outbox(settings, clock), clock),
+        nsq=NsqFunctions(
+            settings, host, publisher, make_outbox(partial(host.log, Level.WARNING)) if make_outbox else None, clock
+        ),
         pua=PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock),
         lock=presence.lock,
         supervisor=_supervisor(host, settings, router, current, presence, publisher, died, clock),
@@ -120,7 +124,7 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
     chores = Chores(
         host, watchers=presence.watchers, expiry=presence.expiry, probe=presence.probe, gate=gate, clock=clock
     )
-    return Supervisor(settings, host, handling, chores, gate, outbox=_outbox(settings, clock), clock=clock)
+    return Supervisor(settings, host, handling, chores, gate, make_outbox=_outboxes(settings, clock), clock=clock)
 
 
 def wire_presence(
@@ -158,11 +162,12 @@ def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool)
     return [python, KamailioRoutes(host)] if native else [python]
 
 
-def _outbox(settings: Settings, clock: Clock) -> Outbox | None:
-    """Return an outbox of its own to each thread that uses one: SQLite's connections stay in one thread."""
+def _outboxes(settings: Settings, clock: Clock) -> Callable[[Callable[[str], None]], Outbox] | None:
+    """Return what makes an outbox for each that uses one, a thread at a time; given what takes its lines."""
     if not settings.outbox:
         return None
-    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock)
+    limits = {"max_messages": settings.outbox_messages, "max_bytes": settings.outbox_bytes}
+    return lambda say: Outbox(settings.outbox, **limits, say=say, clock=clock)
 
 
 def _nothing() -> None:
