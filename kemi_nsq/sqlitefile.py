@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 #: Device and inode. As long as a file is open, no other one has its.
@@ -42,58 +44,50 @@ class OpenFile:
         #: SQLite names the companions after the file itself, not after a symbolic link to it.
         self._real = os.path.realpath(path)
         self._identity = identity(path)
-        self._companions: dict[str, Identity] | None = None
-        self._all = {path: self._identity} if self._identity else {}
+        self._companions: dict[str, Identity | None] = {}
 
-    @property
-    def name(self) -> str:
-        """Which file it is, in words that no other one has."""
-        return "{} {}".format(*self._identity) if self._identity else ""
+    def __str__(self) -> str:
+        """Return what no other file has in common with it, once it is settled."""
+        return repr((self._identity, *self._companions.values()))
 
     def settle(self) -> None:
         """Note the companions, once the connection has read something: as long as it is open they stay the same."""
-        if self._companions is None and self._has_its_place():
-            found = {name: identity(name) for name in (self._real + SHM, self._real + WAL)}
-            self._companions = {name: file for name, file in found.items() if file}
-            self._all |= self._companions
+        if not self._companions and self.has_its_name():
+            self._companions = {name: identity(name) for name in (self._real + SHM, self._real + WAL)}
 
-    def is_there(self) -> bool:
-        """Whether it is still the one at its path, and has its companions. It costs three system calls."""
-        try:
-            for name, (device, inode) in self._all.items():
-                found = os.stat(name)
-                if found.st_ino != inode or found.st_dev != device:
-                    return False
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return self._identity is not None
+    def has_its_name(self) -> bool:
+        """Whether the file is still the one at its path."""
+        return self._identity is not None and identity(self._path) == self._identity
+
+    def is_whole(self) -> bool:
+        """Whether the file is still the one at its path, and its companions are those beside it."""
+        return self.has_its_name() and all(identity(name) == it for name, it in self._companions.items())
 
     def give_up(self) -> bool:
-        """Take the companions away, if the file is no longer at its path: before its connection is closed.
+        """Take away the companions of a file that is not whole, before its connection is closed.
 
         Returns:
-            Whether the file has gone: a checkpoint of the connection does no harm to another one.
+            Whether a checkpoint of that connection does no harm to what others have opened meanwhile.
 
         Raises:
             OSError: they cannot be removed, or another process is doing it.
         """
-        # As long as the connection is open no other file can have their inodes.
-        if self._has_its_place():
-            return False
-        try:
-            # Several processes may come here, and the first one opens the new file at once: the old `-wal` is what they
-            # take turns by. No lock of SQLite's is on it, so none is lost when it is closed (howtocorrupt.html, 2.2).
-            wal = os.open(self._real + WAL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(wal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for name, companion in (self._companions or {}).items():
-                if identity(name) == companion:
+        # As long as the connection is open nothing else can have their inodes.
+        first = all(identity(name) in (it, None) for name, it in self._companions.items())
+        with suppress(FileNotFoundError), _turn(self._real + WAL):
+            for name, it in self._companions.items():
+                if it and identity(name) == it:
                     os.unlink(name)
-        finally:
-            os.close(wal)
-        return True
+        return first or not self.has_its_name()
 
-    def _has_its_place(self) -> bool:
-        return self._identity is not None and identity(self._path) == self._identity
+
+@contextmanager
+def _turn(wal: str) -> Iterator[None]:
+    """Wait for nobody: the first process that leaves a file opens the next one at once; the old `-wal` is the lock."""
+    descriptor = os.open(wal, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # SQLite has no lock on this one of its files, so none is lost when it is closed (howtocorrupt.html, 2.2).
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

@@ -73,7 +73,7 @@ class OutboxFile:
         for _ in range(_TRIES):
             try:
                 rows = self._opened().execute(statement, values).fetchall()
-                if self._file.is_there():
+                if self._file.is_whole():
                     return rows
                 # It was done to a file that has gone meanwhile: once more, with the one that is there now.
             except (sqlite3.Error, OSError) as error:
@@ -83,8 +83,8 @@ class OutboxFile:
         raise OutboxError(f"the outbox {self._path} is replaced again and again")
 
     def close(self) -> None:
-        """Close the file, unless it has gone; the next use opens it again."""
-        if self._connection is not None and self._file.is_there():
+        """Close the file, unless another one has taken its place; the next use opens it again."""
+        if self._connection is not None and self._file.is_whole():
             self._connection.close()
             self._connection = None
 
@@ -92,7 +92,7 @@ class OutboxFile:
         if self._pid != os.getpid():
             # SQLite wants no connection in two processes, not even to close it (sqlite.org/howtocorrupt.html, 2.6).
             self._parents, self._connection, self._pid = self._connection, None, os.getpid()
-        if self._connection is None or not self._file.is_there():
+        if self._connection is None or not self._file.is_whole():
             with alone(self._path + LOCK) as lock:
                 has_left = self._leave()
                 self._connection = self._open()
@@ -101,11 +101,11 @@ class OutboxFile:
         return self._connection
 
     def _leave(self) -> bool:
-        """Close the file that has gone, if there is one."""
+        """Close a file that is not what it was, if one is open."""
         if self._connection is None:
             return False
         if self._file.give_up():
-            with suppress(sqlite3.Error):  # whoever moved it may want it: what its `-wal` holds goes into it
+            with suppress(sqlite3.Error):  # what its `-wal` holds goes into it, wherever it is now
                 self._connection.execute("PRAGMA wal_checkpoint")
         self._connection.close()
         self._connection = None
@@ -132,7 +132,7 @@ class OutboxFile:
 
     def _tell_once(self, lock: int) -> None:
         """Say that the file is another one, unless another process has said so: what was told last, the lock holds."""
-        name = self._file.name.encode()
+        name = str(self._file).encode()
         if os.pread(lock, 100, 0) != name:
             self._say(
                 f"the outbox {self._path} was deleted or replaced while it was open; what it held is not sent, and the "

@@ -30,6 +30,7 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
 #: No process has ended while it handled a message.
@@ -83,7 +84,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock)
     make_outbox = _outboxes(settings, clock)
-    presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
+    presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
     return Parts(
@@ -141,9 +142,14 @@ def wire_presence(
     return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry)
 
 
-def _table(settings: Settings, clock: Clock) -> PresentityTable | None:
+def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | None:
     if not settings.db_url:
         return None
+
+    def say(line: str) -> None:
+        host.log(Level.ERROR, line)
+        host.page.show(Fact.DATABASE_FILE, line)
+
     table = PresentityTable(
         settings.db_url,
         settings.presentity_table,
@@ -151,6 +157,7 @@ def _table(settings: Settings, clock: Clock) -> PresentityTable | None:
         max_dialogs=settings.pua_max_dialogs,
         timeout_s=settings.db_timeout,
         clock=clock,
+        say=say,
     )
     table.prepare_file()
     table.fail_fast()

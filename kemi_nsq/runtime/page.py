@@ -47,6 +47,7 @@ class Fact(enum.StrEnum):
 
     HANDLING = "handling", "ids of the messages whose route runs, or that are being committed", _IDS
     DATABASE = "database", "since when the database fails, and why"
+    DATABASE_FILE = "database_file", "that the SQLite database was deleted or replaced; until Kamailio is restarted"
     DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
     OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
