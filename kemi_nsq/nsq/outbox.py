@@ -141,6 +141,10 @@ class Outbox:
         ((messages, size, oldest),) = self._file.execute(_DEPTH, {})
         return Depth(messages=messages, size=size, oldest=oldest or 0.0)
 
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._file.close()
+
 
 class Publishes(Protocol):
     """Publishes a message, as `Publisher` does."""

@@ -78,13 +78,15 @@ class OutboxFile:
                 # It was done to a file that has gone meanwhile: once more, with the one that is there now.
             except (sqlite3.Error, OSError) as error:
                 with suppress(sqlite3.Error, OSError):
-                    self.close()  # the next use begins anew, whatever was wrong with this
+                    # The next use begins anew, whatever was wrong with this, and leaves a file that has gone.
+                    if self._connection is not None and self._file.is_whole():
+                        self.close()
                 raise OutboxError(f"the outbox {self._path}: {error}") from error
         raise OutboxError(f"the outbox {self._path} is replaced again and again")
 
     def close(self) -> None:
-        """Close the file, unless another one has taken its place; the next use opens it again."""
-        if self._connection is not None and self._file.is_whole():
+        """Close the file; the next use opens it again."""
+        if self._connection is not None:
             self._connection.close()
             self._connection = None
 
@@ -107,8 +109,7 @@ class OutboxFile:
         if self._file.give_up():
             with suppress(sqlite3.Error):  # what its `-wal` holds goes into it, wherever it is now
                 self._connection.execute("PRAGMA wal_checkpoint")
-        self._connection.close()
-        self._connection = None
+        self.close()
         return True
 
     def _open(self) -> sqlite3.Connection:
