@@ -11,7 +11,7 @@ import gc
 import os
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 
@@ -79,7 +79,7 @@ class Supervisor:
         handling: handles the messages.
         chores: what is to be done besides.
         gate: holds topics in an outage.
-        outbox: what `nsq_publish` could not publish, to be sent from here; or None.
+        make_outbox: makes the outbox that is sent from here, given what takes its lines; None for no outbox.
         clock: tells the time.
     """
 
@@ -91,7 +91,7 @@ class Supervisor:
         chores: Chores,
         gate: Gate,
         *,
-        outbox: Outbox | None = None,
+        make_outbox: Callable[[Callable[[str], None]], Outbox] | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
@@ -100,12 +100,16 @@ class Supervisor:
         self._handling = handling
         self._chores = chores
         self._gate = gate
-        self._outbox = outbox
         #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
         #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._replies = _Replies()
         self._stopping = threading.Event()
+        #: One for all starts of the loop: it remembers what nsqd has taken.
+        self._sender: Sender | None = None
+        if make_outbox is not None:
+            outbox = make_outbox(lambda line: self._emit(Report(level=Level.WARNING, text=line)))
+            self._sender = Sender(outbox, Publisher(settings, clock), self._emit, clock)
         self._stacks: Stacks
         self._io: IoThread
         self._connector: Connector
@@ -157,9 +161,8 @@ class Supervisor:
             clock=self._clock,
         )
         threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
-        if self._outbox is not None:
-            sender = Sender(self._outbox, Publisher(self._settings, self._clock), self._emit)
-            threads.append(OutboxSender(self._outbox.path, sender, self._emit))
+        if self._sender is not None:
+            threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
         try:
             for thread in threads:
                 thread.start()

@@ -1,45 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A file that keeps messages while no nsqd takes them. The only module that imports `sqlite3`.
+"""A file that keeps messages while no nsqd takes them.
 
 Any process puts messages in; one thread of one consumer process sends them, the oldest first, and removes each as
 soon as nsqd has taken it. The file survives the death of all of them. Only a crash between nsqd's OK and the removal
-sends a message twice.
+sends a message twice. What was measured, and why it is so: docs/decisions/0019-outbox.md.
 """
 
 from __future__ import annotations
 
 import fcntl
-import sqlite3
+import math
+import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import Protocol
 
-from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Broken, Level, Report
+from kemi_nsq.nsq.outboxfile import LOCK, OutboxFile
+from kemi_nsq.nsq.privatefile import open_private
 from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.runtime.page import Fact, Gauge, Page
 
-BUSY_TIMEOUT_S = 0.2
 #: How often the sender looks for new messages, and tries again when nsqd refuses.
 LOOK_INTERVAL_S = 0.5
-#: How often a file that cannot be opened is tried again.
+#: How often a lock file that cannot be opened is tried again.
 RETRY_S = 60.0
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS message (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, body BLOB NOT NULL, due REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS used (messages INTEGER NOT NULL, bytes INTEGER NOT NULL);
-INSERT INTO used SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM used);
-CREATE TRIGGER IF NOT EXISTS kept AFTER INSERT ON message BEGIN
-    UPDATE used SET messages = messages + 1, bytes = bytes + length(new.body); END;
-CREATE TRIGGER IF NOT EXISTS sent AFTER DELETE ON message BEGIN
-    UPDATE used SET messages = messages - 1, bytes = bytes - length(old.body); END;
-"""
-_KEEP = """INSERT INTO message (topic, body, due) SELECT :topic, :body, :due
-    FROM used WHERE messages < :max_messages AND bytes + length(:body) <= :max_bytes"""
+#: How often it is said that something lasts.
+SAY_AGAIN_S = 60.0
+_KEEP = """INSERT INTO message (topic, body, kept, delay_ms) SELECT :topic, :body, :kept, :delay_ms
+    FROM used WHERE messages < :max_messages AND bytes + length(:body) <= :max_bytes RETURNING id"""
+_OLDEST = "SELECT id, topic, body, kept, delay_ms FROM message ORDER BY id LIMIT 1"
+#: By `kept`, too: if another file has taken the place of the one that was read, its message of the same id is another.
+_REMOVE = "DELETE FROM message WHERE id = :id AND kept = :kept"
+_DEPTH = "SELECT messages, bytes, (SELECT kept FROM message ORDER BY id LIMIT 1) FROM used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,42 +46,70 @@ class Kept:
 
     Attributes:
         row_id: its place in the order.
-        due: second since the epoch at which nsqd shall deliver it.
+        kept: second since the epoch at which it was put in.
         message: what to publish now.
     """
 
     row_id: int
-    due: float
+    kept: float
     message: Outgoing
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How much an outbox holds.
+
+    Attributes:
+        messages: how many.
+        size: bytes of their bodies.
+        oldest: second since the epoch at which the oldest one was put in; 0 if there is none.
+    """
+
+    messages: int = 0
+    size: int = 0
+    oldest: float = 0.0
+
+
 class Outbox:
-    """The messages of one file. Opened at the first use in a process.
+    """The messages of one file, for one thread at a time. It is opened at the first use in a process.
 
     Args:
         path: the SQLite file.
         max_messages: how many it may hold.
         max_bytes: how many bytes of bodies it may hold.
+        say: takes a line that the operator shall read.
         clock: tells the time.
     """
 
-    def __init__(self, path: str, *, max_messages: int, max_bytes: int, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        say: Callable[[str], None] = lambda _line: None,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._clock = clock
         self.path = path
         self._limits = {"max_messages": max_messages, "max_bytes": max_bytes}
-        self._connection: sqlite3.Connection | None = None
+        self._file = OutboxFile(path, say, clock)
 
     def keep(self, message: Outgoing) -> None:
-        """Put a message in, after all that are there.
+        """Put a message in, after all that are there. When this returns it is in the file.
 
         Raises:
             OutboxError: the outbox is full, or the file cannot be written.
         """
-        # By the wall clock: another process reads it, perhaps after the machine was started anew.
-        due = self._clock.wall() + message.delay_ms / 1000
-        values = {"topic": message.topic, "body": message.body, "due": due, **self._limits}
+        values = {
+            "topic": message.topic,
+            "body": message.body,
+            "kept": self._clock.wall(),
+            "delay_ms": message.delay_ms,
+            **self._limits,
+        }
         # One statement looks for room and takes it: many workers do this at once, and SQLite has one writer at a time.
-        if not self._execute(_KEEP, values).rowcount:
+        if not self._file.execute(_KEEP, values):
             raise OutboxError(f"the outbox {self.path} is full ({self._limits})")
 
     def oldest(self) -> Kept | None:
@@ -92,12 +118,11 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        row = self._execute("SELECT id, topic, body, due FROM message ORDER BY id LIMIT 1", {}).fetchone()
-        if row is None:
-            return None
-        row_id, topic, body, due = row
-        delay_ms = max(0, int((due - self._clock.wall()) * 1000))
-        return Kept(row_id=row_id, due=due, message=Outgoing(topic=topic, body=body, delay_ms=delay_ms))
+        for row_id, topic, body, kept, delay_ms in self._file.execute(_OLDEST, {}):
+            # A clock that was set back makes nothing wait for longer than it was meant to.
+            left_ms = min(max(0, int((kept - self._clock.wall()) * 1000) + delay_ms), delay_ms)
+            return Kept(row_id=row_id, kept=kept, message=Outgoing(topic=topic, body=body, delay_ms=left_ms))
+        return None
 
     def remove(self, kept: Kept) -> None:
         """Take a message out.
@@ -105,18 +130,20 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be written.
         """
-        # By `due`, too: should another file have taken the place of this one, its message of the same id is another.
-        self._execute("DELETE FROM message WHERE id = :id AND due = :due", {"id": kept.row_id, "due": kept.due})
+        self._file.execute(_REMOVE, {"id": kept.row_id, "kept": kept.kept})
 
-    def _execute(self, statement: str, values: dict[str, object]) -> sqlite3.Cursor:
-        try:
-            if self._connection is None:
-                # Not before the fork: SQLite wants no connection in two processes (sqlite.org/howtocorrupt.html, 2.6).
-                self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-                self._connection.executescript(_SCHEMA)
-            return self._connection.execute(statement, values)
-        except sqlite3.Error as error:
-            raise OutboxError(f"the outbox {self.path}: {error}") from error
+    def depth(self) -> Depth:
+        """Return how much it holds.
+
+        Raises:
+            OutboxError: the file cannot be read.
+        """
+        ((messages, size, oldest),) = self._file.execute(_DEPTH, {})
+        return Depth(messages=messages, size=size, oldest=oldest or 0.0)
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._file.close()
 
 
 class Publishes(Protocol):
@@ -131,6 +158,35 @@ class Publishes(Protocol):
         """
 
 
+class _Lasting:
+    """When to say of something that it lasts: at its beginning, once a minute, and at its end.
+
+    What ends and begins again and again is told no more often than that: only what lasts on when a minute is over.
+
+    Attributes:
+        since: monotonic second of its beginning; None if it is over.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._say_at = -math.inf
+        self._told = False
+
+    def lasts(self, now: float) -> bool:
+        """Take note that it lasts; return whether to say so."""
+        if self.since is None:
+            self.since = now
+        if now < self._say_at:
+            return False
+        self._say_at, self._told = now + SAY_AGAIN_S, True
+        return True
+
+    def over(self) -> bool:
+        """Take note that it is over; return whether to say so."""
+        self.since, told, self._told = None, self._told, False
+        return told
+
+
 class Sender:
     """Sends what an outbox holds, step by step, without waiting for anything but the file and nsqd.
 
@@ -140,12 +196,24 @@ class Sender:
         outbox: what to send, for this sender alone.
         publisher: takes the messages.
         emit: takes what shall be logged and counted.
+        clock: tells the time.
+
+    Attributes:
+        depth: how much the outbox held when it was looked at last.
+        trouble: why it does not get empty, and since when; '' while it does.
     """
 
-    def __init__(self, outbox: Outbox, publisher: Publishes, emit: Callable[[Report], None]) -> None:
+    def __init__(
+        self, outbox: Outbox, publisher: Publishes, emit: Callable[[Report], None], clock: Clock = SYSTEM
+    ) -> None:
         self._outbox = outbox
         self._publisher = publisher
         self._emit = emit
+        self._clock = clock
+        self.depth = Depth()
+        self.trouble = ""
+        self._holding, self._failing = _Lasting(), _Lasting()
+        self._look_due = -math.inf
         #: What nsqd has, and the file has, too. Nothing else is sent before it is out of the file, however long that
         #: takes: so no more than one message is ever sent twice, by a crash in this moment. Removed first, it would be
         #: lost instead.
@@ -153,30 +221,64 @@ class Sender:
 
     def step(self) -> bool:
         """Send the oldest message, or remove the one that was sent last; return whether there may be more to do now."""
+        now = self._clock.monotonic()
         try:
-            if self._taken is not None:
-                self._outbox.remove(self._taken)
-                self._taken = None
-                return True
-            oldest = self._outbox.oldest()
-            if oldest is None:
-                return False
-            self._send(oldest.message)
-            self._taken = oldest
+            more = self._send(now) if self._taken is None else self._remove(self._taken)
         except OutboxError as error:
-            self._emit(Report(level=Level.ERROR, text=str(error)))
+            if self._failing.lasts(now):
+                self._emit(Report(level=Level.ERROR, text=f"{error}; nothing of it is sent until that is over"))
+            self.trouble = self._since(self._failing, str(error), now)
             return False
-        except TransientError:
-            return False  # no nsqd yet: publishers have logged that
+        if self._failing.over():
+            self._emit(Report(level=Level.WARNING, text=f"the outbox {self._outbox.path} can be used again"))
+        return more
+
+    def _remove(self, taken: Kept) -> bool:
+        self._outbox.remove(taken)
+        self._taken = None
         return True
 
-    def _send(self, message: Outgoing) -> None:
-        try:
-            self._publisher.publish(message)
-            self._emit(Report(counter=Counter.OUTBOX_SENT))
-        except NsqdRefused as error:  # it would be refused for ever, and hold up all that come after it
-            text = f"a message of the outbox for {message.topic} dropped: nsqd said {error}"
-            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.OUTBOX_DROPPED))
+    def _send(self, now: float) -> bool:
+        oldest, why = self._outbox.oldest(), ""
+        if oldest is not None:
+            try:
+                self._publisher.publish(oldest.message)
+            except NsqdRefused as error:  # it would be refused for ever, and hold up all that come after it
+                self._taken = oldest
+                text = f"a message of the outbox for {oldest.message.topic} dropped: nsqd said {error}"
+                self._emit(Report(level=Level.ERROR, text=text, counter=Counter.OUTBOX_DROPPED))
+            except TransientError as error:
+                why = f"no nsqd took its oldest message: {error}"
+            else:
+                self._taken = oldest
+                self._emit(Report(counter=Counter.OUTBOX_SENT))
+        self._look(oldest, why, now)
+        return self._taken is not None
+
+    def _look(self, oldest: Kept | None, why: str, now: float) -> None:
+        """See how much there is, and say so when it begins to fill, once a minute, and when it is empty."""
+        if oldest is None:
+            self.depth, self.trouble = Depth(), ""
+            if self._holding.over():
+                self._emit(Report(level=Level.WARNING, text=f"the outbox {self._outbox.path} is empty again"))
+            return
+        if not why and now < self._look_due:
+            return
+        self._look_due = now + LOOK_INTERVAL_S
+        self.depth = self._outbox.depth()
+        says = self._holding.lasts(now)
+        self.trouble = self._since(self._holding, why, now) if why else ""
+        if says:
+            age_s = max(0.0, self._clock.wall() - oldest.kept)
+            text = (
+                f"the outbox {self._outbox.path} holds {self.depth.messages} messages ({self.depth.size} bytes), the "
+                f"oldest for {age_s:.0f} s; {why or 'they are being sent'}"
+            )
+            self._emit(Report(level=Level.WARNING, text=text))
+
+    def _since(self, lasting: _Lasting, why: str, now: float) -> str:
+        began = now if lasting.since is None else lasting.since
+        return f"since {local_time(self._clock.wall() - (now - began))}: {why}"
 
 
 class OutboxSender(threading.Thread):
@@ -186,13 +288,15 @@ class OutboxSender(threading.Thread):
         path: the file of the outbox.
         sender: for this thread alone.
         emit: takes what the main thread shall log and count.
+        page: shows how much there is.
     """
 
-    def __init__(self, path: str, sender: Sender, emit: Callable[[Report | Broken], None]) -> None:
+    def __init__(self, path: str, sender: Sender, emit: Callable[[Report | Broken], None], page: Page) -> None:
         super().__init__(name="nsq-outbox", daemon=True)
         self._path = path
         self._sender = sender
         self._emit = emit
+        self._page = page
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -204,21 +308,34 @@ class OutboxSender(threading.Thread):
         try:
             while not self._stopping.is_set():
                 self._serve()
-        except BaseException as error:  # the main thread must learn that nobody sends any more
-            self._emit(Broken(trace=f"outbox: {error!r}"))
+        except BaseException:  # the main thread must learn that nobody sends any more
+            self._emit(Broken(trace=traceback.format_exc()))
 
     def _serve(self) -> None:
         try:
-            with open(f"{self._path}.lock", "w", encoding="ascii") as lock:
-                while not self._stopping.is_set():
-                    if not (_locked(lock) and self._sender.step()):
-                        self._stopping.wait(LOOK_INTERVAL_S)
-        except OSError as error:
-            self._emit(Report(level=Level.ERROR, text=f"the outbox {self._path} cannot be sent: {error.strerror}"))
+            lock = open_private(self._path + LOCK)
+        except (OSError, OutboxError) as error:
+            self._emit(Report(level=Level.ERROR, text=f"the outbox {self._path} cannot be sent: {error}"))
             self._stopping.wait(RETRY_S)
+            return
+        try:
+            while not self._stopping.is_set():
+                if not (_locked(lock) and self._step()):
+                    self._stopping.wait(LOOK_INTERVAL_S)
+        finally:
+            os.close(lock)
+
+    def _step(self) -> bool:
+        more = self._sender.step()
+        self._page.set(Gauge.OUTBOX_MESSAGES, self._sender.depth.messages)
+        self._page.set(Gauge.OUTBOX_BYTES, self._sender.depth.size)
+        self._page.set(Gauge.OUTBOX_OLDEST, self._sender.depth.oldest)
+        if self._page.shown(Fact.OUTBOX) != self._sender.trouble:
+            self._page.show(Fact.OUTBOX, self._sender.trouble)
+        return more
 
 
-def _locked(lock: IO[str]) -> bool:
+def _locked(lock: int) -> bool:
     """Take the lock that one process at a time can have; the system frees it when that process ends."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
@@ -17,7 +19,7 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Verdicts
-from kemi_nsq.host import Host
+from kemi_nsq.host import Host, Level
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Ways
@@ -31,8 +33,11 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
+#: Makes an outbox for a thread, given what takes its lines.
+MakeOutbox: TypeAlias = Callable[[Callable[[str], None]], Outbox]
 #: No process has ended while it handled a message.
 NOBODY: Mapping[str, float] = {}
 
@@ -95,21 +100,29 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
-    presence = wire_presence(host, settings, _table(settings, clock), publisher, clock)
+    make_outbox = _outboxes(settings, clock)
+    presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
     return Parts(
         host=host,
         current=current,
         calls=Calls(host, current, clock),
-        nsq=NsqFunctions(settings, host, publisher, _outbox(settings, clock), clock),
+        nsq=_nsq_functions(settings, host, publisher, make_outbox, clock),
         pua=_pua_functions(settings, host, current, presence, clock),
         lock=presence.lock,
         work=work,
         supervisor=Supervisor(
-            settings, host, work.handling, work.chores, work.gate, outbox=_outbox(settings, clock), clock=clock
+            settings, host, work.handling, work.chores, work.gate, make_outbox=make_outbox, clock=clock
         ),
     )
+
+
+def _nsq_functions(
+    settings: Settings, host: Host, publisher: Publisher, make_outbox: MakeOutbox | None, clock: Clock
+) -> NsqFunctions:
+    outbox = make_outbox(partial(host.log, Level.WARNING)) if make_outbox else None
+    return NsqFunctions(settings, host, publisher, outbox, clock)
 
 
 def _pua_functions(settings: Settings, host: Host, current: Current, presence: Presence, clock: Clock) -> PuaFunctions:
@@ -159,9 +172,14 @@ def wire_presence(
     return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry)
 
 
-def _table(settings: Settings, clock: Clock) -> PresentityTable | None:
+def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | None:
     if not settings.db_url:
         return None
+
+    def say(line: str) -> None:
+        host.log(Level.ERROR, line)
+        host.page.show(Fact.DATABASE_FILE, line)
+
     table = PresentityTable(
         settings.db_url,
         settings.presentity_table,
@@ -169,6 +187,7 @@ def _table(settings: Settings, clock: Clock) -> PresentityTable | None:
         max_dialogs=settings.pua_max_dialogs,
         timeout_s=settings.db_timeout,
         clock=clock,
+        say=say,
     )
     table.prepare_file()
     table.fail_fast()
@@ -180,11 +199,12 @@ def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool)
     return [python, KamailioRoutes(host)] if native else [python]
 
 
-def _outbox(settings: Settings, clock: Clock) -> Outbox | None:
-    """Return an outbox of its own to each thread that uses one: SQLite's connections stay in one thread."""
+def _outboxes(settings: Settings, clock: Clock) -> MakeOutbox | None:
+    """Return what makes an outbox for each that uses one, a thread at a time; given what takes its lines."""
     if not settings.outbox:
         return None
-    return Outbox(settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock)
+    limits = {"max_messages": settings.outbox_messages, "max_bytes": settings.outbox_bytes}
+    return lambda say: Outbox(settings.outbox, **limits, say=say, clock=clock)
 
 
 def _nothing() -> None:

@@ -20,6 +20,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
+from kemi_nsq.sqlitefile import OpenFile, identity
 
 _TRIES = 5
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
@@ -44,6 +45,7 @@ class Database:
         url: SQLAlchemy URL.
         timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
         clock: tells the time.
+        say: takes a line that the operator shall read.
 
     Attributes:
         backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
@@ -51,13 +53,21 @@ class Database:
             worker would wait for all of the timeout.
     """
 
-    def __init__(self, url: str, timeout_s: float, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        clock: Clock = SYSTEM,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
         self._clock = clock
+        self._say = say
         self._url = sa.make_url(url)
         self._deadline = Deadline(timeout_s, clock)
         self.backend = self._url.get_backend_name()
         self._engine: sa.Engine | None = None
         self._connection: sa.Connection | None = None
+        self._file: OpenFile | None = None
         self._used_at = 0.0
         self.fails_fast = False
         self._failures, self._closed_until = 0, 0.0
@@ -83,14 +93,19 @@ class Database:
         """
         if self.fails_fast and self._clock.monotonic() < self._closed_until:
             raise DatabaseError(f"the database is left alone after {self._failures} failures")
-        self._writes = writes
-        self._deadline.start(limit_s)
         try:
+            self._follow_file()
+            self._deadline.start(limit_s)
+            self._writes = writes
             result = self._try(work)
+            if self._file is not None and not self._file.has_its_name():
+                raise DatabaseError("the file was deleted or replaced while it was used")
         except DatabaseError:
             self._failures += 1
             self._closed_until = self._clock.monotonic() + breaker_delay_s(self._failures)
             raise
+        if self._file is not None:
+            self._file.settle()
         self._failures = 0
         self._used_at = self._clock.monotonic()
         return result
@@ -128,6 +143,7 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+        self._file = None
 
     def _connected(self) -> sa.Connection:
         if self._clock.monotonic() - self._used_at > _RESTED_S:
@@ -139,6 +155,35 @@ class Database:
             self._connection = self._engine.connect()
             self._deadline.spend()
         return self._connection
+
+    def _follow_file(self) -> None:
+        """Leave an SQLite file that was deleted or replaced: nobody would read what is written there."""
+        path = self._url.database
+        if self.backend != "sqlite" or not path:
+            return
+        if self._file is not None and not self._file.has_its_name():
+            self._leave_file(self._file)
+            self._say(
+                f"the database {path} was deleted or replaced: what is at its path now is used here, but Kamailio's "
+                "own modules still read the old file, and lamps are wrong, until Kamailio is restarted"
+            )
+        if self._file is None:
+            if identity(path) is None:  # SQLite would make an empty one
+                raise DatabaseError(f"there is no file {path}")
+            self._file = OpenFile(path)
+
+    def _leave_file(self, file: OpenFile) -> None:
+        self._rest()
+        if self._engine is not None:
+            # What its `-wal` holds goes into it, wherever it is now.
+            self._writes = False
+            with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint")
+        try:
+            file.give_up()
+        except OSError as error:
+            raise DatabaseError(f"the -wal and -shm of an old file are in the way: {error}") from error
+        self.close()
 
     def _rest(self) -> None:
         """Give the connection back to the engine, which tries it before it gives it out again."""

@@ -69,6 +69,7 @@ class PresentityTable:
         max_dialogs: NSQ_PUA_MAX_DIALOGS.
         timeout_s: seconds that each transaction may take.
         clock: tells the time.
+        say: takes a line that the operator shall read.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
@@ -80,9 +81,10 @@ class PresentityTable:
         max_dialogs: int = 0,
         timeout_s: float = 5.0,
         clock: Clock = SYSTEM,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._clock = clock
-        self._database = Database(url, timeout_s, clock)
+        self._database = Database(url, timeout_s, clock, say)
         self._table = _presentity_table(table_name)
         self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c

@@ -47,7 +47,9 @@ class Fact(enum.StrEnum):
 
     HANDLING = "handling", "ids of the messages whose route runs, or that are being committed", _IDS
     DATABASE = "database", "since when the database fails, and why"
+    DATABASE_FILE = "database_file", "that the SQLite database was deleted or replaced; until Kamailio is restarted"
     DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
+    OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
     FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
     DOING = "doing", "what the main thread does: the route of the messages that it is handling, say"
@@ -61,6 +63,9 @@ class Gauge(Named):
     QUEUED = "queued", "messages that the main thread has not begun"
     QUEUED_BYTES = "queued_bytes", "bytes of the messages that it has not taken from the queue"
     LAST_EVENT = "last_event", "when the last message came"
+    OUTBOX_MESSAGES = "outbox_messages", "messages that the outbox holds, as the consumer saw it that sends them"
+    OUTBOX_BYTES = "outbox_bytes", "bytes of those"
+    OUTBOX_OLDEST = "outbox_oldest", "when the oldest of them was put in"
     MAIN_TURN = "main_turn", "when the main thread was done with all that it had, last"
     IO_TURN = "io_turn", "when the I/O thread turned last; it does twice a second"
     BUSY_SINCE = "busy_since", "since when the main thread does what the fact `doing` says; 0 while it waits"

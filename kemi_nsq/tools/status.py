@@ -25,6 +25,9 @@ _SILENT_S = 5.0
 #: Facts that every process shows; all others tell of something that is wrong.
 _PLAIN = frozenset({Fact.HANDLING, Fact.DOING})
 _TIMES = frozenset({Gauge.LAST_EVENT, Gauge.MAIN_TURN, Gauge.IO_TURN, Gauge.BUSY_SINCE})
+_OUTBOX = frozenset({Gauge.OUTBOX_MESSAGES, Gauge.OUTBOX_BYTES, Gauge.OUTBOX_OLDEST})
+#: Gauges that are no column of the table.
+_ASIDE = frozenset({Gauge.MAIN_TURN, Gauge.IO_TURN, Gauge.ROUTE_TIMEOUT}) | _OUTBOX
 #: So much of a file of stacks is shown: its end.
 _STACK_BYTES = 4000
 
@@ -39,6 +42,7 @@ class Process:
         alive: whether it runs.
         state: what it does, in words.
         wrong: what is wrong with it, or ''.
+        outbox: what the outbox holds, in words, or '' if that is nothing, or is sent by another process.
         facts: what it shows.
         gauges: its numbers.
         counters: what it has counted.
@@ -50,6 +54,7 @@ class Process:
     alive: bool
     state: str
     wrong: str
+    outbox: str
     facts: dict[str, str]
     gauges: dict[str, float]
     counters: dict[str, int]
@@ -88,8 +93,8 @@ def look(folder: Path, now: float) -> Status:
 
 
 def show(status: Status, console: Console) -> None:
-    """Print it: a line for each process, what is wrong, and the counters."""
-    gauges = [gauge for gauge in Gauge if gauge not in {Gauge.MAIN_TURN, Gauge.IO_TURN, Gauge.ROUTE_TIMEOUT}]
+    """Print it: a line for each process, what is wrong, what waits in the outbox, and the counters."""
+    gauges = [gauge for gauge in Gauge if gauge not in _ASIDE]
     table = Table("pid", "role", "state", *(gauge.replace("_", " ") for gauge in gauges), box=None, header_style="bold")
     for each in status.processes:
         numbers = (_number(gauge, each.gauges[gauge]) if each.role == CONSUMER else "" for gauge in gauges)
@@ -98,6 +103,8 @@ def show(status: Status, console: Console) -> None:
     for each in status.processes:
         if each.wrong:
             console.print(f"\n{each.pid}: {each.wrong}", markup=False, highlight=False)
+        if each.outbox:
+            console.print(f"\n{each.pid}: the outbox holds {each.outbox}", markup=False, highlight=False)
         if each.stack:
             console.print(each.stack, markup=False, highlight=False, soft_wrap=True)
     table = Table("counter", "of all processes", box=None, header_style="bold")
@@ -115,6 +122,7 @@ def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
         alive=alive,
         state=state,
         wrong=wrong,
+        outbox=_outbox(sheet, now) if alive else "",
         facts={str(fact): text for fact, text in sheet.facts.items() if fact is not Fact.DOING or busy},
         gauges={str(gauge): value for gauge, value in sheet.gauges.items()},
         counters={str(counter): count for counter, count in sheet.counters.items()},
@@ -136,6 +144,15 @@ def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, str]:
     if not busy and now - sheet.gauges[Gauge.IO_TURN] > _SILENT_S:
         return "stopped", "; ".join([f"it stands still since {_clock(sheet.gauges[Gauge.IO_TURN])}", *wrong])
     return "works" if busy else "waits", "; ".join(wrong)
+
+
+def _outbox(sheet: Sheet, now: float) -> str:
+    messages, size, oldest = (
+        sheet.gauges[gauge] for gauge in (Gauge.OUTBOX_MESSAGES, Gauge.OUTBOX_BYTES, Gauge.OUTBOX_OLDEST)
+    )
+    if not messages:
+        return ""
+    return f"{messages:.0f} messages ({size:.0f} bytes), the oldest for {max(0.0, now - oldest):.0f} s"
 
 
 def _stack(file: Path) -> str:

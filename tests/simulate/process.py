@@ -142,12 +142,6 @@ class FaultyOutbox(Outbox):
         self._process.world.kept.remove(kept.message.body)
         self._process.point("removed")
 
-    def close(self) -> None:
-        """Close the file, as a process does that ends."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _look(self, what: str) -> None:
         self._process.point(what)
         if self._process.world.outbox != "works":
@@ -230,7 +224,7 @@ class Process:
         self._targets = Targets(addresses, [_EVENTS], looks_up=False)
         publisher = Publisher(settings, self.clock, self._ways)
         self._outbox = FaultyOutbox(self, settings, self.clock)
-        self._sender = Sender(self._outbox, publisher, self._emit)
+        self._sender = Sender(self._outbox, publisher, self._emit, self.clock)
         self._functions = NsqFunctions(settings, self.host, publisher, self._outbox, self.clock)
         self._turned_at, self._sent_at = world.now - _IDLE_S, world.now
         self.parts.work.chores.begin()

@@ -79,7 +79,7 @@ class FakeOutbox(Outbox):
 
     def oldest(self) -> Kept | None:
         """Return the first message."""
-        return Kept(row_id=1, due=0.0, message=self.kept[0]) if self.kept else None
+        return Kept(row_id=1, kept=0.0, message=self.kept[0]) if self.kept else None
 
     def remove(self, kept: Kept) -> None:
         """Take out the first message."""
