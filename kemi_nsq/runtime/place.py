@@ -159,9 +159,15 @@ class Place:
     def _is_there(self) -> bool:
         """Whether the path leads to the folder that is open, and the lock is in it: cleaners take old files first."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self._folder)) and os.path.samestat(
-                os.stat(LOCK, dir_fd=self._folder, follow_symlinks=False), os.fstat(self._held)
-            )
+            if not os.path.samestat(os.lstat(self.path), os.fstat(self._folder)):
+                return False
+        except PermissionError:  # the way there is closed to the user of `kamailio -u`; a removed one has no links
+            if not os.fstat(self._folder).st_nlink:
+                return False
+        except FileNotFoundError:
+            return False
+        try:
+            return os.path.samestat(os.stat(LOCK, dir_fd=self._folder, follow_symlinks=False), os.fstat(self._held))
         except FileNotFoundError:
             return False
 

@@ -251,6 +251,27 @@ def test_a_folder_that_a_stranger_has_put_there_is_refused(path: Path) -> None:
         place.restore()
 
 
+@as_root
+def test_a_user_to_whom_the_way_there_is_closed_sees_that_it_is_there_and_that_it_is_not(path: Path) -> None:
+    place = Place(path, uid=NOBODY, gid=NOBODY)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        os.write(writing, bytes([place.restore()]))
+        os.unlink(LOCK, dir_fd=place.descriptor)
+        try:
+            place.restore()
+        except RunFolderError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as told:
+        assert told.read() == f"\0NSQ_RUN_DIR {path} is gone and cannot be made again: Permission denied"
+    os.wait()
+
+
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="there is no systemd here")
 def test_systemd_leaves_it_alone_however_old_it_is(path: Path, tmp_path: Path) -> None:
     rules = tmp_path / "rules.conf"
