@@ -59,7 +59,7 @@ class ReplyWatch(threading.Thread):
         self._page = page
         self._emit = emit
         self._clock = clock
-        self._problems: set[str] = set()
+        self._problems: dict[Address, str] = {}
         self._shown = ""
         self._stopping = threading.Event()
 
@@ -78,7 +78,7 @@ class ReplyWatch(threading.Thread):
             self._page.show(Fact.STRANGERS, "")
 
     def _look(self) -> None:
-        problems: set[str] = set()
+        problems: dict[Address, str] = {}
         asked = self._nsqds(problems)
         found = {}
         for nsqd in asked:
@@ -87,21 +87,21 @@ class ReplyWatch(threading.Thread):
             try:
                 found[nsqd] = httpapi.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
             except (ConnectionLost, ProtocolError) as error:
-                problems.add(f"nsqd {error}")
+                problems[nsqd] = f"nsqd {error}"
         self._show(self._readers.look(set(asked), found, self._clock.monotonic()))
-        for problem in sorted(problems - self._problems):
-            text = f"nobody looks who else reads replies: {problem}"
+        for server in sorted(problems.keys() - self._problems.keys()):
+            text = f"nobody looks who else reads replies: {problems[server]}"
             self._emit(Report(level=Level.INFO, text=text))
         self._problems = problems
 
-    def _nsqds(self, problems: set[str]) -> list[Address]:
+    def _nsqds(self, problems: dict[Address, str]) -> list[Address]:
         """Return where to ask."""
         found: set[Address] = set()
         for lookupd in self._lookupds:
             try:
                 found |= httpapi.http_addresses(lookupd, timeout_s=HTTP_TIMEOUT_S)
             except (ConnectionLost, ProtocolError) as error:
-                problems.add(f"nsqlookupd {error}")
+                problems[lookupd] = f"nsqlookupd {error}"
         return sorted(found if self._lookupds else self._named)[:MOST_NSQD]
 
     def _show(self, strangers: str) -> None:

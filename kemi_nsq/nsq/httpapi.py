@@ -157,7 +157,7 @@ class Reader(NamedTuple):
     connected_at: float
 
 
-_NO_CLIENT = {"client_id": "", "hostname": "", "remote_address": "", "connect_ts": 0}
+_NO_CLIENT: dict[str, Any] = {"client_id": "", "hostname": "", "remote_address": "", "connect_ts": 0}
 
 
 def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
@@ -171,7 +171,7 @@ def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
     with _session() as session:
         response = _call(session, "GET", f"{nsqd}/stats", timeout_s, params=params)
     try:
-        (channels,) = [each["channels"] for each in orjson.loads(response.content)["topics"]] or [[]]
+        topics = orjson.loads(response.content)["topics"] or ()  # null where nsqd has none of this name
         return [
             Reader(
                 str(channel["channel_name"]),
@@ -180,8 +180,9 @@ def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
                 str(client["remote_address"]),
                 float(client["connect_ts"]),
             )
-            for channel in channels
-            for client in channel["clients"] or [_NO_CLIENT]
+            for found in topics
+            for channel in found["channels"]
+            for client in channel["clients"] or (_NO_CLIENT,)
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"{nsqd}: /stats answered {response.status_code} without any") from error

@@ -56,7 +56,7 @@ def ask(caller: Caller, number: int = 0, function: str = "nsq_query where") -> C
 
 def answered(caller: Caller) -> bool:
     """Whether a query has its reply."""
-    return ask(caller).wait().get("X-Reply") is not None
+    return bool(ask(caller).wait().get("X-Reply"))
 
 
 def status(chain: Chain) -> tuple[int, dict[str, object]]:
@@ -152,7 +152,6 @@ INTRUDER = """
 
 def test_who_takes_names_first_gets_no_letter(tmp_path: Path) -> None:
     with running_as(STRANGER, SQUATTER) as squatter, calls_chain("native", tmp_path) as chain:
-        assert chain.kamailio.process.pid < int(Path("/proc/loadavg").read_text(encoding="ascii").split()[-1]) + 1
         with Responding(chain.nsqd, "where", fields), Caller(chain.kamailio.sip_target) as caller:
             assert all(answered(caller) for _ in range(QUERIES))
         chain.publish(b'{"Event-Category": "test", "Event-Name": "query", "n": 1}')
