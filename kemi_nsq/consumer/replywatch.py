@@ -10,10 +10,10 @@ from collections.abc import Callable
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Item
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, ProtocolError
+from kemi_nsq.errors import TransientError
 from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq import httpapi
+from kemi_nsq.nsq import stats
 from kemi_nsq.queries.readers import ReplyReaders
 from kemi_nsq.runtime.page import Fact, Page
 from kemi_nsq.settings import Settings
@@ -59,6 +59,7 @@ class ReplyWatch(threading.Thread):
         self._page = page
         self._emit = emit
         self._clock = clock
+        self._asked: frozenset[Address] = frozenset()
         self._problems: dict[Address, str] = {}
         self._shown = ""
         self._stopping = threading.Event()
@@ -85,8 +86,8 @@ class ReplyWatch(threading.Thread):
             if self._stopping.is_set():
                 return
             try:
-                found[nsqd] = httpapi.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
-            except (ConnectionLost, ProtocolError) as error:
+                found[nsqd] = stats.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
+            except TransientError as error:
                 problems[nsqd] = f"nsqd {error}"
         self._show(self._readers.look(set(asked), found, self._clock.monotonic()))
         for server in sorted(problems.keys() - self._problems.keys()):
@@ -95,14 +96,16 @@ class ReplyWatch(threading.Thread):
         self._problems = problems
 
     def _nsqds(self, problems: dict[Address, str]) -> list[Address]:
-        """Return where to ask."""
+        """Return where to ask. A nsqlookupd that is down must not make us forget the nsqd that only it knew."""
         found: set[Address] = set()
         for lookupd in self._lookupds:
             try:
-                found |= httpapi.http_addresses(lookupd, timeout_s=HTTP_TIMEOUT_S)
-            except (ConnectionLost, ProtocolError) as error:
+                found |= stats.http_addresses(lookupd, timeout_s=HTTP_TIMEOUT_S)
+            except TransientError as error:
                 problems[lookupd] = f"nsqlookupd {error}"
-        return sorted(found if self._lookupds else self._named)[:MOST_NSQD]
+                found |= self._asked
+        self._asked = frozenset(sorted(found if self._lookupds else self._named)[:MOST_NSQD])
+        return sorted(self._asked)
 
     def _show(self, strangers: str) -> None:
         self._page.show(Fact.STRANGERS, strangers)

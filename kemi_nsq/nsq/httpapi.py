@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import requests
@@ -139,61 +139,15 @@ def _error_code(response: requests.Response) -> str:
         return f"HTTP {response.status_code}"
 
 
-class Reader(NamedTuple):
-    """A client of a channel, as nsqd's `/stats` has it (nsqd/stats.go, `ClientV2Stats`).
-
-    Attributes:
-        channel: the channel.
-        client_id: what it calls itself.
-        hostname: what it calls its machine.
-        remote_address: `host:port` where it comes from; '' stands for a channel that has no client now.
-        connected_at: when, in seconds since the epoch by nsqd's clock.
-    """
-
-    channel: str
-    client_id: str
-    hostname: str
-    remote_address: str
-    connected_at: float
-
-
-_NO_CLIENT: dict[str, Any] = {"client_id": "", "hostname": "", "remote_address": "", "connect_ts": 0}
-
-
-def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
-    """Ask a nsqd, by its HTTP address, who reads a topic (`/stats`), on whichever channel.
+def get(address: Address, path: str, *, timeout_s: float, **params: str) -> bytes:
+    """Ask nsqd, or nsqlookupd, something over a connection of its own, and return what it said.
 
     Raises:
         ConnectionLost: it cannot be reached in time.
-        ProtocolError: it answers something else.
+        ProtocolError: it does not answer that.
     """
-    params = {"format": "json", "topic": topic, "include_mem": "false"}
-    with _session() as session:
-        response = _call(session, "GET", f"{nsqd}/stats", timeout_s, params=params)
-    try:
-        topics = orjson.loads(response.content)["topics"] or ()  # null where nsqd has none of this name
-        return [
-            Reader(
-                str(channel["channel_name"]),
-                str(client["client_id"]),
-                str(client["hostname"]),
-                str(client["remote_address"]),
-                float(client["connect_ts"]),
-            )
-            for found in topics
-            for channel in found["channels"]
-            for client in channel["clients"] or (_NO_CLIENT,)
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(f"{nsqd}: /stats answered {response.status_code} without any") from error
-
-
-def http_addresses(lookupd: Address, *, timeout_s: float) -> set[Address]:
-    """Ask a nsqlookupd for the HTTP addresses of all nsqd that it knows (`/nodes`); raises as `readers`."""
-    with _session() as session:
-        response = _call(session, "GET", f"{lookupd}/nodes", timeout_s)
-    try:
-        producers = orjson.loads(response.content)["producers"]
-        return {names.address(str(Address(node["broadcast_address"], node["http_port"]))) for node in producers}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(f"{lookupd}: /nodes answered {response.status_code} without any") from error
+    with closing(Client(address)) as client:
+        response = client._call("GET", path, timeout_s, params=params)
+    if not response.ok:
+        raise ProtocolError(f"{address}: {path} answered HTTP {response.status_code}")
+    return response.content

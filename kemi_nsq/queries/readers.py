@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.httpapi import Reader
+from kemi_nsq.nsq.stats import Reader
 
 #: nsqd forgets a connection that has died after two heartbeats, 20 s: until then an old one of ours may be there.
 SETTLED_S = 25.0

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
-from kemi_nsq.names import Address, Subscription, address
+from kemi_nsq.errors import ConnectionLost, NsqdRefused
+from kemi_nsq.names import Address, address
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq.httpapi import Client
-from kemi_nsq.tools.reader import Reader
 from tests.support.nsqd import Nsqd, Nsqlookupd
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.scripted_nsqd import Cut, Expect, Hold, ScriptedNsqd, Send, Step
@@ -232,59 +231,3 @@ def test_a_server_that_does_not_answer_as_http_says(script: list[Step]) -> None:
         found, problems = httpapi.nodes([address(server.address)], timeout_s=0.3)
     assert (found, len(problems)) == (frozenset(), 1)
     assert len(problems[0].splitlines()) == 1
-
-
-# Readers
-
-
-def test_nsqd_says_who_reads_a_topic_on_which_channel(nsqd: Nsqd) -> None:
-    topic = "kamailio-0.n1.abcdefgh.replies#ephemeral"
-    subscription = Subscription(topic, "replies#ephemeral")
-    assert httpapi.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S) == []
-    with closing(Reader(address(nsqd.tcp_address), subscription)):
-        nsqd.create_channel(topic, "spy")
-        spy, ours = sorted(httpapi.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S))[::-1]
-    assert spy == ("spy", "", "", "", 0.0)
-    assert (ours.channel, ours.client_id) == ("replies#ephemeral", "kemi-nsq")
-    assert ours.remote_address.startswith(f"{LOOPBACK}:")
-    assert abs(ours.connected_at - time.time()) < 60
-    assert httpapi.readers(address(nsqd.http_address), "events", timeout_s=TIMEOUT_S) == [("kamailio", "", "", "", 0.0)]
-
-
-NO_STATS = {
-    "no JSON": b"hello",
-    "no topics": b"{}",
-    "topics are a number": b'{"topics": 5}',
-    "no channels": b'{"topics": [{}]}',
-    "no client": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [5]}]}]}',
-    "no time": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [{"client_id": "", "hostname": "",'
-    b' "remote_address": "", "connect_ts": {}}]}]}]}',
-}
-
-
-@pytest.mark.parametrize("body", NO_STATS.values(), ids=NO_STATS)
-def test_what_are_no_statistics_is_said(body: bytes) -> None:
-    with (
-        ScriptedNsqd(http_answer(body)) as server,
-        pytest.raises(ProtocolError, match="/stats answered 200 without any"),
-    ):
-        httpapi.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
-
-
-def test_nsqlookupd_says_where_to_ask_them(tmp_path: Path) -> None:
-    with (
-        Nsqlookupd(tmp_path / "lookupd") as lookupd,
-        Nsqd(tmp_path / "nsqd", lookupd_tcp_address=lookupd.tcp_address) as nsqd,
-    ):
-        where = address(lookupd.http_address)
-        until(lambda: httpapi.http_addresses(where, timeout_s=TIMEOUT_S), what="nsqd to be known")
-        assert httpapi.http_addresses(where, timeout_s=TIMEOUT_S) == {address(nsqd.http_address)}
-
-
-@pytest.mark.parametrize("body", [b"hello", b"{}", b'{"producers": [{"broadcast_address": "a", "http_port": 0}]}'])
-def test_what_are_no_nodes_to_ask_is_said(body: bytes) -> None:
-    with (
-        ScriptedNsqd(http_answer(body)) as server,
-        pytest.raises(ProtocolError, match="/nodes answered 200 without any"),
-    ):
-        httpapi.http_addresses(address(server.address), timeout_s=TIMEOUT_S)

@@ -97,6 +97,11 @@ def test_nsqlookupd_says_where_to_look(tmp_path: Path) -> None:
         second = there[1]
         stack.enter_context(closing(Reader(address(second.tcp_address), Subscription(reply_topic(second), CHANNEL))))
         until(lambda: f"at nsqd {second.http_address}" in shown(consumer), what="the stranger")
+        lookupd.kill()
+        until(lambda: len(lines(consumer)) == 2, what="the line that nsqlookupd does not answer")
+        until(looked_for(0.5), what="some looks")
+        assert f"at nsqd {second.http_address}" in shown(consumer)
+        lookupd.start()
 
 
 def test_where_nobody_says_who_reads_that_is_told_once(nsqd: Nsqd) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.httpapi import Reader
+from kemi_nsq.nsq.stats import Reader
 from kemi_nsq.queries.readers import SETTLED_S, ReplyReaders
 
 TOPIC, CHANNEL = "kamailio-0.n1.abcdefgh.replies#ephemeral", "replies#ephemeral"
