@@ -74,6 +74,14 @@ class Counter(Named):
     QUERY_FAILED = "query_failed", "queries that failed; `$var(nqErr)` said why"
     JSON_FAILED = "json_failed", "calls of nsq_json with no JSON, or no path"
     REPLY_DROPPED = "reply_dropped", "replies of no use: late, second, foreign, too large, or no reply at all"
+    REPLY_STRANGERS = (
+        "reply_strangers",
+        "times that somebody else was found to read the replies to our queries",
+    )
+    RUN_FOLDER_LOST = (
+        "run_folder_lost",
+        "times that NSQ_RUN_DIR, or a socket of ours in it, was found to be gone",
+    )
     RESUME_FAILED = "resume_failed", "suspended transactions that had gone when their reply, or its deadline, came"
     CONNECTED = "connected", "subscriptions that nsqd accepted"
     DISCONNECTED = "disconnected", "connections to nsqd that were lost"

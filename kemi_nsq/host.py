@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.runtime.page import Page
+from kemi_nsq.runtime.place import Place
 
 
 class Level(enum.Enum):
@@ -30,9 +31,11 @@ class Host(Protocol):
 
     Attributes:
         page: where a process shows its state; any thread may.
+        place: the runtime folder, as soon as it was taken; None where there is none, and then no query is answered.
     """
 
     page: Page
+    place: Place | None
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Hold the runtime folder from now on, and show pages there.

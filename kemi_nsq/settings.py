@@ -135,8 +135,8 @@ class Settings(BaseSettings):
 
     nsqd_address: Annotated[Addresses, Field(min_length=1)] = _setting(
         "127.0.0.1:4151",
-        "HTTP addresses of nsqd: to publish with NSQ_PUBLISH_TRANSPORT http; the first one for `kemi-nsq publish` and "
-        "`kemi-nsq presence reset`.",
+        "HTTP addresses of nsqd: to publish with NSQ_PUBLISH_TRANSPORT http, and to see who reads our replies, unless "
+        "NSQ_LOOKUPD_ADDRESS is set; the first one for `kemi-nsq publish` and `kemi-nsq presence reset`.",
         _ADDRESSES,
     )
     nsqd_tcp_address: Annotated[Addresses, Field(min_length=1)] = _setting(
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     )
     node: str = _setting(
         "localhost",
-        "Name of this node, in the reply topic and in `Node` of queries; the host name where it is not set.",
+        "Name of this node for people, in the reply topic and in `Node` of queries; the host name where it is not set.",
         "1 to 32 of the characters A-Z a-z 0-9 . _ -",
         pattern=r"^[.a-zA-Z0-9_-]{1,32}$",
     )
@@ -311,7 +311,7 @@ class Settings(BaseSettings):
     run_dir: str = _setting(
         "/run/kamailio/kemi-nsq",
         "Runtime folder of this Kamailio alone; made for its user, with mode 0700. Its processes show there what they "
-        "do: `kemi-nsq status`.",
+        "do (`kemi-nsq status`), and meet there for queries.",
         "an absolute path",
         pattern=r"^/.+$",
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime.page import Page
+from kemi_nsq.runtime.place import Place
 
 
 class FakeHost:
@@ -25,6 +26,7 @@ class FakeHost:
 
     Attributes:
         page: what was shown, in memory: there is no runtime folder.
+        place: None likewise, unless a test gives one: queries go through it.
         lines: the log, as (level, text).
         counters: how often each counter was raised.
         variables: the values of `$var(...)`.
@@ -45,6 +47,7 @@ class FakeHost:
         event_routes: Mapping[str, Callable[[FakeHost, str], None]] | None = None,
     ) -> None:
         self.page = Page()
+        self.place: Place | None = None
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()

@@ -32,6 +32,7 @@ from kemi_nsq.queries.desk import ReplyDesk
 
 _TICK_S = 0.5
 _SETTLE_S = 1.0
+_NONE = -1
 #: What another thread asked for; it is called with the time at which this thread comes to it.
 _Call: TypeAlias = Callable[[float], None]
 
@@ -79,6 +80,7 @@ class IoThread(threading.Thread):
         self._waker = sockets.Waker()
         self._selector = selectors.DefaultSelector()
         self._wires: dict[int, _Wire] = {}
+        self._desk_descriptor = _NONE
         self._stopping = False
 
     # Called by other threads
@@ -131,7 +133,7 @@ class IoThread(threading.Thread):
         """Loop until `stop`; an error of ours is handed to the main thread."""
         try:
             self._selector.register(self._waker, selectors.EVENT_READ, self._waker.clear)
-            self._selector.register(self._desk, selectors.EVENT_READ, self._desk.read_letters)
+            self._watch_desk(self._clock.monotonic())
             while not self._stopping:
                 self._turn()
         except BaseException:  # whatever it is, the main thread must learn that nobody reads any more
@@ -153,8 +155,18 @@ class IoThread(threading.Thread):
         now = self._clock.monotonic()
         self._intake.begin_turn(now)
         self._take_inbox()
+        self._watch_desk(now)
         self._intake.watch(now, self._clock.wall())
         self._write_all(now)
+
+    def _watch_desk(self, now: float) -> None:
+        """Read letters of the desk, from whichever socket it has now."""
+        self._desk.keep_open(now)
+        before, self._desk_descriptor = self._desk_descriptor, self._desk.fileno()
+        if before != self._desk_descriptor:
+            if before != _NONE:
+                self._selector.unregister(before)  # which is closed by now, or another socket's
+            self._selector.register(self._desk_descriptor, selectors.EVENT_READ, self._desk.read_letters)
 
     def _patience(self) -> float:
         """Return the seconds until something is due."""

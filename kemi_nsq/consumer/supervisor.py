@@ -24,6 +24,7 @@ from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
 from kemi_nsq.consumer.message import Connected, Delivery, Item
 from kemi_nsq.consumer.overseer import Overseer
+from kemi_nsq.consumer.replywatch import ReplyWatch
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
@@ -149,9 +150,11 @@ class Supervisor:
 
     def _run(self) -> None:
         self._items, self._replies = SimpleQueue(), _Replies()
-        desk = ReplyDesk(self._settings.node, max_size=self._settings.max_reply_size, emit=self._emit)
+        desk = self._make_desk()
         self._stacks = Stacks(self._host, self._settings.route_timeout)
-        self._io = self._make_io(desk)
+        # Unlike all others, those of other containers too: in the reply topic a stranger is told by it.
+        client_id = f"kamailio-{os.getpid()}-{self._clock.entropy(4).hex()}"
+        self._io = self._make_io(desk, client_id)
         self._gate.attach(self._io)
         self._connector = Connector(
             self._settings,
@@ -160,7 +163,10 @@ class Supervisor:
             emit=self._emit,
             clock=self._clock,
         )
-        threads: list[IoThread | Connector | OutboxSender] = [self._io, self._connector]
+        watch = ReplyWatch(
+            self._settings, desk.subscription, client_id, page=self._host.page, emit=self._emit, clock=self._clock
+        )
+        threads: list[IoThread | Connector | ReplyWatch | OutboxSender] = [self._io, self._connector, watch]
         if self._sender is not None:
             threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
         try:
@@ -176,12 +182,21 @@ class Supervisor:
             self._stacks.close()
             self._host.page.wait()
 
-    def _make_io(self, desk: ReplyDesk) -> IoThread:
+    def _make_desk(self) -> ReplyDesk:
+        return ReplyDesk(
+            self._settings.node,
+            self._host.place,
+            max_size=self._settings.max_reply_size,
+            emit=self._emit,
+            clock=self._clock,
+        )
+
+    def _make_io(self, desk: ReplyDesk, client_id: str) -> IoThread:
         overseer = Overseer(self._settings, self._host.page, self._stacks, self._items.put)
         intake = Intake(
             max_in_flight=self._settings.max_in_flight,
             overseer=overseer,
-            identify=_identify(self._settings),
+            identify=_identify(self._settings, client_id),
             desk=desk,
             hand_over=self._items.put,
             on_closed=self._on_closed,
@@ -274,9 +289,9 @@ class Supervisor:
             self._host.count(Counter.RESUME_FAILED)
 
 
-def _identify(settings: Settings) -> dict[str, JsonValue]:
+def _identify(settings: Settings, client_id: str) -> dict[str, JsonValue]:
     return nsq.identify(
-        client_id=f"kamailio-{os.getpid()}",
+        client_id=client_id,
         hostname=settings.node,
         user_agent=f"kemi-nsq/{version('kemi-nsq')}",
         heartbeat_s=HEARTBEAT_S,

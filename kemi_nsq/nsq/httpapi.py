@@ -137,3 +137,17 @@ def _error_code(response: requests.Response) -> str:
         return str(orjson.loads(response.content)["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {response.status_code}"
+
+
+def get(address: Address, path: str, *, timeout_s: float, **params: str) -> bytes:
+    """Ask nsqd, or nsqlookupd, something over a connection of its own, and return what it said.
+
+    Raises:
+        ConnectionLost: it cannot be reached in time.
+        ProtocolError: it does not answer that.
+    """
+    with closing(Client(address)) as client:
+        response = client._call("GET", path, timeout_s, params=params)
+    if not response.ok:
+        raise ProtocolError(f"{address}: {path} answered HTTP {response.status_code}")
+    return response.content

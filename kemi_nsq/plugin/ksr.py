@@ -22,6 +22,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.page import Page
+from kemi_nsq.runtime.place import Place
 from kemi_nsq.settings import PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
@@ -51,18 +52,20 @@ class KamailioHost:
 
     Attributes:
         page: in the runtime folder, as soon as that was taken.
+        place: that folder.
     """
 
     def __init__(self, *, native: bool) -> None:
         self._native = native
         self._folder: folder.RunFolder | None = None
         self.page = Page()
+        self.place: Place | None = None
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
         uid, gid = _own("uid") or os.geteuid(), _own("gid") or os.getegid()
         self._folder = folder.take(Path(path), uid=uid, gid=gid)
-        self.page = self._folder.page
+        self.page, self.place = self._folder.page, self._folder.place
         return self._folder.died
 
     def stack_file(self) -> int:

@@ -62,7 +62,7 @@ class NsqFunctions:
         self._host = host
         self._publisher = publisher
         self._outbox = outbox
-        self._asker = Asker(settings, publisher, partial(host.count, Counter.REPLY_DROPPED), clock)
+        self._asker = Asker(settings, publisher, host.place, partial(host.count, Counter.REPLY_DROPPED), clock)
 
     def publish(self, topic: str, payload: str | JsonObject, delay_ms: int | str = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.

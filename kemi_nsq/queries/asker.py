@@ -12,14 +12,23 @@ from importlib.metadata import version
 import orjson
 
 from kemi_nsq.clock import SYSTEM, Clock
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, NsqError, QueryFailed, TransientError, UsageError
+from kemi_nsq.errors import (
+    ConnectionLost,
+    NsqdRefused,
+    NsqError,
+    QueryFailed,
+    RunFolderError,
+    TransientError,
+    UsageError,
+)
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject, JsonValue, encode
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.desk import EMPTY_LETTER, desk_name
 from kemi_nsq.queries.postbox import Postbox
-from kemi_nsq.queries.protocol import SERVER_ID, Sender, Waiting, reply_subscription, request
+from kemi_nsq.queries.protocol import SERVER_ID, Sender, Waiting, consumer_subscription, request
+from kemi_nsq.runtime.place import SOCKET, Place
 from kemi_nsq.settings import Settings
 
 
@@ -52,13 +61,20 @@ class Asker:
     Args:
         settings: NSQ_NODE, NSQ_CONSUMERS and the rest.
         publisher: publishes the requests.
-        late: is called for each letter of a query that was given up before.
+        place: the runtime folder, where the consumers' sockets are; without one nobody takes a reply.
+        late: is called for each letter that is of no use: its query was given up, or another user wrote it.
         clock: tells the time.
     """
 
     def __init__(
-        self, settings: Settings, publisher: Publisher, late: Callable[[], None] = _nothing, clock: Clock = SYSTEM
+        self,
+        settings: Settings,
+        publisher: Publisher,
+        place: Place | None,
+        late: Callable[[], None] = _nothing,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._place = place
         self._late = late
         self._clock = clock
         self._settings = settings
@@ -128,7 +144,7 @@ class Asker:
     def _wait(self, msg_id: str, deadline: float) -> str:
         """Return the reply to `msg_id`; letters of queries that were given up earlier are passed over."""
         while (left_s := deadline - self._clock.monotonic()) > 0:
-            letter = self._box().receive(left_s)
+            letter = self._postbox.receive(left_s) if self._postbox else None
             if letter is None:
                 continue
             head, _, body = letter.partition(b"\n")
@@ -149,15 +165,20 @@ class Asker:
         self._post(slot, orjson.dumps({"failed": reason, "msg_id": msg_id}))
 
     def _body(self, fields: dict[str, JsonValue], slot: int) -> bytes:
+        instance = self._place.instance if self._place else ""
         # A reply to another topic would not come here, so this field is not the caller's to choose.
-        return encode({**fields, SERVER_ID: reply_subscription(slot, self._settings.node).topic})
+        topic = consumer_subscription(slot, self._settings.node, instance).topic
+        return encode({**fields, SERVER_ID: topic})
 
     def _reach(self, letter: bytes) -> int:
         """Send a letter to a consumer process, and return its slot. Workers spread over the consumers by their pid."""
-        for turn in range(self._settings.consumers):
-            slot = (os.getpid() + turn) % self._settings.consumers
-            if self._post(slot, letter):
-                return slot
+        for _ in range(2):
+            for turn in range(self._settings.consumers):
+                slot = (os.getpid() + turn) % self._settings.consumers
+                if self._post(slot, letter):
+                    return slot
+            if not self._find_again():
+                break
         raise QueryFailed("no consumer")
 
     def _post(self, slot: int, letter: bytes) -> bool:
@@ -168,9 +189,25 @@ class Asker:
             return False
         return True
 
+    def _find_again(self) -> bool:
+        """Whether the runtime folder is another one now: it was removed, and a consumer has made it again, say."""
+        try:
+            return self._place is not None and self._place.restore()
+        except RunFolderError:  # which a consumer tells
+            return False
+
     def _box(self) -> Postbox:
-        if self._postbox is None:
-            self._postbox = Postbox(_own_name())
+        """Return the socket of this process, which must be there: a reply comes to it.
+
+        Raises:
+            ConnectionLost: it cannot be made.
+        """
+        if self._place is None:
+            raise ConnectionLost("there is no runtime folder")
+        if self._postbox is None or self._postbox.name != _own_name():  # a script may ask before the fork
+            self._postbox = Postbox(self._place, _own_name(), lambda _user: self._late())
+        if not self._postbox.is_there:
+            self._postbox.open()
         return self._postbox
 
 
@@ -182,4 +219,4 @@ def failure_reason(error: NsqError) -> str:
 
 
 def _own_name() -> str:
-    return f"kemi-nsq/{os.getppid()}/asker/{os.getpid()}"
+    return f"{os.getpid()}{SOCKET}"

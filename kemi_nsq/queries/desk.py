@@ -9,64 +9,109 @@ and dropped, and never reach an event route.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any, get_args
 
 import orjson
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, PayloadError
+from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError
 from kemi_nsq.host import Level, Report, Suspended
 from kemi_nsq.names import Subscription
 from kemi_nsq.queries.postbox import Postbox
-from kemi_nsq.queries.protocol import Pending, Reason, Resume, Waiting, reply_msg_id, reply_subscription
+from kemi_nsq.queries.protocol import Pending, Reason, Resume, Waiting, consumer_subscription, reply_msg_id
+from kemi_nsq.runtime.place import SETTING, SOCKET, Place
 from kemi_nsq.settings import limits
 
 #: One for each consumer process, however many of them NSQ_CONSUMERS starts.
 MAX_SLOTS = int(limits("consumers")[1])
 #: Says nothing; that it can be sent says that somebody is there.
 EMPTY_LETTER = b"{}"
+#: The desk looks this often whether its socket is still there.
+LOOK_S = 1.0
 
 
 def desk_name(slot: int) -> str:
-    """Return the postbox name of a consumer process; all children of one Kamailio agree on it by their parent's pid."""
-    return f"kemi-nsq/{os.getppid()}/consumer/{slot}"
+    """Return the postbox name of a consumer process."""
+    return f"consumer-{slot}{SOCKET}"
 
 
 class ReplyDesk:
     """Matches replies with queries.
 
+    Without a socket, because there is no folder for it, no query is registered; `keep_open` says so, and tries again.
+
     Args:
         node: NSQ_NODE, part of the reply topic.
+        place: the runtime folder; None where there is none.
         max_size: replies above this many bytes are bad replies.
         emit: takes what the main thread shall do or log.
+        clock: gives an instance without a folder its chance to be the only one of its name.
 
     Attributes:
         subscription: the reply topic, to be subscribed at every nsqd.
+
+    Raises:
+        ConnectionLost: there are too many consumer processes.
     """
 
-    def __init__(self, node: str, *, max_size: int, emit: Callable[[Report | Resume], None]) -> None:
-        slot, self._postbox = _first_free_slot()
-        self.subscription: Subscription = reply_subscription(slot, node)
+    def __init__(
+        self,
+        node: str,
+        place: Place | None,
+        *,
+        max_size: int,
+        emit: Callable[[Report | Resume], None],
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._place = place
+        slot, instance = (place.claim(MAX_SLOTS), place.instance) if place else (0, clock.entropy(4).hex())
+        self.subscription: Subscription = consumer_subscription(slot, node, instance)
+        self._postbox = Postbox(place, desk_name(slot), self._drop_stranger) if place else None
+        self._look_due = 0.0
+        self._opened = False
+        self._problem = ""
+        self._last_stranger = -1
         self._max_size = max_size
         self._emit = emit
         self._pending = Pending()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a letter waits."""
-        return self._postbox.fileno()
+        """Return the descriptor that is readable when a letter waits; another one after `keep_open`, -1 for none."""
+        return self._postbox.fileno() if self._postbox else -1
 
     def close(self) -> None:
-        """Give the slot back."""
-        self._postbox.close()
+        """Give the name of the socket back."""
+        if self._postbox:
+            self._postbox.close()
+
+    def keep_open(self, now: float) -> None:
+        """See, once a second, that others find the socket: somebody may have removed it, or the folder around it."""
+        if self._place is None or self._postbox is None or now < self._look_due:
+            return
+        self._look_due = now + LOOK_S
+        try:
+            moved = self._place.restore()
+            if not self._postbox.is_there:
+                self.read_letters()  # the last that came
+                self._postbox.open()
+                if self._opened or moved:
+                    text = f"{SETTING} {self._place.path} or a socket in it was gone, and is there again"
+                    self._emit(Report(level=Level.WARNING, text=text, counter=Counter.RUN_FOLDER_LOST))
+            self._opened, self._problem = True, ""
+        except NsqError as error:
+            if str(error) != self._problem:
+                text = f"{error}; until that changes no query gets a reply here"
+                self._emit(Report(level=Level.ERROR, text=text, counter=Counter.RUN_FOLDER_LOST))
+            self._problem = str(error)
 
     # Letters come from other processes, so what is in them is checked; replies come from the network. Both are read in
     # the I/O thread: a query inside an event route must get its reply while the main thread waits for it.
 
     def read_letters(self) -> None:
         """Take the queries that were registered, and those that were given up."""
-        while (letter := self._postbox.receive(0)) is not None:
+        while self._postbox and (letter := self._postbox.receive(0)) is not None:
             try:
                 self._read(letter)
             except (ValueError, TypeError, LookupError, AttributeError) as error:  # not from this version of us
@@ -129,11 +174,18 @@ class ReplyDesk:
         if waiting.suspended is not None:
             self._emit(Resume(suspended=waiting.suspended, reply=body.decode("utf-8", "replace"), reason=reason))
             return
+        if self._postbox is None:
+            return
         head = orjson.dumps({"msg_id": waiting.msg_id, "reason": reason})
         try:
             self._postbox.send(waiting.mailbox, head + b"\n" + body)
         except ConnectionLost:  # that process has ended, or does not read: its deadline will tell it
             self._emit(Report(counter=Counter.REPLY_DROPPED))
+
+    def _drop_stranger(self, user: int) -> None:
+        text = f"a letter of user {user} to the reply desk dropped: only Kamailio's own user may write there"
+        new, self._last_stranger = user != self._last_stranger, user
+        self._emit(Report(level=Level.WARNING, text=text if new else "", counter=Counter.REPLY_DROPPED))
 
 
 def _waiting(said: dict[str, Any]) -> Waiting:
@@ -156,12 +208,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
-
-
-def _first_free_slot() -> tuple[int, Postbox]:
-    for slot in range(MAX_SLOTS):
-        try:
-            return slot, Postbox(desk_name(slot))
-        except ConnectionLost:
-            continue
-    raise ConnectionLost(f"all {MAX_SLOTS} consumer slots are taken")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the processes of one Kamailio write to each other: Unix datagrams, under names that need no file (unix(7))."""
+"""How the processes of one Kamailio write to each other: Unix datagrams, by sockets in the runtime folder (unix(7))."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.nsq.sockets import PatientCall, timeval
+from kemi_nsq.runtime.place import FILE_MODE, Place
 
 #: Well below the default of net.core.wmem_default, so that a postbox holds several letters.
 _LARGEST_DATAGRAM = 32 * 1024
@@ -21,50 +24,78 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(struc
 
 
 class Postbox:
-    """A Unix datagram socket between the processes of one Kamailio, under a name that needs no file.
+    """A Unix datagram socket between the processes of one Kamailio, in its runtime folder.
 
-    Letters from another user's processes are dropped. A letter that is too long for a datagram travels as a
-    descriptor of memory (memfd_create(2)), which the receiver reads.
+    Letters from another user's processes are dropped, and none is written to another user's socket. A letter that is
+    too long for a datagram travels as a descriptor of memory (memfd_create(2)), which the receiver reads.
 
     Args:
-        name: where others send to.
+        place: the runtime folder.
+        name: where others send to; no other living process may use it.
+        stranger: is called with the user whose letter was dropped.
+
+    Attributes:
+        name: as above.
 
     Raises:
-        ConnectionLost: another process has this name.
+        ConnectionLost: this process can open no socket.
     """
 
-    def __init__(self, name: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(_FULL_TIMEOUT_S))
-        self._receive = PatientCall(self._socket, partial(self._socket.recvmsg, _LARGEST_DATAGRAM, _ANCILLARY_SIZE))
-        # Before the name is there: the kernel says who sent a letter if this was set when the letter came (unix(7)).
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    def __init__(self, place: Place, name: str, stranger: Callable[[int], None]) -> None:
+        self._place = place
+        self.name = name
+        self._stranger = stranger
+        self._file: os.stat_result | None = None
+        self._adopt(_new_socket(name))
+
+    def open(self) -> None:
+        """Let others find this under its name, again if its file is gone.
+
+        Raises:
+            ConnectionLost: that cannot be.
+        """
+        fresh, address = _new_socket(self.name), self._place.address(self.name)
         try:
-            self._socket.bind(_abstract(name))
+            with suppress(FileNotFoundError):  # left by a process that was killed: the name is ours alone
+                os.unlink(self.name, dir_fd=self._place.descriptor)
+            fresh.bind(address)
+            self._file = os.stat(self.name, dir_fd=self._place.descriptor, follow_symlinks=False)
         except OSError as error:
-            self._socket.close()
-            raise ConnectionLost(f"{name}: {error.strerror}") from error
+            fresh.close()
+            raise ConnectionLost(f"{self.name}: {error.strerror}") from error
+        self._socket.close()
+        self._adopt(fresh)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether others find it: somebody may have removed its file."""
+        try:
+            found = os.stat(self.name, dir_fd=self._place.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return self._file is not None and os.path.samestat(found, self._file)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a letter waits."""
+        """Return the descriptor that is readable when a letter waits; another one after `open`."""
         return self._socket.fileno()
 
     def send(self, name: str, letter: bytes, *, wait: bool = False) -> None:
         """Send a letter to another postbox; where that is full, `wait` gives its owner a tenth of a second.
 
         Raises:
-            ConnectionLost: nobody has this name, or the postbox stays full.
+            ConnectionLost: nobody has this name, or it is not one of ours, or the postbox stays full.
         """
-        flags = 0 if wait else socket.MSG_DONTWAIT
+        flags, address = 0 if wait else socket.MSG_DONTWAIT, self._place.address(name)
         try:
+            self._place.trust(name)
             if len(letter) <= _LARGEST_DATAGRAM:
-                self._socket.sendto(letter, flags, _abstract(name))
+                self._socket.sendto(letter, flags, address)
                 return
             descriptor = os.memfd_create("kemi-nsq")
             try:
                 os.write(descriptor, letter)
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-                self._socket.sendmsg([b"\0"], [rights], flags, _abstract(name))  # Python 3.11's send_fds forgets these
+                self._socket.sendmsg([b"\0"], [rights], flags, address)  # Python 3.11's send_fds forgets these
             finally:
                 os.close(descriptor)  # the receiver gets one of its own, to the same memory (unix(7), SCM_RIGHTS)
         except OSError as error:
@@ -88,16 +119,34 @@ class Postbox:
         if user != os.getuid():  # what a stranger passes might never end
             for descriptor in descriptors:
                 os.close(descriptor)
+            self._stranger(user)
             return None
         return next(map(_read_and_close, descriptors), letter)
 
     def close(self) -> None:
         """Give the name back."""
+        if self.is_there:
+            with suppress(OSError):
+                os.unlink(self.name, dir_fd=self._place.descriptor)
         self._socket.close()
 
+    def _adopt(self, fresh: socket.socket) -> None:
+        self._socket = fresh
+        self._receive = PatientCall(fresh, partial(fresh.recvmsg, _LARGEST_DATAGRAM, _ANCILLARY_SIZE))
 
-def _abstract(name: str) -> bytes:
-    return b"\0" + name.encode()
+
+def _new_socket(name: str) -> socket.socket:
+    try:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise ConnectionLost(f"{name}: {error.strerror}") from error
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(_FULL_TIMEOUT_S))
+    # Before the name is there: the kernel says who sent a letter if this was set when the letter came (unix(7)).
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    os.fchmod(
+        made.fileno(), FILE_MODE
+    )  # which its file gets, whatever the umask is (net/unix/af_unix.c, unix_bind_bsd)
+    return made
 
 
 def _read_and_close(descriptor: int) -> bytes:

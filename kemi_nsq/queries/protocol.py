@@ -28,6 +28,8 @@ Reason: TypeAlias = Literal["timeout", "no nsqd", "bad payload", "no consumer", 
 #: Queries that may wait at once in one consumer process; a further one is refused as `no consumer`.
 MAX_PENDING = 20_000
 _MSG_ID_LENGTH = 255
+#: Characters of a topic, `#ephemeral` included (nsqd, internal/protocol/names.go).
+_TOPIC_LENGTH = 64
 #: Deadlines of queries that are over, which may be left in memory besides as many as wait.
 _SPARE_DEADLINES = 1000
 
@@ -54,7 +56,7 @@ class Waiting:
     Attributes:
         msg_id: what the reply must carry.
         deadline: monotonic second at which it is given up; all processes of a machine share that clock.
-        mailbox: name of the socket that waits, or '' for a suspended transaction.
+        mailbox: name of the socket in the runtime folder that waits, or '' for a suspended transaction.
         suspended: the transaction that waits, if it does not block a process.
     """
 
@@ -64,9 +66,21 @@ class Waiting:
     suspended: Suspended | None = None
 
 
-def reply_subscription(slot: int, node: str) -> Subscription:
-    """Return the reply topic and channel of a consumer process; both vanish with their last reader."""
-    return Subscription(f"kamailio-{slot}.{node}.{REPLY_CHANNEL}", REPLY_CHANNEL)
+def reply_subscription(reader: str, node: str, instance: str) -> Subscription:
+    """Return the reply topic and channel of one reader; both vanish with it.
+
+    Args:
+        reader: what it is, and which of several.
+        node: NSQ_NODE, for people: cut where the topic would be too long.
+        instance: tells those of one node apart (`runtime.instance`).
+    """
+    room = _TOPIC_LENGTH - len(f"{reader}..{instance}.{REPLY_CHANNEL}")
+    return Subscription(f"{reader}.{node[:room]}.{instance}.{REPLY_CHANNEL}", REPLY_CHANNEL)
+
+
+def consumer_subscription(slot: int, node: str, instance: str) -> Subscription:
+    """Return the reply topic and channel of a consumer process."""
+    return reply_subscription(f"kamailio-{slot}", node, instance)
 
 
 def request(payload: str | JsonObject, *, sender: Sender, new_id: str) -> tuple[str, dict[str, JsonValue]]:

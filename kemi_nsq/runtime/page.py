@@ -52,6 +52,7 @@ class Fact(enum.StrEnum):
     OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
     FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
+    STRANGERS = "strangers", "who else reads the replies to queries, and where"
     DOING = "doing", "what the main thread does: the route of the messages that it is handling, say"
     STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"
 
@@ -227,16 +228,27 @@ class Page:
             self._turn_over()
         struct.pack_into(f"{_ROLE_SIZE}s", self.memory, _ROLE_AT, name.encode())
 
+    def move(self) -> None:
+        """Go on in new memory, with all that is shown: where the old one was, nobody looks any more."""
+        with self._lock:
+            if os.getpid() == self._pid:
+                shown = bytes(self.memory)
+                self._begin(self._pid)
+                self.memory[:] = shown
+
     def _turn_over(self) -> None:
         """Begin the page of this process; Kamailio forks without telling Python."""
         with self._lock:
             pid = os.getpid()
             if pid != self._pid:
-                self.memory = self._make(pid)
-                whole = memoryview(self.memory)
-                self._integers, self._floats = whole.cast("Q"), whole.cast("d")
+                self._begin(pid)
                 self._what = ""
                 self._pid = pid  # last: another thread may use the page as soon as it sees this
+
+    def _begin(self, pid: int) -> None:
+        self.memory = self._make(pid)
+        whole = memoryview(self.memory)
+        self._integers, self._floats = whole.cast("Q"), whole.cast("d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

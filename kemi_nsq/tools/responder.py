@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import time
@@ -17,13 +16,15 @@ from kemi_nsq.jsontext import JsonObject, encode, field_text, json_object
 from kemi_nsq.names import Subscription, topic_name
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
-from kemi_nsq.queries.protocol import MSG_ID, REPLY_CHANNEL, SERVER_ID, Sender, reply_msg_id, request
+from kemi_nsq.queries.protocol import MSG_ID, SERVER_ID, Sender, reply_msg_id, reply_subscription, request
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools.reader import Reader
 
 Answer: TypeAlias = Callable[[str], JsonObject]
 #: A command that takes longer than this has no answer.
 EXEC_TIMEOUT_S = 30.0
+#: Characters of the reply topic that are this call's alone.
+_RANDOM = 12
 
 
 def ask(settings: Settings, topic: str, payload: str, *, timeout_s: float) -> str:
@@ -36,9 +37,9 @@ def ask(settings: Settings, topic: str, payload: str, *, timeout_s: float) -> st
     deadline = time.monotonic() + timeout_s
     sender = Sender(node=settings.node, app_name="kemi-nsq", app_version="cli")
     msg_id, fields = request(payload, sender=sender, new_id=str(uuid.uuid4()))
-    reply_topic = f"kemi-nsq-{os.getpid()}.{settings.node}.{REPLY_CHANNEL}"
-    with closing(Reader(settings.nsqd_tcp_address[0], Subscription(reply_topic, REPLY_CHANNEL))) as reader:
-        Publisher(settings).publish(Outgoing(topic=topic, body=encode({**fields, SERVER_ID: reply_topic})))
+    replies = reply_subscription("kemi-nsq", settings.node, uuid.uuid4().hex[:_RANDOM])
+    with closing(Reader(settings.nsqd_tcp_address[0], replies)) as reader:
+        Publisher(settings).publish(Outgoing(topic=topic, body=encode({**fields, SERVER_ID: replies.topic})))
         while True:
             body = reader.next_message(deadline - time.monotonic()).body
             if _answered_id(body) == msg_id:

@@ -23,7 +23,6 @@ from tests.support.nsqd import Nsqd
 from tests.support.process import ChildProcess
 
 _TOPIC = "bench-query"
-_REPLY_TOPIC = "kamailio-0.bench.replies#ephemeral"
 _IN_FLIGHT = 1_000
 _DELAY_S = 0.5
 #: At this rate more than 1,000 wait before the first is answered, even where some are late.
@@ -93,6 +92,7 @@ def _check(kamailio: Kamailio, nsqd: Nsqd, queries: int, *, asked: int, failed: 
     Raises:
         Spoiled: something was lost or doubled.
     """
+    (reply_topic,) = nsqd.reply_topics()
     found = {
         "failed": (failed, 0),
         "queried": (load.counter(kamailio, "queried"), queries),
@@ -100,7 +100,7 @@ def _check(kamailio: Kamailio, nsqd: Nsqd, queries: int, *, asked: int, failed: 
         "reply_dropped": (load.counter(kamailio, "reply_dropped"), 0),
         "resume_failed": (load.counter(kamailio, "resume_failed"), 0),
         "requests": (nsqd.topic(_TOPIC)["message_count"], asked),
-        "replies": (nsqd.topic(_REPLY_TOPIC)["message_count"], queries),
+        "replies": (nsqd.topic(reply_topic)["message_count"], queries),
     }
     if wrong := [f"{name} {seen}, not {wanted}" for name, (seen, wanted) in found.items() if seen != wanted]:
         raise Spoiled("; ".join(wrong))

@@ -182,7 +182,7 @@ def test_two_nsqd_share_max_in_flight_and_one_alone_has_all(tmp_path: Path) -> N
 
 def test_nsqd_is_told_to_hold_nothing_back(nsqd: Nsqd) -> None:
     with socket.create_connection((LOOPBACK, nsqd.tcp_port), timeout=5) as client, client.makefile("rb") as answers:
-        client.sendall(Conversation(identify=_identify(settings())).data_to_send())
+        client.sendall(Conversation(identify=_identify(settings(), "other")).data_to_send())
         size = int.from_bytes(answers.read(4), "big")
         agreed = json.loads(answers.read(size)[4:])
     # nsqd's words for an output_buffer_size of -1 (client_v2.go, SetOutputBuffer).

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +24,12 @@ from kemi_nsq.queries import postbox
 from kemi_nsq.queries.asker import Asker
 from kemi_nsq.queries.desk import desk_name
 from kemi_nsq.queries.postbox import Postbox
+from kemi_nsq.runtime.place import SOCKET, Place
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools.responder import ask
 from tests.support.consuming import Consuming
 from tests.support.nsqd import Nsqd, Nsqlookupd
+from tests.support.places import new_place
 from tests.support.responding import Request, Responding, reply_to
 from tests.support.settings import settings
 from tests.support.until import until
@@ -57,10 +58,21 @@ def nsqd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nsqd]:
 
 
 @pytest.fixture
-def consuming(nsqd: Nsqd) -> Iterator[Consuming]:
-    with Consuming(nsqd) as consuming:
+def place(tmp_path: Path) -> Place:
+    return new_place(tmp_path / "run")
+
+
+@pytest.fixture
+def consuming(nsqd: Nsqd, place: Place) -> Iterator[Consuming]:
+    with placed(Consuming(nsqd), place) as consuming:
         wait_connected(consuming, 2)
         yield consuming
+
+
+def placed(consuming: Consuming, place: Place) -> Consuming:
+    """Give a consumer its runtime folder, before it runs."""
+    consuming.host.place = place
+    return consuming
 
 
 def wait_connected(consuming: Consuming, count: int) -> None:
@@ -72,12 +84,12 @@ def values(*servers: Nsqd, **more: str) -> Settings:
 
 
 @pytest.fixture
-def asker(nsqd: Nsqd) -> Asker:
-    return new_asker(values(nsqd))
+def asker(nsqd: Nsqd, place: Place) -> Asker:
+    return new_asker(values(nsqd), place)
 
 
-def new_asker(settings: Settings) -> Asker:
-    return Asker(settings, Publisher(settings))
+def new_asker(settings: Settings, place: Place) -> Asker:
+    return Asker(settings, Publisher(settings), place)
 
 
 def fields(request: Request) -> Request:
@@ -95,7 +107,7 @@ def failure(call: Callable[[], object], error: type[NsqError] = QueryFailed) -> 
 # A reply
 
 
-def test_a_query_gets_its_reply(nsqd: Nsqd, consuming: Consuming, asker: Asker) -> None:
+def test_a_query_gets_its_reply(nsqd: Nsqd, consuming: Consuming, asker: Asker, place: Place) -> None:
     with Responding(nsqd, TOPIC, fields) as responding:
         for number in range(3):
             reply = json.loads(asker.ask(TOPIC, json.dumps({"n": number}), 5))
@@ -104,7 +116,7 @@ def test_a_query_gets_its_reply(nsqd: Nsqd, consuming: Consuming, asker: Asker) 
     assert request == {
         "n": 2,
         "Msg-ID": request["Msg-ID"],
-        "Server-ID": "kamailio-0.localhost.replies#ephemeral",
+        "Server-ID": f"kamailio-0.localhost.{place.instance}.replies#ephemeral",
         "Node": "localhost",
         "App-Name": "kemi-nsq",
         "App-Version": request["App-Version"],
@@ -129,7 +141,7 @@ def test_a_reply_of_any_size_arrives(nsqd: Nsqd, consuming: Consuming, asker: As
     assert json.loads(reply)["text"] == "é" * (size // 2)
 
 
-def test_the_reply_may_come_through_another_nsqd_of_the_cluster(tmp_path: Path) -> None:
+def test_the_reply_may_come_through_another_nsqd_of_the_cluster(tmp_path: Path, place: Place) -> None:
     with ExitStack() as stack:
         lookupd = stack.enter_context(Nsqlookupd(tmp_path / "lookupd"))
         ours, theirs = (
@@ -139,25 +151,26 @@ def test_the_reply_may_come_through_another_nsqd_of_the_cluster(tmp_path: Path) 
         for server in (ours, theirs):
             server.create_topic("kamailio")
         until(lambda: len(lookupd.producers("kamailio")) == 2, what="both nsqd to be known")
-        consuming = stack.enter_context(Consuming(lookupd_address=lookupd.http_address))
+        consuming = stack.enter_context(placed(Consuming(lookupd_address=lookupd.http_address), place))
         wait_connected(consuming, 4)
 
         def answer(request: Request) -> None:
             responding.reply(request, reply_to(request, by="theirs"), through=theirs)
 
         responding = stack.enter_context(Responding(ours, TOPIC, answer))
-        reply = new_asker(values(ours)).ask(TOPIC, {}, 5)
+        reply = new_asker(values(ours), place).ask(TOPIC, {}, 5)
         assert json.loads(reply)["by"] == "theirs"
 
 
-def test_a_query_inside_an_event_route_does_not_starve_itself(nsqd: Nsqd, asker: Asker) -> None:
+def test_a_query_inside_an_event_route_does_not_starve_itself(nsqd: Nsqd, asker: Asker, place: Place) -> None:
     """The only consumer waits for a reply that comes through itself."""
     replies: list[str] = []
 
     def handle(event: Event) -> None:
         replies.append(asker.ask(TOPIC, event.fields, 5))
 
-    with Responding(nsqd, TOPIC, fields), Consuming(nsqd, handle, consumers="1", topic_channel="inside:c") as inside:
+    inside = placed(Consuming(nsqd, handle, consumers="1", topic_channel="inside:c"), place)
+    with Responding(nsqd, TOPIC, fields), inside:
         wait_connected(inside, 2)
         for number in range(10):
             nsqd.publish("inside", json.dumps({"n": number}).encode())
@@ -167,11 +180,11 @@ def test_a_query_inside_an_event_route_does_not_starve_itself(nsqd: Nsqd, asker:
 
 
 def test_two_hundred_at_once_each_get_their_own(
-    nsqd: Nsqd, consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+    nsqd: Nsqd, consuming: Consuming, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A process asks one question at a time; here threads stand for processes, and hold up the consumer's by their lock.
     monkeypatch.setattr(postbox, "_FULL_TIMEOUT_S", 10.0)
-    monkeypatch.setattr(asker_module, "_own_name", lambda: f"kemi-nsq-test/{os.getpid()}/{threading.get_ident()}")
+    monkeypatch.setattr(asker_module, "_own_name", lambda: f"{threading.get_ident()}{SOCKET}")
     replies: dict[int, str] = {}
     held: list[Request] = []
     start = threading.Barrier(200)
@@ -185,7 +198,7 @@ def test_two_hundred_at_once_each_get_their_own(
                 responding.reply(last, reply_to(last, asked=last["n"]))
 
     def query(number: int) -> None:
-        mine = new_asker(values(nsqd, publish_timeout="10"))
+        mine = new_asker(values(nsqd, publish_timeout="10"), place)
         start.wait()
         replies[number] = mine.ask(TOPIC, {"n": number}, 30)
 
@@ -260,8 +273,8 @@ def test_what_is_no_reply_is_dropped_and_the_query_waits_on(
 
 
 @pytest.mark.parametrize("size", [2_000, 5 * MB])
-def test_a_reply_that_is_too_large_fails_the_query_at_once(nsqd: Nsqd, asker: Asker, size: int) -> None:
-    with Consuming(nsqd, max_reply_size="1999") as consuming:
+def test_a_reply_that_is_too_large_fails_the_query_at_once(nsqd: Nsqd, asker: Asker, place: Place, size: int) -> None:
+    with placed(Consuming(nsqd, max_reply_size="1999"), place) as consuming:
         wait_connected(consuming, 2)
         with Responding(nsqd, TOPIC, lambda _request: None) as responding:
             responding.answer_request = lambda request: responding.reply(request, reply_to(request, text="x" * size))
@@ -279,18 +292,20 @@ def test_without_a_consumer_it_fails_at_once(asker: Asker) -> None:
     assert took_s < LATE_S
 
 
-def test_without_a_nsqd_it_fails_at_once(consuming: Consuming, tmp_path: Path) -> None:
+def test_without_a_nsqd_it_fails_at_once(consuming: Consuming, tmp_path: Path, place: Place) -> None:
     with Nsqd(tmp_path) as gone:
-        asker = new_asker(values(gone))
+        asker = new_asker(values(gone), place)
     said, took_s = failure(lambda: asker.ask(TOPIC, {}, 5), ConnectionLost)
     assert "Connection refused" in said
     assert took_s < LATE_S
 
 
 @pytest.mark.parametrize("timeout_s", [0.05, 0.2])
-def test_a_frozen_nsqd_costs_no_more_than_the_timeout(consuming: Consuming, tmp_path: Path, timeout_s: float) -> None:
+def test_a_frozen_nsqd_costs_no_more_than_the_timeout(
+    consuming: Consuming, tmp_path: Path, place: Place, timeout_s: float
+) -> None:
     with Nsqd(tmp_path) as frozen:
-        asker = new_asker(values(frozen, publish_timeout="2"))
+        asker = new_asker(values(frozen, publish_timeout="2"), place)
         frozen.freeze()
         _, took_s = failure(lambda: asker.ask(TOPIC, {}, timeout_s), ConnectionLost)
         assert took_s < timeout_s + LATE_S
@@ -327,14 +342,14 @@ def test_who_found_no_nsqd_may_ask_again_with_the_same_msg_id(nsqd: Nsqd, consum
 
 
 def test_a_msg_id_that_waits_for_somebody_else_is_refused(
-    nsqd: Nsqd, consuming: Consuming, asker: Asker, monkeypatch: pytest.MonkeyPatch
+    nsqd: Nsqd, consuming: Consuming, asker: Asker, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Responding(nsqd, TOPIC, lambda _request: None) as responding:
         other = threading.Thread(target=failure, args=(lambda: asker.ask(TOPIC, {"Msg-ID": "mine"}, 1),))
         other.start()
         until(lambda: responding.requests, what="the first request")
-        monkeypatch.setattr(asker_module, "_own_name", lambda: f"kemi-nsq-test/{os.getpid()}")
-        said, took_s = failure(lambda: new_asker(values(nsqd)).ask(TOPIC, {"Msg-ID": "mine"}, 5))
+        monkeypatch.setattr(asker_module, "_own_name", lambda: f"another{SOCKET}")
+        said, took_s = failure(lambda: new_asker(values(nsqd), place).ask(TOPIC, {"Msg-ID": "mine"}, 5))
         other.join()
     assert said == "bad payload"
     assert took_s < LATE_S
@@ -396,8 +411,9 @@ def test_what_cannot_be_asked_is_told_before_anything_is_suspended(consuming: Co
     assert failure(lambda: asker.prepare(TOPIC, {}, 1))[0] == "no consumer"
 
 
-def test_a_consumer_that_takes_no_letters_is_told_in_a_tenth_of_a_second(asker: Asker) -> None:
-    busy = Postbox(desk_name(0))
+def test_a_consumer_that_takes_no_letters_is_told_in_a_tenth_of_a_second(asker: Asker, place: Place) -> None:
+    busy = Postbox(place, desk_name(0), print)
+    busy.open()
     try:
         query = asker.prepare(TOPIC, {}, 5)
         for _ in range(100):
@@ -413,9 +429,11 @@ def test_a_consumer_that_takes_no_letters_is_told_in_a_tenth_of_a_second(asker: 
         busy.close()
 
 
-def test_a_letter_that_says_nothing_known_ends_nothing(nsqd: Nsqd, consuming: Consuming, asker: Asker) -> None:
+def test_a_letter_that_says_nothing_known_ends_nothing(
+    nsqd: Nsqd, consuming: Consuming, asker: Asker, place: Place
+) -> None:
     """An older or newer version of the package may run in another process, for a moment."""
-    sender = Postbox(f"kemi-nsq-test/{os.getpid()}")
+    sender = Postbox(place, f"another{SOCKET}", print)
     for letter in (b"hello", b"[]", b'{"failed": "timeout"}', b'{"msg_id": 1}', orjson.dumps({"deadline": None})):
         sender.send(desk_name(0), letter, wait=True)
     sender.close()

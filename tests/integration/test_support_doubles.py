@@ -17,6 +17,7 @@ from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.asker import Asker
 from tests.support.doubles import FakeAsker, FakeOutbox, FakePublisher
 from tests.support.nsqd import Nsqd
+from tests.support.places import new_place
 from tests.support.settings import settings
 
 #: A publisher, an asker and an outbox keep what they opened as long as their process lives, so they have no `close`.
@@ -105,9 +106,9 @@ def test_an_outbox_keeps_messages_in_order_until_it_is_full(kind: str, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["fake", "real"])
-def test_an_asker_that_finds_no_consumer_says_so_and_publishes_nothing(kind: str) -> None:
+def test_an_asker_that_finds_no_consumer_says_so_and_publishes_nothing(kind: str, tmp_path: Path) -> None:
     publisher = FakePublisher()
-    asker: Asker = Asker(settings(), publisher)
+    asker: Asker = Asker(settings(), publisher, new_place(tmp_path / "run"))
     if kind == "fake":
         asker = FakeAsker()
         asker.failure = QueryFailed("no consumer")

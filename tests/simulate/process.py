@@ -213,7 +213,7 @@ class Process:
         self._intake = Intake(
             max_in_flight=settings.max_in_flight,
             overseer=overseer,
-            identify=_identify(settings),
+            identify=_identify(settings, self.name),
             desk=Desk(),
             hand_over=self._items.append,
             on_closed=self._closed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,12 @@ CONFIGS = Path(__file__).parents[1] / "acceptance/configs"
 
 @contextmanager
 def calls_chain(
-    kind: str, folder: Path, *, nsqd_options: Mapping[str, Option] | None = None, **defines: str | int
+    kind: str,
+    folder: Path,
+    *,
+    nsqd_options: Mapping[str, Option] | None = None,
+    options: Sequence[str] = (),
+    **defines: str | int,
 ) -> Iterator[Chain]:
     """Run nsqd and a Kamailio with the routes of calls.cfg, or calls.py.
 
@@ -31,6 +36,7 @@ def calls_chain(
         kind: `native` or `kemi`.
         folder: where logs and data go.
         nsqd_options: options of nsqd.
+        options: more options of Kamailio.
         defines: values for `#!define`.
     """
     for file in (CONFIGS / "calls.py", SHIPPED / "nsq.py"):
@@ -43,6 +49,7 @@ def calls_chain(
         script=folder / script,
         defines={"NSQ_NODE": '"node"', **face, **defines},
         nsqd_options=nsqd_options,
+        options=options,
     )
     with chain:
         until(lambda: chain.counter("connected") >= 2, what="the consumer's topic and its reply topic")

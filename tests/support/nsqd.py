@@ -260,6 +260,11 @@ class Nsqd(NsqServer):
                 return _channel_state(stats)
         raise LookupError(f"nsqd has no channel {channel} of topic {topic}")
 
+    def reply_topics(self) -> list[str]:
+        """List the topics on which consumer processes, or the command line, wait for replies to queries."""
+        names = [topic["topic_name"] for topic in self.stats()["topics"]]
+        return sorted(name for name in names if name.endswith(".replies#ephemeral"))
+
     def _defaults(self) -> dict[str, Option]:
         return super()._defaults() | {"data_path": str(self.folder)}
 

@@ -16,10 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import encode
-from kemi_nsq.names import encode_key
-from kemi_nsq.queries.protocol import Pending, Sender, Waiting, reply_msg_id, reply_subscription, request
+from kemi_nsq.names import encode_key, topic_name
+from kemi_nsq.queries.protocol import Pending, Sender, Waiting, consumer_subscription, reply_msg_id, request
 
 SENDER = Sender(node="n1", app_name="app", app_version="7")
+INSTANCES = ["abcdefgh", "abcdefg2"]
 ADDED = {"Msg-ID": "new", "Node": "n1", "App-Name": "app", "App-Version": "7"}
 
 
@@ -80,12 +81,19 @@ def test_what_json_cannot_say_is_refused(value: object) -> None:
 # Replies
 
 
-def test_each_consumer_process_has_a_reply_topic_that_vanishes_with_it() -> None:
-    topics = {reply_subscription(slot, "n" * 32).topic for slot in range(32)}
-    assert len(topics) == 32
+def test_each_consumer_process_of_each_instance_has_a_reply_topic_that_vanishes_with_it() -> None:
+    topics = {consumer_subscription(slot, "n" * 32, instance).topic for slot in range(32) for instance in INSTANCES}
+    assert len(topics) == 32 * len(INSTANCES)
     for topic in topics:
         assert re.fullmatch(r"[.a-zA-Z0-9_-]{1,64}#ephemeral", topic)
         assert len(topic) <= 64  # NSQ TCP protocol spec, "Data Format": #ephemeral counts
+
+
+@given(st.integers(0, 31), st.text(string.ascii_letters + "._-", min_size=1, max_size=32))
+def test_a_reply_topic_names_its_node_for_people(slot: int, node: str) -> None:
+    reply_topic, channel = consumer_subscription(slot, node, INSTANCES[0])
+    assert (topic_name(reply_topic), channel) == (reply_topic, "replies#ephemeral")
+    assert reply_topic == f"kamailio-{slot}.{node[: 27 - len(str(slot))]}.{INSTANCES[0]}.replies#ephemeral"
 
 
 @pytest.mark.parametrize(

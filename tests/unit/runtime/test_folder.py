@@ -16,8 +16,9 @@ import pytest
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RunFolderError
 from kemi_nsq.runtime.deaths import KEPT_S, MOST, Deaths
-from kemi_nsq.runtime.folder import DIED, LOCK, RunFolder, sheets, take
+from kemi_nsq.runtime.folder import DIED, RunFolder, sheets, take
 from kemi_nsq.runtime.page import Fact, Page, Sheet
+from kemi_nsq.runtime.place import LOCK
 
 UID, GID = os.geteuid(), os.getegid()
 NOBODY = 65534
@@ -123,7 +124,7 @@ def test_the_script_may_be_loaded_again(path: Path) -> None:
 
 def test_what_a_program_started_by_a_route_does_not_keep_it(path: Path) -> None:
     held = folder(path)
-    assert not any(map(os.get_inheritable, (held._lock, held._folder)))
+    assert not any(map(os.get_inheritable, (held.place._held, held.place.descriptor)))
 
 
 def test_a_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_what_is_no_page_stops_neither_the_start_nor_the_look(path: Path, odd: s
     else:
         os.mkfifo(odd_page)
     assert len(sheets(path)) == 1
-    os.close(first._lock)
+    os.close(first.place._held)
     assert folder(path).died == {}
 
 
@@ -274,7 +275,7 @@ def test_what_is_no_page_stops_neither_the_start_nor_the_look(path: Path, odd: s
 def test_what_is_no_count_of_deaths_counts_as_nothing(path: Path, data: bytes) -> None:
     first = folder(path)
     (path / DIED).write_bytes(data)
-    os.close(first._lock)
+    os.close(first.place._held)
     assert folder(path).died == {}
 
 
@@ -283,7 +284,7 @@ def test_pages_and_stacks_of_an_earlier_run_are_gone_and_deaths_stay(path: Path)
         pass
     (path / "1.stack").write_text("old")
     first = folder(path)
-    os.close(first._lock)
+    os.close(first.place._held)
     assert folder(path).died == {IDS[0]: 1}
     assert sorted(file.name for file in path.iterdir()) == [DIED, LOCK]
 

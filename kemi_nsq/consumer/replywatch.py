@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The thread that asks each nsqd now and then who reads the replies to our queries; who may is judged in `readers`."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+
+from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.consumer.message import Item
+from kemi_nsq.counters import Counter
+from kemi_nsq.errors import TransientError
+from kemi_nsq.host import Broken, Level, Report
+from kemi_nsq.names import Address, Subscription
+from kemi_nsq.nsq import stats
+from kemi_nsq.queries.readers import ReplyReaders
+from kemi_nsq.runtime.page import Fact, Page
+from kemi_nsq.settings import Settings
+
+#: Seconds between two looks, and that one answer may take.
+LOOK_INTERVAL_S = 10.0
+HTTP_TIMEOUT_S = 2.0
+#: nsqd that are asked, however many nsqlookupd knows.
+MOST_NSQD = 64
+_ADVICE = (
+    "replies may go there and be missing here. If that is another Kamailio, give it another NSQ_NODE; if not, keep "
+    "strangers away from nsqd"
+)
+
+
+class ReplyWatch(threading.Thread):
+    """Notices a stranger that reads our replies: one line, a counter and a fact in the page.
+
+    Args:
+        settings: NSQ_LOOKUPD_ADDRESS, which knows the HTTP addresses of nsqd, or else NSQ_NSQD_ADDRESS.
+        subscription: the reply topic and channel.
+        client_id: what we call ourselves there.
+        page: where it is shown.
+        emit: takes what the main thread should log.
+        clock: tells the time.
+    """
+
+    def __init__(  # noqa: PLR0913  # the supervisor passes each part in
+        self,
+        settings: Settings,
+        subscription: Subscription,
+        client_id: str,
+        *,
+        page: Page,
+        emit: Callable[[Item], None],
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(name="nsq-reply-watch", daemon=True)
+        self._lookupds = settings.lookupd_address
+        self._named = frozenset(settings.nsqd_address)
+        self._topic = subscription.topic
+        self._readers = ReplyReaders(subscription, client_id)
+        self._page = page
+        self._emit = emit
+        self._clock = clock
+        self._asked: frozenset[Address] = frozenset()
+        self._problems: dict[Address, str] = {}
+        self._shown = ""
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End the thread after what it is asking now."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Look and wait, until `stop`; an error of ours is handed to the main thread."""
+        try:
+            while not self._stopping.wait(LOOK_INTERVAL_S * (0.8 + 0.4 * self._clock.chance())):
+                self._look()
+        except BaseException:  # whatever it is, the main thread must learn that nobody looks any more
+            self._emit(Broken(trace=traceback.format_exc()))
+        finally:
+            self._page.show(Fact.STRANGERS, "")
+
+    def _look(self) -> None:
+        problems: dict[Address, str] = {}
+        asked = self._nsqds(problems)
+        found = {}
+        for nsqd in asked:
+            if self._stopping.is_set():
+                return
+            try:
+                found[nsqd] = stats.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
+            except TransientError as error:
+                problems[nsqd] = f"nsqd {error}"
+        self._show(self._readers.look(set(asked), found, self._clock.monotonic()))
+        for server in sorted(problems.keys() - self._problems.keys()):
+            text = f"nobody looks who else reads replies: {problems[server]}"
+            self._emit(Report(level=Level.INFO, text=text))
+        self._problems = problems
+
+    def _nsqds(self, problems: dict[Address, str]) -> list[Address]:
+        """Return where to ask. A nsqlookupd that is down must not make us forget the nsqd that only it knew."""
+        found: set[Address] = set()
+        for lookupd in self._lookupds:
+            try:
+                found |= stats.http_addresses(lookupd, timeout_s=HTTP_TIMEOUT_S)
+            except TransientError as error:
+                problems[lookupd] = f"nsqlookupd {error}"
+                found |= self._asked
+        self._asked = frozenset(sorted(found if self._lookupds else self._named)[:MOST_NSQD])
+        return sorted(self._asked)
+
+    def _show(self, strangers: str) -> None:
+        self._page.show(Fact.STRANGERS, strangers)
+        if strangers and not self._shown:
+            text = f"{strangers}: {_ADVICE}"
+            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.REPLY_STRANGERS))
+        elif self._shown and not strangers:
+            self._emit(Report(level=Level.WARNING, text=f"nobody else reads {self._topic} any more"))
+        self._shown = strangers

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who reads a topic, as the HTTP interfaces of nsqlookupd and nsqd tell: where to ask, and what the answer means.
+
+Sources: nsq.io, "nsqlookupd" (`/nodes`) and "nsqd" (`/stats`); nsqd/stats.go.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from kemi_nsq import names
+from kemi_nsq.errors import ProtocolError
+from kemi_nsq.names import Address
+from kemi_nsq.nsq import httpapi
+
+_NO_CLIENT: dict[str, Any] = {"client_id": "", "hostname": "", "remote_address": "", "connect_ts": 0}
+
+
+class Reader(NamedTuple):
+    """A client of a channel (nsqd/stats.go, `ClientV2Stats`).
+
+    Attributes:
+        channel: the channel.
+        client_id: what it calls itself.
+        hostname: what it calls its machine.
+        remote_address: `host:port` where it comes from; '' stands for a channel that has no client now.
+        connected_at: when, in whole seconds since the epoch by nsqd's clock.
+    """
+
+    channel: str
+    client_id: str
+    hostname: str
+    remote_address: str
+    connected_at: float
+
+
+def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
+    """Ask a nsqd, by its HTTP address, who reads a topic, on whichever channel.
+
+    Raises:
+        TransientError: it cannot be reached in time, or answers something else.
+    """
+    body = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", topic=topic, include_mem="false")
+    try:
+        topics = orjson.loads(body)["topics"] or ()  # null where nsqd has none of this name
+        return [
+            Reader(
+                str(channel["channel_name"]),
+                str(client["client_id"]),
+                str(client["hostname"]),
+                str(client["remote_address"]),
+                float(client["connect_ts"]),
+            )
+            for found in topics
+            for channel in found["channels"]
+            for client in channel["clients"] or (_NO_CLIENT,)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{nsqd}: /stats answered without any") from error
+
+
+def http_addresses(lookupd: Address, *, timeout_s: float) -> set[Address]:
+    """Ask a nsqlookupd for the HTTP addresses of all nsqd that it knows; raises as `readers`.
+
+    An entry that is no address is passed over: here nobody needs to hear of it.
+    """
+    body = httpapi.get(lookupd, "/nodes", timeout_s=timeout_s)
+    found = set()
+    try:
+        for node in orjson.loads(body)["producers"]:
+            try:
+                found.add(names.address(str(Address(node["broadcast_address"], node["http_port"]))))
+            except (ValueError, KeyError, TypeError):
+                continue
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{lookupd}: /nodes answered without any") from error
+    return found

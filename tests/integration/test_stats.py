@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who reads a topic: what real nsqd and nsqlookupd say, and what is none of that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kemi_nsq.errors import ProtocolError
+from kemi_nsq.names import Address, Subscription, address
+from kemi_nsq.nsq import stats
+from kemi_nsq.tools.reader import Reader
+from tests.integration.test_httpapi import http_answer
+from tests.support.nsqd import Nsqd, Nsqlookupd
+from tests.support.ports import LOOPBACK
+from tests.support.scripted_nsqd import ScriptedNsqd
+from tests.support.until import until
+
+TIMEOUT_S = 5.0
+
+
+@pytest.fixture
+def nsqd(tmp_path: Path) -> Iterator[Nsqd]:
+    with Nsqd(tmp_path / "nsqd") as server:
+        server.create_topic("events")
+        server.create_channel("events", "kamailio")
+        yield server
+
+
+def test_nsqd_says_who_reads_a_topic_on_which_channel(nsqd: Nsqd) -> None:
+    topic = "kamailio-0.n1.abcdefgh.replies#ephemeral"
+    subscription = Subscription(topic, "replies#ephemeral")
+    assert stats.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S) == []
+    with closing(Reader(address(nsqd.tcp_address), subscription)):
+        nsqd.create_channel(topic, "spy")
+        spy, ours = sorted(stats.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S))[::-1]
+    assert spy == ("spy", "", "", "", 0.0)
+    assert (ours.channel, ours.client_id) == ("replies#ephemeral", "kemi-nsq")
+    assert ours.remote_address.startswith(f"{LOOPBACK}:")
+    assert abs(ours.connected_at - time.time()) < 60
+    assert stats.readers(address(nsqd.http_address), "events", timeout_s=TIMEOUT_S) == [("kamailio", "", "", "", 0.0)]
+
+
+NO_STATS = {
+    "no JSON": b"hello",
+    "no topics": b"{}",
+    "topics are a number": b'{"topics": 5}',
+    "no channels": b'{"topics": [{}]}',
+    "no client": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [5]}]}]}',
+    "no time": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [{"client_id": "", "hostname": "",'
+    b' "remote_address": "", "connect_ts": {}}]}]}]}',
+}
+
+
+@pytest.mark.parametrize("body", NO_STATS.values(), ids=NO_STATS)
+def test_what_are_no_statistics_is_said(body: bytes) -> None:
+    with (
+        ScriptedNsqd(http_answer(body)) as server,
+        pytest.raises(ProtocolError, match="/stats answered without any"),
+    ):
+        stats.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
+
+
+def test_nsqlookupd_says_where_to_ask_them(tmp_path: Path) -> None:
+    with (
+        Nsqlookupd(tmp_path / "lookupd") as lookupd,
+        Nsqd(tmp_path / "nsqd", lookupd_tcp_address=lookupd.tcp_address) as nsqd,
+    ):
+        where = address(lookupd.http_address)
+        until(lambda: stats.http_addresses(where, timeout_s=TIMEOUT_S), what="nsqd to be known")
+        assert stats.http_addresses(where, timeout_s=TIMEOUT_S) == {address(nsqd.http_address)}
+
+
+@pytest.mark.parametrize("body", [b"hello", b"{}", b'{"producers": 5}', b"[]"])
+def test_what_are_no_nodes_to_ask_is_said(body: bytes) -> None:
+    with (
+        ScriptedNsqd(http_answer(body)) as server,
+        pytest.raises(ProtocolError, match="/nodes answered without any"),
+    ):
+        stats.http_addresses(address(server.address), timeout_s=TIMEOUT_S)
+
+
+def test_a_node_that_cannot_be_asked_hides_no_other() -> None:
+    nodes = (
+        b'{"producers": [{"broadcast_address": "a b", "http_port": 1}, 5, {"broadcast_address": "n", "http_port": 0},'
+    )
+    nodes += b' {}, {"broadcast_address": "n", "http_port": 4151}]}'
+    with ScriptedNsqd(http_answer(nodes)) as server:
+        assert stats.http_addresses(address(server.address), timeout_s=TIMEOUT_S) == {Address("n", 4151)}
+
+
+def test_an_answer_that_is_an_error_is_said() -> None:
+    with (
+        ScriptedNsqd(http_answer(b"{}", "500 Oh")) as server,
+        pytest.raises(ProtocolError, match="/stats answered HTTP 500"),
+    ):
+        stats.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
