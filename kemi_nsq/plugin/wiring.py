@@ -104,6 +104,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
+    handling, chores, gate = work.handling, work.chores, work.gate
     return Parts(
         host=host,
         current=current,
@@ -112,9 +113,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         pua=_pua_functions(settings, host, current, presence, clock),
         lock=presence.lock,
         work=work,
-        supervisor=Supervisor(
-            settings, host, work.handling, work.chores, work.gate, make_outbox=make_outbox, clock=clock
-        ),
+        supervisor=Supervisor(settings, host, handling, chores, gate, make_outbox=make_outbox, clock=clock),
     )
 
 
