@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import PayloadError
+from kemi_nsq.errors import DatabaseError, PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.packages.state import document_version
-from kemi_nsq.presence.row import GRACE_S, Row, ended_row, reset_row
+from kemi_nsq.presence.row import GRACE_S, Key, Row, ended_row, reset_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.values import MAX_INT32
@@ -70,6 +70,8 @@ class Expiry:
         self._watchers = watchers
         self._clock = clock
         self._swept_until = 0
+        #: Of what was ended in a write that had no answer: it may be stored, and nobody was told.
+        self._untold: set[Key] = set()
 
     def sweep(self) -> None:
         """End, hide and show what is due, and delete tombstones whose time is over.
@@ -81,6 +83,8 @@ class Expiry:
         """
         # Every consumer process sweeps, and perhaps those of another node. They need no lock: an end is stored like any
         # other row, so of two that end one state the second finds an order key that is not greater, and tells nobody.
+        untold, self._untold = self._untold, set()
+        self._watchers.tell(sorted(untold))
         now = int(self._clock.wall())
         until = now + GRACE_S
         for _ in range(_PAGES):
@@ -156,7 +160,12 @@ class Expiry:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-        for change in self._writer.commit(ends, by_route=False):
+        try:
+            changes = self._writer.commit(ends, by_route=False)
+        except DatabaseError:
+            self._untold.update((row.uri, row.event) for row in rows)
+            raise
+        for change in changes:
             if change is not Change.STALE:  # another process has ended it, or its producer has said something new
                 self._host.count(Counter.PUA_ENDED)
 

@@ -21,6 +21,7 @@ hard-state PUBLISH stores, and 0 belong to neither.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -101,8 +102,8 @@ class Row(NamedTuple):
         sender: who published it.
         priority: used by the presence module only with `retrieve_order` 1.
         is_over: its state is over (no column: it says how urgent a NOTIFY is).
-        redelivered: its event came before (no column). Whoever handled that may have stored it and died before the
-            NOTIFY.
+        redelivered: its event came before, or its commit had no answer (no column). Whoever did that may have stored
+            it and told nobody.
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
     """
 
@@ -238,6 +239,11 @@ def _check(made: Row) -> None:
 def reset_key(sender: str) -> tuple[str, str, str, str]:
     """Return the key of the row that remembers the last reset of a sender. No presentity has an empty user."""
     return "", "", RESET, f"{RESET}.{hashlib.sha256(sender.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def doubted(rows: Iterable[Row]) -> list[Row]:
+    """Return rows of which nobody knows whether they are stored already: their watchers are told in any case."""
+    return [row._replace(redelivered=True) for row in rows]
 
 
 def reset_row(sender: str, *, position: int, now: int, tombstone_s: int) -> Row:
