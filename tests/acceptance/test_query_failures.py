@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain
+from tests.support.kamailio import quoted
 from tests.support.ports import LOOPBACK
 from tests.support.process import is_stopped
 from tests.support.responding import Request, Responding, reply_to
@@ -31,8 +32,15 @@ RESUME_S = 1.0
 
 @pytest.fixture(params=["native", "kemi"])
 def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
+    # The reply topic is the same after a restart where the runtime folder is.
+    run_dir = quoted(tmp_path / "run")
     with calls_chain(
-        request.param, tmp_path, TEST_CHILDREN=1, NSQ_MAX_REPLY_SIZE=1000, NSQ_PUBLISH_TIMEOUT="0.2"
+        request.param,
+        tmp_path,
+        TEST_CHILDREN=1,
+        NSQ_MAX_REPLY_SIZE=1000,
+        NSQ_PUBLISH_TIMEOUT="0.2",
+        NSQ_RUN_DIR=run_dir,
     ) as chain:
         yield chain
 

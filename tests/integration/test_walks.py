@@ -16,6 +16,7 @@ from kemi_nsq import NativeNsq
 from kemi_nsq.testing import FakeHost
 from tests.support.code_map import PACKAGE, PAGE
 from tests.support.nsqd import Nsqd
+from tests.support.places import new_place
 from tests.support.presentity_table import create_presentity_table
 from tests.support.responding import Responding
 from tests.support.until import until
@@ -87,6 +88,7 @@ class Kamailio:
                 "nsq:consumer-event-presence-reset": self._route(lambda _: self.plugin.nsq_pua_reset(MESSAGE)),
             },
         )
+        self.host.place = new_place(folder / "run")
         self.plugin = NativeNsq(self.host)
 
     def _route(self, call: Callable[[str], int]) -> Callable[[FakeHost, str], None]:
