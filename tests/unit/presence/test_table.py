@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable
-from tests.support.database import rows
+from tests.support.database import create_database, rows
 from tests.support.until import until
 
 ROW = Row(
@@ -284,3 +285,87 @@ def _saved(table: PresentityTable) -> Change | None:
     with suppress(DatabaseError):
         return table.save(ROW)
     return None
+
+
+# A file that is deleted or replaced: nobody reads again what is written to it
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def followed(path: Path, lines: list[str]) -> Iterator[PresentityTable]:
+    """Return a table with one row, in its -wal, beside another process that has it open, as Kamailio does."""
+    url = f"sqlite+pysqlite:///{path}"
+    with (
+        closing(PresentityTable(url, "presentity", say=lines.append)) as table,
+        closing(sqlite3.connect(path, isolation_level=None)) as kamailio,
+    ):
+        table.save(ROW)
+        kamailio.execute("SELECT count(*) FROM presentity").fetchall()
+        yield table
+
+
+def the_line(lines: list[str], path: Path) -> None:
+    (line,) = lines
+    assert line.startswith(f"the database {path} was deleted or replaced")
+    assert "until Kamailio is restarted" in line
+
+
+def test_a_deleted_file_fails_until_there_is_one_again(followed: PresentityTable, path: Path, lines: list[str]) -> None:
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match=f"there is no file {path}"):
+            followed.save(ROW._replace(ruid=LATER))
+    assert not path.exists(), "an empty one would help nobody"
+    create_database(path)
+    assert followed.save(ROW._replace(ruid=LATER)) is Change.STORED
+    assert stored(path) == [columns(ROW._replace(ruid=LATER))]
+    the_line(lines, path)
+
+
+def test_a_file_in_its_place_is_used_as_it_is(
+    followed: PresentityTable, path: Path, tmp_path: Path, lines: list[str]
+) -> None:
+    """SQLite would write what the old -wal holds over it."""
+    other = ROW._replace(username="carol")
+    with closing(PresentityTable(f"sqlite+pysqlite:///{create_database(tmp_path / 'new.db')}", "presentity")) as new:
+        new.save(other)
+    (tmp_path / "new.db").replace(path)
+    assert followed.save(ROW._replace(ruid=EARLIER)) is Change.STORED
+    assert stored(path) == [columns(other), columns(ROW._replace(ruid=EARLIER))]
+    the_line(lines, path)
+
+
+def test_a_file_that_was_moved_away_holds_all_that_was_in_it(
+    followed: PresentityTable, path: Path, tmp_path: Path
+) -> None:
+    path.rename(tmp_path / "away.db")
+    with pytest.raises(DatabaseError, match="there is no file"):
+        followed.save(ROW)
+    assert stored(tmp_path / "away.db") == [columns(ROW)]
+
+
+def test_a_file_in_its_place_without_tables_says_so(followed: PresentityTable, path: Path, lines: list[str]) -> None:
+    path.unlink()
+    path.touch()
+    with pytest.raises(DatabaseError, match="no such table: presentity"):
+        followed.save(ROW._replace(ruid=LATER))
+    the_line(lines, path)
+
+
+def test_a_file_that_goes_while_a_row_is_written_is_a_failure(
+    followed: PresentityTable, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = followed._database._try
+
+    def and_then_it_goes(work: Callable[[sa.Connection], object]) -> object:
+        done = real(work)
+        path.unlink()
+        return done
+
+    monkeypatch.setattr(followed._database, "_try", and_then_it_goes)
+    with pytest.raises(DatabaseError, match="deleted or replaced while it was used"):
+        followed.save(ROW._replace(ruid=LATER))

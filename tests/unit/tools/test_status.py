@@ -80,11 +80,20 @@ def test_a_consumer_that_waits_and_does_not_turn_stands_still(page: Page, path: 
     assert not found.well
 
 
-@pytest.mark.parametrize("fact", [Fact.DATABASE, Fact.DEAD_LETTERS, Fact.BACKOFF])
+@pytest.mark.parametrize("fact", [Fact.DATABASE, Fact.DATABASE_FILE, Fact.DEAD_LETTERS, Fact.OUTBOX, Fact.BACKOFF])
 def test_an_outage_is_wrong(page: Page, path: Path, fact: Fact) -> None:
     page.show(fact, "since noon")
     process, found = the_process(path)
     assert (process.wrong, found.well) == (f"{fact}: since noon", False)
+
+
+def test_what_the_outbox_holds_is_told_in_words(page: Page, path: Path) -> None:
+    assert the_process(path)[0].outbox == ""
+    for gauge, value in ((Gauge.OUTBOX_MESSAGES, 12), (Gauge.OUTBOX_BYTES, 345), (Gauge.OUTBOX_OLDEST, NOW - 61)):
+        page.set(gauge, value)
+    process, found = the_process(path)
+    assert process.outbox == "12 messages (345 bytes), the oldest for 61 s"
+    assert found.well, "they are being sent, unless the fact says why not"
 
 
 def test_a_consumer_that_ended_is_wrong_and_a_worker_is_not(folder: RunFolder, path: Path) -> None:
@@ -141,6 +150,15 @@ def test_an_outage_is_exit_code_1(path: Path, page: Page) -> None:
     code, output = run("--run-dir", str(path))
     assert code == 1
     assert f"{os.getpid()}: database: since noon [gone]" in output
+
+
+@pytest.mark.usefixtures("_now")
+def test_the_outbox_has_a_line_and_no_column(path: Path, page: Page) -> None:
+    page.set(Gauge.OUTBOX_MESSAGES, 3)
+    page.set(Gauge.OUTBOX_OLDEST, time.time())
+    output = run("--run-dir", str(path))[1]
+    assert f"{os.getpid()}: the outbox holds 3 messages (0 bytes), the oldest for" in output
+    assert "outbox messages" not in output
 
 
 def test_no_consumer_is_exit_code_1(folder: RunFolder, path: Path) -> None:
