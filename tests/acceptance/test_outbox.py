@@ -41,15 +41,19 @@ def caller(chain: Chain) -> Iterator[Caller]:
         yield caller
 
 
-def code(caller: Caller, text: str) -> int:
-    return result(caller.call("nsq_publish", text).wait())[0]
-
-
 def outbox_of(chain: Chain) -> str:
-    """Return what `kemi-nsq status` says of the outbox, and see that the command says it too."""
+    """Return what `kemi-nsq status` says of the outbox."""
     found = look(chain.kamailio.pages_folder, time.time())
     (said,) = [each.outbox for each in found.processes if each.role == CONSUMER]
     return said
+
+
+def publish_without_nsqd(chain: Chain, caller: Caller, topic: str) -> None:
+    """Publish while nsqd is away, and see that all is shown as kept."""
+    chain.nsqd.stop()
+    calls = [caller.call("nsq_publish", f'{topic} {{"n":{n}}}') for n in range(MESSAGES)]
+    assert [result(call.wait())[0] for call in calls] == [2] * MESSAGES
+    until(lambda: outbox_of(chain).startswith(f"{MESSAGES} messages ("), what="the depth")
 
 
 def back(chain: Chain) -> None:
@@ -66,10 +70,7 @@ def bodies(chain: Chain, topic: str, count: int) -> list[object]:
 
 
 def test_what_is_published_while_nsqd_is_away_is_kept_shown_and_sent_once(chain: Chain, caller: Caller) -> None:
-    chain.nsqd.stop()
-    calls = [caller.call("nsq_publish", f'away {{"n":{n}}}') for n in range(MESSAGES)]
-    assert [result(call.wait())[0] for call in calls] == [2] * MESSAGES
-    until(lambda: outbox_of(chain).startswith(f"{MESSAGES} messages ("), what="the depth")
+    publish_without_nsqd(chain, caller, "away")
     shown = CliRunner().invoke(cli.app, ["status", "--run-dir", str(chain.kamailio.pages_folder)])
     assert shown.exit_code == 1
     assert f"the outbox holds {MESSAGES} messages (" in shown.output
@@ -91,9 +92,7 @@ def test_nobody_else_can_read_it(chain: Chain) -> None:
 
 def test_a_file_that_is_deleted_is_made_anew_by_all(chain: Chain, caller: Caller) -> None:
     (chain.folder / "outbox.db").unlink()
-    chain.nsqd.stop()
-    calls = [caller.call("nsq_publish", f'deleted {{"n":{n}}}') for n in range(MESSAGES)]
-    assert [result(call.wait())[0] for call in calls] == [2] * MESSAGES
+    publish_without_nsqd(chain, caller, "deleted")
     back(chain)
     assert len({str(each) for each in bodies(chain, "deleted", MESSAGES)}) == MESSAGES
     assert len(chain.log_lines("the outbox .* was deleted or replaced while it was open")) == 1
