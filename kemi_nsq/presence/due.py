@@ -22,7 +22,8 @@ class Due:
         table: the presentity table.
 
     Attributes:
-        live: rows of ours that are not over, with `expires` from `first` to `last`; the newest first, a page of them.
+        living: rows of ours that are not over; the newest first, a page of them.
+        ending: those of them with `expires` from `first` to `last`.
         shown: rows that leave the document because they have been over since the epoch second `until`; likewise.
         tombstones: ids of rows that are over, with `expires` from `first` to `last`.
         forget: deletes those of the ids `ids`.
@@ -36,7 +37,8 @@ class Due:
         expiring = columns.expires.between(sa.bindparam("first"), sa.bindparam("last"))
         rows = sa.select(table).where(ours).order_by(columns.id.desc()).limit(PAGE)
         since = columns.received_time <= sa.bindparam("until")
-        self.live = rows.where(expiring, sa.not_(over))
+        self.living = rows.where(sa.not_(over))
+        self.ending = self.living.where(expiring)
         self.shown = rows.where(expiring, over, columns.event.in_(HIDING), since)
         self.tombstones = sa.select(columns.id).where(ours, over, expiring).limit(PAGE)
         which = columns.id.in_(sa.bindparam("ids", expanding=True))

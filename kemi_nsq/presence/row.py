@@ -14,8 +14,7 @@ unique key.
 - a **waiting** dialog: a live one for which its presentity's document has no room (NSQ_PUA_MAX_DIALOGS).
 
 The first two lie in a range of their own, and so does the last, so that an index on `expires` finds either without the
-other. -1, which Kamailio's
-hard-state PUBLISH stores, and 0 belong to neither.
+other. -1, which Kamailio's hard-state PUBLISH stores, and 0 belong to neither.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import NamedTuple, TypeAlias
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.presence.packages import PACKAGES
 from kemi_nsq.presence.packages.dialog import NAMESPACE, DialogState
-from kemi_nsq.presence.packages.state import OVER_RANK, State
+from kemi_nsq.presence.packages.state import OVER_RANK, State, digest
 from kemi_nsq.presence.values import MAX_INT32, clean
 
 #: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ended`): that one must fit as well.
@@ -158,12 +157,12 @@ def ended_row(row: Row, body: bytes, *, now: int, position: int, tombstone_s: in
     It counts as later than the row, and than what was published up to `position`; whatever comes after wins again.
     """
     position = max(position, row.position)
-    digest = thing_of(row.ruid)
+    thing = thing_of(row.ruid)
     return row._replace(
         body=body,
         expires=tombstone_until(now, tombstone_s),
         received_time=now,
-        ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{digest}",
+        ruid=f"{position:0{_POSITION_DIGITS}d}.{ENDED_RANK}.{'0' * 16}.{thing}",
         is_over=True,
     )
 
@@ -212,8 +211,8 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
 def _ruid(order: Order, rank: int, key: str) -> str:
     # All parts have a fixed width, so that comparing strings compares the parts in turn. The key's hash keeps
     # the column unique where one message writes several rows.
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
-    return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{digest}"
+    thing = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
+    return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{thing}"
 
 
 def thing_of(ruid: str) -> str:
@@ -238,12 +237,7 @@ def _check(made: Row) -> None:
 @lru_cache(maxsize=_RESETS_REMEMBERED)
 def reset_key(sender: str) -> tuple[str, str, str, str]:
     """Return the key of the row that remembers the last reset of a sender. No presentity has an empty user."""
-    return "", "", RESET, f"{RESET}.{hashlib.sha256(sender.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def doubted(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of which nobody knows whether they are stored already: their watchers are told in any case."""
-    return [row._replace(redelivered=True) for row in rows]
+    return "", "", RESET, f"{RESET}.{digest(sender)}"
 
 
 def reset_row(sender: str, *, position: int, now: int, tombstone_s: int) -> Row:
@@ -266,6 +260,11 @@ def reset_row(sender: str, *, position: int, now: int, tombstone_s: int) -> Row:
 def was_reset(row: Row, reset_ruid: str) -> bool:
     """Whether a row is of an event that stands before a reset of its sender, or at it, and ends nothing itself."""
     return row.ruid[:_POSITION_DIGITS] <= reset_ruid[:_POSITION_DIGITS] and row.ruid[RANK_INDEX] != str(ENDED_RANK)
+
+
+def doubted(rows: Iterable[Row]) -> list[Row]:
+    """Return rows of which nobody knows whether they are stored already: their watchers are told in any case."""
+    return [row._replace(redelivered=True) for row in rows]
 
 
 def leaves(row: Row) -> bool:

@@ -33,7 +33,6 @@ from kemi_nsq.presence.statements import (
     turning,
     upsert,
 )
-from kemi_nsq.presence.values import MAX_INT32
 
 #: How often seats are looked at again because some dialogs ended meanwhile.
 _LOOKS = 5
@@ -184,9 +183,7 @@ class PresentityTable:
             if planned.wanting:
                 now = max(row.received_time for row in latest.values())
                 planned.seat(self._look_for_crowds(connection, planned.wanting, now), self._max_dialogs)
-            self._write = self._write or upsert(self._table, connection.dialect)
-            if written := [row for key, row in planned.rows.items() if planned.changes[key] not in leave]:
-                connection.exec_driver_sql(self._write.sql, _parameters(self._write, written))
+            self._put(connection, [row for key, row in planned.rows.items() if planned.changes[key] not in leave])
             # Elsewhere `_reseated` does it: here it would wait for rows of others that wait for ours.
             for presentity in planned.promotions if self.one_writer else ():
                 self._reseat(connection, presentity, now)
@@ -200,12 +197,13 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be written.
         """
+        self._database.run(lambda connection: self._put(connection, [reset]), writes=True)
 
-        def work(connection: sa.Connection) -> None:
-            self._write = self._write or upsert(self._table, connection.dialect)
-            connection.exec_driver_sql(self._write.sql, _parameters(self._write, [reset]))
-
-        self._database.run(work, writes=True)
+    def _put(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+        """Write rows, each unless the table has its key with an equal or greater `ruid`."""
+        self._write = self._write or upsert(self._table, connection.dialect)
+        if rows:
+            connection.exec_driver_sql(self._write.sql, _parameters(self._write, rows))
 
     def hide(self, ruids: Sequence[str], *, until: int) -> None:
         """Hide rows that are over and were told: they stay as tombstones until an epoch second.
@@ -314,8 +312,7 @@ class PresentityTable:
         """
         columns_of = self._table.c
         equal = (columns_of[name] == value for name, value in columns.items())
-        every = {"first": -MAX_INT32, "last": MAX_INT32}
-        return self._rows(self._due.live.where(columns_of.id < below_id, *equal), every)
+        return self._rows(self._due.living.where(columns_of.id < below_id, *equal), {})
 
     def expiring(self, until: int) -> list[Row]:
         """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
@@ -323,7 +320,7 @@ class PresentityTable:
         Raises:
             DatabaseError: the table could not be read.
         """
-        return [row for _, row in self._rows(self._due.live, {"first": waiting_expires(until), "last": until})]
+        return [row for _, row in self._rows(self._due.ending, {"first": waiting_expires(until), "last": until})]
 
     def forget(self, until: int) -> int:
         """Delete some of our rows that are over and expire by an epoch second; their watchers have been told.
