@@ -11,7 +11,7 @@ import gc
 import os
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 
@@ -33,7 +33,7 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.outbox import Outbox, OutboxSender, Sender
+from kemi_nsq.nsq.outbox import MakeOutbox, OutboxSender, Sender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
@@ -92,7 +92,7 @@ class Supervisor:
         chores: Chores,
         gate: Gate,
         *,
-        make_outbox: Callable[[Callable[[str], None]], Outbox] | None = None,
+        make_outbox: MakeOutbox | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock

@@ -7,7 +7,7 @@ Sources: nsq.io, "nsqd" and "nsqlookupd", section "HTTP API".
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -107,10 +107,19 @@ def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
         response = _call(session, "GET", f"{lookupd}/nodes", timeout_s)
     try:
         producers = orjson.loads(response.content)["producers"]
-        # Written and read again, which checks the name and the port.
-        return {names.address(str(Address(node["broadcast_address"], node["tcp_port"]))) for node in producers}
+        return {node_address(node, "tcp_port") for node in producers}
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"{lookupd}: /nodes answered {response.status_code} without any") from error
+
+
+def node_address(node: Mapping[str, Any], port: str) -> Address:
+    """Return one of the addresses of an entry of `/nodes`: that with the port `tcp_port`, or `http_port`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has none.
+    """
+    # Written and read again, which checks the name and the port.
+    return names.address(str(Address(node["broadcast_address"], node[port])))
 
 
 def _session() -> requests.Session:

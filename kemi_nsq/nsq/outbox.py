@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.counters import Counter
@@ -144,6 +144,10 @@ class Outbox:
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         self._file.close()
+
+
+#: Makes an outbox for a thread, given what takes its lines.
+MakeOutbox: TypeAlias = Callable[[Callable[[str], None]], Outbox]
 
 
 class Publishes(Protocol):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from kemi_nsq import names
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import httpapi
@@ -71,7 +70,7 @@ def http_addresses(lookupd: Address, *, timeout_s: float) -> set[Address]:
     try:
         for node in orjson.loads(body)["producers"]:
             try:
-                found.add(names.address(str(Address(node["broadcast_address"], node["http_port"]))))
+                found.add(httpapi.node_address(node, "http_port"))
             except (ValueError, KeyError, TypeError):
                 continue
     except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
@@ -20,7 +19,7 @@ from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Rout
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.host import Host, Level
-from kemi_nsq.nsq.outbox import Outbox
+from kemi_nsq.nsq.outbox import MakeOutbox, Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.nsq.ways import ways as tcp_or_http
@@ -36,8 +35,6 @@ from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
-#: Makes an outbox for a thread, given what takes its lines.
-MakeOutbox: TypeAlias = Callable[[Callable[[str], None]], Outbox]
 #: No process has ended while it handled a message.
 NOBODY: Mapping[str, float] = {}
 

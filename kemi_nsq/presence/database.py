@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
-from kemi_nsq.clock import SYSTEM, Clock
+from kemi_nsq.clock import Clock
 from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
@@ -57,8 +57,8 @@ class Database:
         self,
         url: str,
         timeout_s: float,
-        clock: Clock = SYSTEM,
-        say: Callable[[str], None] = lambda _line: None,
+        clock: Clock,
+        say: Callable[[str], None],
     ) -> None:
         self._clock = clock
         self._say = say

@@ -51,10 +51,6 @@ class Query:
     slot: int
 
 
-def _nothing() -> None:
-    """Count no late letter."""
-
-
 class Asker:
     """Sends queries and waits for their replies. Opens nothing before the first query.
 
@@ -71,7 +67,7 @@ class Asker:
         settings: Settings,
         publisher: Publisher,
         place: Place | None,
-        late: Callable[[], None] = _nothing,
+        late: Callable[[], None],
         clock: Clock = SYSTEM,
     ) -> None:
         self._place = place

@@ -18,7 +18,7 @@ from kemi_nsq.errors import RunFolderError
 from kemi_nsq.runtime import page as pages
 from kemi_nsq.runtime.deaths import Deaths
 from kemi_nsq.runtime.page import Fact, Gauge, Page, Sheet
-from kemi_nsq.runtime.place import SETTING, SOCKET, Place
+from kemi_nsq.runtime.place import SETTING, SOCKET, Place, unusable
 from kemi_nsq.runtime.processes import is_running, start_of
 
 DIED = "died"
@@ -49,7 +49,7 @@ class RunFolder:
         try:
             self.died = self._sweep()
         except OSError as error:
-            raise RunFolderError(f"{SETTING} {path} cannot be used: {error.strerror}") from None
+            raise unusable(path, error) from None
         self.page = Page(self._page_memory)
         self.place.moved = self.page.move
 

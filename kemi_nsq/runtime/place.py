@@ -43,6 +43,11 @@ def _nothing() -> None:
     """Do nothing after the folder was made again."""
 
 
+def unusable(path: Path, error: OSError) -> RunFolderError:
+    """Say that a folder cannot be used, and why."""
+    return RunFolderError(f"{SETTING} {path} cannot be used: {error.strerror}")
+
+
 class Place:
     """The runtime folder as a place, held by this process and its children.
 
@@ -74,7 +79,7 @@ class Place:
             os.ftruncate(self._held, 0)
             os.pwrite(self._held, str(self._main_pid).encode(), 0)
         except OSError as error:
-            raise RunFolderError(f"{SETTING} {path} cannot be used: {error.strerror}") from None
+            raise unusable(path, error) from None
         self.instance = instance_id(os.path.realpath(path), machine=machine_id(), host_name=os.uname().nodename)
 
     @property

@@ -89,7 +89,7 @@ def asker(nsqd: Nsqd, place: Place) -> Asker:
 
 
 def new_asker(settings: Settings, place: Place) -> Asker:
-    return Asker(settings, Publisher(settings), place)
+    return Asker(settings, Publisher(settings), place, lambda: None)
 
 
 def fields(request: Request) -> Request:

@@ -108,7 +108,7 @@ def test_an_outbox_keeps_messages_in_order_until_it_is_full(kind: str, tmp_path:
 @pytest.mark.parametrize("kind", ["fake", "real"])
 def test_an_asker_that_finds_no_consumer_says_so_and_publishes_nothing(kind: str, tmp_path: Path) -> None:
     publisher = FakePublisher()
-    asker: Asker = Asker(settings(), publisher, new_place(tmp_path / "run"))
+    asker: Asker = Asker(settings(), publisher, new_place(tmp_path / "run"), lambda: None)
     if kind == "fake":
         asker = FakeAsker()
         asker.failure = QueryFailed("no consumer")

@@ -99,7 +99,7 @@ class FakeAsker(Asker):
     """
 
     def __init__(self) -> None:
-        super().__init__(settings(), FakePublisher(), None)
+        super().__init__(settings(), FakePublisher(), None, lambda: None)
         self.failure: Exception | None = None
         self.later_failure: Exception | None = None
         self.sends = True
