@@ -8,17 +8,17 @@ watcher is sent the row that changed last.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.histories import shown_in
+from tests.support.tables import subscription
+
 DIALOG, MAILBOX = "dialog", "message-summary"
 #: Its parameter `clean_period`.
 CLEAN_S = 100.0
-_CALL = re.compile(rb'call-id="([^"]*)".*<state>([a-z]*)</state>', re.DOTALL)
-_VOICE = re.compile(rb"Voice-Message: (\S+) ")
 
 #: What a lamp shows: the state of each call, or `{"box": "2/0"}`.
 Document = Mapping[str, str]
@@ -32,13 +32,11 @@ class Watcher:
         uri: the presentity.
         event: the event package.
         shown: by the last NOTIFY.
-        seen: every document that it was shown.
     """
 
     uri: str
     event: str
     shown: Document = field(default_factory=dict)
-    seen: int = 0
 
 
 class PresenceModule:
@@ -67,29 +65,7 @@ class PresenceModule:
         """Take a subscription, which is told what there is."""
         watcher = Watcher(uri, event)
         self.watchers.append(watcher)
-        names = "presentity_uri, event, watcher_username, watcher_domain, to_user, to_domain, from_user, from_domain"
-        names += ", callid, to_tag, from_tag, local_cseq, remote_cseq, contact, expires, status, version, socket_info"
-        names += ", local_contact, updated, updated_winfo"
-        values = [
-            uri,
-            event,
-            *("w",) * 6,
-            str(len(self.watchers)),
-            "t",
-            "f",
-            1,
-            1,
-            "c",
-            2_000_000_000,
-            1,
-            1,
-            "s",
-            "l",
-            0,
-            0,
-        ]
-        marks = ", ".join("?" * len(values))
-        self._database.execute(f"INSERT INTO active_watchers ({names}) VALUES ({marks})", values)
+        self._database.execute(*subscription(uri, event, number=len(self.watchers)))
         self._tell(watcher, self.document(uri, event))
 
     def refresh(self, uri: str, event: str) -> None:
@@ -117,23 +93,13 @@ class PresenceModule:
             "ORDER BY received_time, id",
             (user, domain, event, int(self._wall())),
         )
+        shown = [shown_in(body) for (body,) in rows]
         if event == MAILBOX:
-            counts = [found[1].decode() for (body,) in rows if (found := _VOICE.search(body))]
-            return {"box": counts[-1]} if counts else {}
-        calls = {}
-        for (body,) in rows:
-            found = _CALL.search(body)
-            assert found is not None, f"a watcher would be shown {body!r}"
-            calls[found[1].decode()] = found[2].decode()
-        return calls
-
-    def rows(self) -> list[tuple[str, int, bytes]]:
-        """Return event, `expires` and body of all rows."""
-        return self._database.execute("SELECT event, expires, body FROM presentity").fetchall()
+            return {"box": shown[-1][0]} if shown else {}
+        return {call: state for call, state in shown}
 
     def _tell(self, watcher: Watcher, document: Document) -> None:
         watcher.shown = document
-        watcher.seen += 1
         if watcher.event == DIALOG:
             over = sum(state == "terminated" for state in document.values())
             live = len(document) - over

@@ -7,13 +7,15 @@ this. At its points (`Process.point`) the main thread may die, meet an error, or
 
 from __future__ import annotations
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
-from kemi_nsq.clock import Clock
+import sqlalchemy as sa
+
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import Intake
 from kemi_nsq.consumer.message import Connected, Delivery, Item
@@ -21,21 +23,19 @@ from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.supervisor import _identify
 from kemi_nsq.consumer.targets import Target, Targets
-from kemi_nsq.counters import Counter
-from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqError, OutboxError
+from kemi_nsq.errors import NsqError
 from kemi_nsq.event import Event
-from kemi_nsq.host import Level, Report
+from kemi_nsq.host import Report
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.outbox import Kept, Outbox, Sender
+from kemi_nsq.nsq.outbox import Sender
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing, Ways
+from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.wiring import wire
-from kemi_nsq.runtime.page import Page
 from kemi_nsq.settings import Settings
-from kemi_nsq.testing import FakeHost
 from tests.simulate.nsqd import ModelNsqd, Peer
+from tests.simulate.outside import Crash, Desk, FaultyOutbox, Host, ModelWay
 
 if TYPE_CHECKING:
     from tests.simulate.world import World
@@ -49,119 +49,8 @@ _EVENTS = Subscription("kamailio", "kamailio")
 Result = TypeVar("Result")
 
 
-class Crash(BaseException):
-    """The process ends here and now."""
-
-
 class RouteError(Exception):
     """A route of the operator's raises."""
-
-
-class Host(FakeHost):
-    """The Kamailio of a process."""
-
-    def __init__(self, process: Process, clock: Clock) -> None:
-        super().__init__()
-        self.page = Page(clock=clock)
-        self._process = process
-
-    def log(self, level: Level, text: str) -> None:
-        """Keep what an operator would read."""
-        self._process.world.log(f"{self._process.name} {level.value}: {text}")
-
-    def count(self, counter: Counter) -> None:
-        """Count; a process that has ended does nothing any more."""
-        self._process.alive()
-        super().count(counter)
-
-    def lock(self, name: str) -> bool:
-        """Take the lock, which no other process has: they take their turns where it is free."""
-        self._process.point("lock")
-        return super().lock(name)
-
-    def unlock(self, name: str) -> None:
-        """Give it back."""
-        super().unlock(name)
-        if not self._process.dead:
-            self._process.point("unlock")
-
-    def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
-        """Have the presence module send NOTIFYs."""
-        self._process.point("notify")
-        if self._process.refuses or self._process.world.database != "works":
-            self._process.refuses = False
-            return False
-        self._process.world.presence.refresh(presentity_uri, package)
-        return True
-
-
-class ModelWay:
-    """The way of a process to an nsqd."""
-
-    def __init__(self, process: Process, nsqd: ModelNsqd) -> None:
-        self._process = process
-        self._nsqd = nsqd
-
-    def publish(self, message: Outgoing, deadline: float) -> None:
-        """Publish, unless the nsqd is away; as `TcpWay.publish`."""
-        self.trial(deadline)
-        self._process.point("publish")
-        world = self._process.world
-        world.put(self._nsqd, message.topic, message.body, message.delay_ms / 1000)
-        self._process.point("published")
-
-    def trial(self, deadline: float) -> None:
-        """Find out whether it answers."""
-        world = self._process.world
-        if self._nsqd.mode == "down":
-            raise ConnectionLost("connection refused")
-        if self._nsqd.mode == "frozen":
-            world.advance(deadline - world.now, mains=False)
-            raise DeadlineExceeded("no answer in time")
-
-
-class FaultyOutbox(Outbox):
-    """The outbox on its real file, which can sometimes not be written."""
-
-    def __init__(self, process: Process, settings: Settings, clock: Clock) -> None:
-        super().__init__(
-            settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock
-        )
-        self._process = process
-
-    def keep(self, message: Outgoing) -> None:
-        """Put a message in."""
-        self._look("keep")
-        super().keep(message)
-        self._process.world.kept.append(message.body)
-
-    def remove(self, kept: Kept) -> None:
-        """Take a message out."""
-        self._look("remove")
-        super().remove(kept)
-        self._process.world.kept.remove(kept.message.body)
-        self._process.point("removed")
-
-    def _look(self, what: str) -> None:
-        self._process.point(what)
-        if self._process.world.outbox != "works":
-            raise OutboxError("the outbox: attempt to write a readonly database")
-
-
-class Desk:
-    """No query is asked here."""
-
-    subscription = Subscription("replies", "none")
-
-    def take_reply(self, body: bytes) -> None:
-        """Take none."""
-
-    def expire(self, now: float) -> None:
-        """Expire none."""
-
-    def next_deadline(self) -> float | None:
-        """Have none."""
-        return None
 
 
 class Process:
@@ -243,6 +132,26 @@ class Process:
             seconds, self._pauses_s = self._pauses_s, 0.0
             self.world.advance(seconds)
             self.alive()
+
+    def statement(self, point: str) -> None:
+        """Be about to do something with the database."""
+        self.point(point)
+        if self.fails or self.world.database == "fails":
+            self.fails = False
+            raise _failure("disk I/O error")
+        if self.world.database == "frozen":
+            self.world.advance(min(1.0, self.settings.db_timeout), mains=False)
+            raise _failure("database is locked")
+
+    def commit(self, connection: sa.Connection) -> None:
+        """Be about to commit; or have committed, and never learn it."""
+        if self.dead:
+            return
+        self.statement("commit")
+        if self.loses:
+            self.loses = False
+            connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
+            raise _failure("the connection is gone, and the answer with it")
 
     def alive(self) -> None:
         """Go no further if it has ended."""
@@ -451,3 +360,7 @@ class Process:
 
     def _ways(self, _settings: Settings) -> Ways:
         return [(Address(f"nsqd{number}", 4150), ModelWay(self, nsqd)) for number, nsqd in enumerate(self.world.nsqds)]
+
+
+def _failure(text: str) -> sa.exc.OperationalError:
+    return sa.exc.OperationalError("a statement", {}, sqlite3.OperationalError(text))

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 SHORT_S, LONG_S = 8, 1_000_000
 #: A route that raises so often never succeeds.
 ALWAYS = 1000
+#: The presentities.
 USERS = ("alice", "bob", "queue")
 STATES = ("early", "confirmed", "terminated")
 #: What a process may meet at one of its points: see `process.Process.point`.

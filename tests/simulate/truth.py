@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter as Multiset
 from collections.abc import Mapping
 from pathlib import Path
 
 from kemi_nsq.counters import Counter
+from tests.simulate.database import at_work
 from tests.simulate.presence import DIALOG, MAILBOX, Document
 from tests.simulate.steps import ALWAYS, SHORT_S, USERS, Scenario
-from tests.simulate.world import EVENTS, Said, World, at_work, uri_of
+from tests.simulate.world import EVENTS, Said, World, uri_of
 
 #: A world that is mended rests within so many seconds.
 PATIENCE_S = 400.0
 _RANKS = {"early": 3, "confirmed": 4, "terminated": 5}
-_FAILS_FOR_EVER = ALWAYS
 
 
 def run(scenario: Scenario, folder: Path) -> tuple[list[str], list[str]]:
@@ -27,8 +28,6 @@ def run(scenario: Scenario, folder: Path) -> tuple[list[str], list[str]]:
             world.apply(step)
         problems = _rest(world) or _check(world, scenario.settings)
     except Exception as error:  # of ours or of the product's: the seed has found it
-        import traceback
-
         problems = [f"{type(error).__name__}: {error}", traceback.format_exc()]
     finally:
         at_work(None)
@@ -111,7 +110,7 @@ def _expected(said: list[Said], user: int, event: str, by_sequence: bool) -> dic
         position = each.sequence if by_sequence else each.stored.timestamp_ns
         return position, _RANKS[each.step.state] if each.step.what == "call" else 0, each.stored.message_id
 
-    good = [each for each in said if each.step.fails < _FAILS_FOR_EVER]
+    good = [each for each in said if each.step.fails < ALWAYS]
     resets: dict[int, int] = {}
     for each in good:
         if each.step.what == "reset":
@@ -134,7 +133,7 @@ def _wrong_dead_letters(world: World) -> list[str]:
     wanted = {
         each.stored.message_id.decode()
         for each in world.record.said
-        if each.step.what == "junk" or each.step.fails >= _FAILS_FOR_EVER
+        if each.step.what == "junk" or each.step.fails >= ALWAYS
     }
     found = set(world.record.dead)
     return [

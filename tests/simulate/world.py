@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter as Multiset
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,17 +11,16 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import sqlalchemy as sa
 
 from kemi_nsq.clock import Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.settings import Settings
+from tests.simulate.database import DATABASE, fresh_database
 from tests.simulate.nsqd import ModelNsqd, Stored
+from tests.simulate.outside import Crash
 from tests.simulate.presence import CLEAN_S, DIALOG, MAILBOX, PresenceModule
-from tests.simulate.process import Crash, Process
+from tests.simulate.process import Process
 from tests.simulate.steps import (
     LONG_S,
     SHORT_S,
@@ -40,7 +38,6 @@ from tests.simulate.steps import (
     Subscribe,
     Wait,
 )
-from tests.support.database import create_database
 from tests.support.settings import settings
 
 DOMAIN = "example.com"
@@ -122,9 +119,8 @@ class World:
         self._running: list[Process] = []
         self._sender: Process | None = None
         self._clean_at = self.now + CLEAN_S
-        files = fresh_files(folder)
-        self.settings = _settings(str(files), tuple(sorted(scenario.settings.items())))
-        self.presence = PresenceModule(files / "kamailio.db", lambda: self.wall)
+        self.settings = _settings(str(folder), tuple(sorted(scenario.settings.items())))
+        self.presence = PresenceModule(fresh_database(folder), lambda: self.wall)
         self.nsqds = [ModelNsqd(number, ahead, self._prefer) for number, ahead in enumerate(scenario.clocks)]
         self._restarts: dict[int, float] = {}
         self.processes: list[Process | None] = [None] * scenario.consumers
@@ -171,7 +167,7 @@ class World:
     def _next_due(self, mains: bool) -> float:
         dues = [nsqd.next_due(self.now) for nsqd in self.nsqds]
         dues += [self._clean_at, *self._restarts.values()]
-        for process in filter(None, self.processes):
+        for process in self.everybody():
             dues.append(process.io_due())
             if self._sends(process):
                 dues.append(process.send_due())
@@ -271,18 +267,10 @@ class World:
         self._failures[event.message_id] = failed + 1
         return failed < int(str(event.fields.get("Fails", 0)))
 
-    def statement(self, point: str) -> None:
-        """Have the process that runs do something with the database; raises as SQLAlchemy if that fails."""
-        if not self._running:
-            return
-        process = self._running[-1]
-        process.point(point)
-        if process.fails or self.database == "fails":
-            process.fails = False
-            raise _failure("disk I/O error")
-        if self.database == "frozen":
-            self.advance(min(1.0, process.settings.db_timeout), mains=False)
-            raise _failure("database is locked")
+    @property
+    def running(self) -> Process | None:
+        """The process whose main thread runs."""
+        return self._running[-1] if self._running else None
 
     # Steps
 
@@ -347,7 +335,7 @@ class World:
         self.database = self.outbox = "works"
         for nsqd in self.nsqds:
             nsqd.thaw(self.now)
-        for process in filter(None, self.processes):
+        for process in self.everybody():
             process.troubles.clear()
             process.refuses = process.fails = process.loses = False
 
@@ -393,29 +381,10 @@ def _fields(step: Say, sequence: int) -> dict[str, object]:
     }
 
 
-def _failure(text: str) -> sa.exc.OperationalError:
-    return sa.exc.OperationalError("a statement", {}, sqlite3.OperationalError(text))
-
-
-# The files: made once from Kamailio's schema, and copied for each world.
-
-
-def fresh_files(folder: Path) -> Path:
-    """Return the folder with an empty database, and no outbox."""
-    template = folder / "template.db"
-    if not template.exists():
-        create_database(template)
-    for path in folder.iterdir():
-        if path != template:
-            path.unlink()
-    folder.joinpath("kamailio.db").write_bytes(template.read_bytes())
-    return folder
-
-
 @lru_cache(maxsize=4096)
 def _settings(folder: str, values: tuple[tuple[str, str], ...]) -> Settings:
     return settings(
-        db_url=f"sqlite:///{folder}/kamailio.db",
+        db_url=f"sqlite:///{folder}/{DATABASE}",
         outbox=f"{folder}/outbox",
         run_dir=folder,
         pua_lock="presence",
@@ -424,48 +393,3 @@ def _settings(folder: str, values: tuple[tuple[str, str], ...]) -> Settings:
         pua_tombstone="3600",
         **dict(values),
     )
-
-
-# SQLAlchemy tells what every engine does; the world that is at work is asked.
-
-_AT_WORK: list[World] = []
-
-
-def at_work(world: World | None) -> None:
-    """Say whose database is used from now on."""
-    _AT_WORK[:] = [world] if world else []
-
-
-def _before_statement(connection: sa.Connection, *_: Any) -> None:
-    for world in _AT_WORK:
-        world.statement("statement")
-
-
-def _begun(_connection: sa.Connection) -> None:
-    for world in _AT_WORK:
-        for process in world._running[-1:]:
-            process.in_transaction = True
-
-
-def _ended(_connection: sa.Connection) -> None:
-    for world in _AT_WORK:
-        for process in world._running[-1:]:
-            process.in_transaction = False
-
-
-def _before_commit(connection: sa.Connection) -> None:
-    for world in _AT_WORK:
-        for process in world._running[-1:]:
-            if not process.dead:
-                world.statement("commit")
-                if process.loses:
-                    process.loses = False
-                    connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
-                    raise _failure("the connection is gone, and the answer with it")
-            process.in_transaction = False
-
-
-sa.event.listen(sa.Engine, "before_cursor_execute", _before_statement)
-sa.event.listen(sa.Engine, "begin", _begun)
-sa.event.listen(sa.Engine, "commit", _before_commit)
-sa.event.listen(sa.Engine, "rollback", _ended)

@@ -72,10 +72,11 @@ def expected(history: Sequence[Said]) -> dict[Key, list[tuple[str, ...]]]:
 
 def shown_by(bodies: Sequence[bytes]) -> list[tuple[str, ...]]:
     """Return what the documents of a presentity show."""
-    return sorted(_shown(body) for body in bodies)
+    return sorted(shown_in(body) for body in bodies)
 
 
-def _shown(body: bytes) -> tuple[str, ...]:
+def shown_in(body: bytes) -> tuple[str, ...]:
+    """Return what one document shows: a call and its state, the counts of a mailbox, or a note."""
     found = _STATE.search(body) or _VOICE.search(body) or _NOTE.search(body)
     assert found is not None, body
     return tuple(group.decode() for group in found.groups())

@@ -86,20 +86,8 @@ class Database:
 
     def watch(self, uri: str, event: str, *, number: int = 0) -> None:
         """Write a subscription as the presence module does (`subs_db_mode` 3)."""
-        values: Values = {
-            "presentity_uri": uri,
-            "event": event,
-            "expires": 2_000_000_000,
-            "status": 1,
-            **dict.fromkeys(("local_cseq", "remote_cseq", "version", "updated", "updated_winfo", "flags"), 1),
-        }
-        texts = ("watcher_username", "watcher_domain", "to_user", "to_domain", "to_tag", "from_tag", "callid")
-        more = ("contact", "local_contact", "socket_info", "from_user", "from_domain", "user_agent")
-        values |= {name: f"{name}{number}" for name in (*texts, *more)}
-        names = ", ".join(values)
-        self.execute(
-            f"INSERT INTO {WATCHERS_TABLE} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values
-        )
+        statement, values = subscription(uri, event, number=number)
+        self.execute(statement, **values)
 
     def clear(self) -> None:
         """Empty the tables."""
@@ -111,6 +99,22 @@ def made(position: int = 5, message: int = 0, **fields: JsonValue) -> Row:
     """Return the row of an event; `Call_ID="x"` stands for the field `Call-ID`."""
     named = {name.replace("_", "-"): value for name, value in fields.items()}
     return event_row(_FIELDS | named, Order(position=position, message_id=f"{message:016x}"))
+
+
+def subscription(uri: str, event: str, *, number: int) -> tuple[str, Values]:
+    """Return the statement that writes a subscription, and its values."""
+    values: Values = {
+        "presentity_uri": uri,
+        "event": event,
+        "expires": 2_000_000_000,
+        "status": 1,
+        **dict.fromkeys(("local_cseq", "remote_cseq", "version", "updated", "updated_winfo", "flags"), 1),
+    }
+    texts = ("watcher_username", "watcher_domain", "to_user", "to_domain", "to_tag", "from_tag", "callid")
+    more = ("contact", "local_contact", "socket_info", "from_user", "from_domain", "user_agent")
+    values |= {name: f"{name}{number}" for name in (*texts, *more)}
+    marks = ", ".join(f":{name}" for name in values)
+    return f"INSERT INTO {WATCHERS_TABLE} ({', '.join(values)}) VALUES ({marks})", values
 
 
 def columns(row: Row) -> Values:
