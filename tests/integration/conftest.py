@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the integration tests: the three databases."""
+"""Fixtures of the integration tests: the three databases, and the end of what a test left open."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
 
 from tests.support.tables import (
     database,
@@ -20,3 +25,10 @@ __all__ = [
     "sqlite_database",
     "table",
 ]
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    """Close what a test opened, before its warnings are those of another test."""
+    yield
+    gc.collect()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import resource
@@ -19,27 +18,23 @@ from kemi_nsq.host import Broken, Report
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq.outbox import Depth, Outbox, OutboxSender, Sender
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.runtime.page import Fact, Gauge, Page, read
 from kemi_nsq.tools.reader import Reader
 from tests.support.forks import Fork
 from tests.support.nsqd import Nsqd
+from tests.support.outboxes import message, opened
 from tests.support.settings import settings
 from tests.support.until import until
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("closed"),
+]
 
 MAX_MSG_SIZE = 1000
 #: nsqd hands out in order what it holds in memory.
 MEMORY = 20_000
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close what a test opened, before its warnings are those of another test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -53,10 +48,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
 
 
-def opened(path: Path) -> Outbox:
-    return Outbox(str(path), max_messages=100_000, max_bytes=10**8)
-
-
 @pytest.fixture
 def outbox(path: Path) -> Iterator[Outbox]:
     with closing(opened(path)) as outbox:
@@ -65,10 +56,6 @@ def outbox(path: Path) -> Iterator[Outbox]:
 
 def publisher(nsqd: Nsqd) -> Publisher:
     return Publisher(settings(nsqd_tcp_address=nsqd.tcp_address, publish_timeout="2"))
-
-
-def message(text: str, topic: str = "t") -> Outgoing:
-    return Outgoing(topic=topic, body=text.encode())
 
 
 def taken(nsqd: Nsqd, topic: str = "t") -> int:

@@ -19,8 +19,8 @@ from kemi_nsq.errors import OutboxError
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.outboxfile import BUSY_TIMEOUT_S
 from kemi_nsq.nsq.privatefile import alone
-from kemi_nsq.nsq.ways import Outgoing
 from tests.support.forks import Fork
+from tests.support.outboxes import message, opened
 from tests.support.until import until
 
 WORKERS = 8
@@ -33,18 +33,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
 
 
-def opened(path: Path) -> Outbox:
-    return Outbox(str(path), max_messages=100_000, max_bytes=10**8)
-
-
 @pytest.fixture
 def outbox(path: Path) -> Iterator[Outbox]:
     with closing(opened(path)) as outbox:
         yield outbox
-
-
-def message(text: str) -> Outgoing:
-    return Outgoing(topic="t", body=text.encode())
 
 
 def held(path: Path) -> list[str]:

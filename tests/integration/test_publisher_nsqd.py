@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import threading
@@ -27,18 +26,14 @@ from tests.support.settings import settings
 from tests.support.until import until
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("closed"),
+]
 
 MAX_MSG_SIZE = 1_000_000
 #: How late a call may end on a busy machine.
 LATE_S = 0.1
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close what a test opened, before its warnings are those of another test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +20,14 @@ from tests.support.places import new_place
 from tests.support.settings import settings
 
 #: A publisher, an asker and an outbox keep what they opened as long as their process lives, so they have no `close`.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("closed"),
+]
 
 FIRST, SECOND = (Outgoing(topic="t", body=body) for body in (b"[1]", b"[2]"))
 TOO_LARGE = Outgoing(topic="t", body=b"[%s]" % (b" " * 100))
 MAX_SIZE = 100
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close what a test opened, before its warnings are those of another test."""
-    yield
-    gc.collect()
 
 
 class Publishing(NamedTuple):
