@@ -154,10 +154,7 @@ def test_what_nsqd_refuses_is_dropped_and_holds_up_nothing(outbox: Outbox, path:
 def test_a_sender_that_is_killed_repeats_no_more_than_the_message_in_flight(
     outbox: Outbox, path: Path, nsqd: Nsqd
 ) -> None:
-    count, deaths, chance = 600, 0, random.Random(3)
-    for number in range(count):
-        outbox.keep(message(str(number)))
-    outbox.close()  # before the forks
+    deaths, each, chance = 12, 50, random.Random(3)
 
     def send() -> None:
         OutboxSender(str(path), Sender(opened(path), publisher(nsqd), drop), drop, Page()).run()
@@ -165,18 +162,19 @@ def test_a_sender_that_is_killed_repeats_no_more_than_the_message_in_flight(
     def drop(_item: object) -> None:
         """Nobody hears it."""
 
-    while taken(nsqd) < count:
-        wanted = min(taken(nsqd) + chance.randint(1, 60), count)
+    for death in range(deaths):
+        for number in range(each):
+            outbox.keep(message(str(death * each + number)))
+        outbox.close()  # before the fork
+        wanted = taken(nsqd) + chance.randint(1, each)
         with Fork(send) as sender:
             until(lambda wanted=wanted: taken(nsqd) >= wanted, timeout_s=20, what="some more")  # type: ignore[misc]
             sender.kill()
-            deaths += 1
     with sending(path, nsqd):
         until(lambda: empty(outbox), what="an empty outbox")
     found = bodies(nsqd)
-    assert list(dict.fromkeys(found)) == [str(number) for number in range(count)], "none is lost, and the order is kept"
-    assert len(found) - count <= deaths
-    assert deaths > 5
+    assert list(dict.fromkeys(found)) == [str(number) for number in range(deaths * each)], "none lost, and in order"
+    assert len(found) - deaths * each <= deaths
 
 
 def test_a_second_process_goes_on_when_the_first_one_is_killed(outbox: Outbox, path: Path, nsqd: Nsqd) -> None:
