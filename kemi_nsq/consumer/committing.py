@@ -16,7 +16,6 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.host import Host, Level
-from kemi_nsq.presence.row import doubted
 from kemi_nsq.presence.writer import PresenceWriter
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.runtime.page import Fact
@@ -99,9 +98,7 @@ class Committing:
                 failed.extend(wrote[tried:])
                 break
             try:
-                # Together they may have been stored, and only the answer was lost: then this finds nothing new, and
-                # their watchers must be told all the same.
-                writer.commit(doubted(one.rows))
+                writer.commit(one.rows)
             except DatabaseError as error:
                 failed.append(one)
                 last = error

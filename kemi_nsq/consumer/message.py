@@ -18,7 +18,7 @@ from kemi_nsq.event import Event, decode
 from kemi_nsq.host import Broken, Report
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
-from kemi_nsq.presence.row import Row, doubted
+from kemi_nsq.presence.row import Row
 from kemi_nsq.queries.protocol import Resume
 
 
@@ -200,11 +200,6 @@ class Current:
     def collected(self) -> list[Row]:
         """Return the rows that were collected so far, of this message and of those before it."""
         return [row for handled in self._batch or () for row in handled.rows]
-
-    def doubt_collected(self) -> None:
-        """Note that a write of these rows had no answer: nobody knows whether they are stored."""
-        for handled in self._batch or ():
-            handled.rows = doubted(handled.rows)
 
     def refuse(self, reason: str) -> None:
         """Say that the message is of no use; whoever does has counted and logged it, or will."""

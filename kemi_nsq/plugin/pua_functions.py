@@ -8,7 +8,7 @@ from contextlib import suppress
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Current
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import DatabaseError, PayloadError, RowRefused
+from kemi_nsq.errors import PayloadError, RowRefused
 from kemi_nsq.event import Event
 from kemi_nsq.host import Host
 from kemi_nsq.jsontext import JsonObject, field_text, json_object
@@ -137,9 +137,6 @@ class PuaFunctions:
             return
         try:
             writer.commit(collected)
-        except DatabaseError:
-            self._current.doubt_collected()
-            raise
         except RowRefused:
             for row in collected:
                 with suppress(RowRefused):

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import DatabaseError, PayloadError
+from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.packages.state import document_version
-from kemi_nsq.presence.row import GRACE_S, Key, Row, ended_row, reset_row
+from kemi_nsq.presence.row import GRACE_S, Row, ended_row, reset_row
 from kemi_nsq.presence.sipuri import name_addr
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.values import MAX_INT32
@@ -34,6 +34,8 @@ SWEEP_INTERVAL_S = 5
 LINGER_S = 2
 #: By how much the clocks of two nodes may differ.
 _CLOCKS_S = 60
+#: A process that dies has been trying for so long to tell what was refused, and is there again so soon, mostly.
+_UNTOLD_S, _RESTART_S = 30, 60
 _PAGES = 100
 _SCOPES = "`sender URI`, `user URI`, `realm DOMAIN` or `all`"
 
@@ -69,9 +71,7 @@ class Expiry:
         self._writer = writer
         self._watchers = watchers
         self._clock = clock
-        self._swept_until = 0
-        #: Of what was ended in a write that had no answer: it may be stored, and nobody was told.
-        self._untold: set[Key] = set()
+        self._swept_until = self._began = 0
 
     def sweep(self) -> None:
         """End, hide and show what is due, and delete tombstones whose time is over.
@@ -83,9 +83,9 @@ class Expiry:
         """
         # Every consumer process sweeps, and perhaps those of another node. They need no lock: an end is stored like any
         # other row, so of two that end one state the second finds an order key that is not greater, and tells nobody.
-        untold, self._untold = self._untold, set()
-        self._watchers.tell(sorted(untold))
         now = int(self._clock.wall())
+        if not self._swept_until and self._settings.pua_refresh:
+            self._doubt_what_came_last(now)
         until = now + GRACE_S
         for _ in range(_PAGES):
             rows = self._table.expiring(until)
@@ -100,6 +100,16 @@ class Expiry:
             with self._lock.writing():
                 if not self._table.forget(until):
                     break
+
+    def _doubt_what_came_last(self, now: int) -> None:
+        """Have the watchers told of what was written last before this start.
+
+        Who wrote it may have died with NOTIFYs that it held back (NSQ_NOTIFY_INTERVAL), or that were refused, when nsqd
+        had its answers already.
+        """
+        self._began = self._began or now
+        held_s = int(self._settings.notify_interval) + _UNTOLD_S
+        self._watchers.doubt(self._table.written_since(self._began - _RESTART_S - held_s, held_s))
 
     def _hide_lingering(self, until: int) -> None:
         """Hide what was over at an epoch second and is still shown.
@@ -160,12 +170,7 @@ class Expiry:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-        try:
-            changes = self._writer.commit(ends, by_route=False)
-        except DatabaseError:
-            self._untold.update((row.uri, row.event) for row in rows)
-            raise
-        for change in changes:
+        for change in self._writer.commit(ends, by_route=False):
             if change is not Change.STALE:  # another process has ended it, or its producer has said something new
                 self._host.count(Counter.PUA_ENDED)
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is done a moment later: NOTIFYs that would come too often, and the hiding of what is over; no clock inside.
+"""What is done a moment later: NOTIFYs that come too often or did not leave, and hiding what is over; no clock inside.
 
 What is over was told once. A moment later it is hidden, together with others, so that this costs a statement for many
-of them. A NOTIFY that was refused, or may never have left, is tried once more before that, whatever it told; and one
+of them. A NOTIFY that was refused, or may never have left, is tried again before that, and then until it leaves; one
 that was too large, after it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 from kemi_nsq.presence.row import Key, thing_of
 
@@ -17,6 +18,8 @@ from kemi_nsq.presence.row import Key, thing_of
 AFTER_S = 0.5
 #: More than these are left to the next sweep.
 _MOST = 20_000
+#: Seconds between two tries of what nobody could be told, at most.
+_AGAIN_MOST_S = 30.0
 
 
 class Hiding:
@@ -24,25 +27,21 @@ class Hiding:
 
     def __init__(self) -> None:
         self._ruids: list[str] = []
-        self._untold: set[Key] = set()
         self._large: set[Key] = set()
         self._due: float | None = None
 
-    def add(self, ruids: Collection[str], untold: Collection[Key], large: Collection[Key], now: float) -> None:
+    def add(self, ruids: Collection[str], large: Collection[Key], now: float) -> None:
         """Take rows that were told.
 
         Args:
             ruids: their order keys; perhaps none.
-            untold: presentities and packages whose NOTIFY was refused, or perhaps never left.
             large: those whose document was too large to be told.
             now: monotonic seconds.
         """
         if len(self._large) < _MOST:
             self._large.update(large)
         self._ruids += list(ruids)[: max(0, _MOST - len(self._ruids))]
-        if len(self._untold) < _MOST:
-            self._untold.update(untold)
-        if (self._ruids or self._untold or self._large) and self._due is None:
+        if (self._ruids or self._large) and self._due is None:
             self._due = now + AFTER_S
 
     def has(self, ruid: str) -> bool:
@@ -53,11 +52,57 @@ class Hiding:
         """Return the monotonic second at which `take` has something to return."""
         return self._due
 
-    def take(self) -> tuple[list[str], list[Key], list[Key]]:
-        """Forget and return what is to be hidden, what is to be told before, and what after that."""
-        taken = self._ruids, sorted(self._untold), sorted(self._large)
-        self._ruids, self._untold, self._large, self._due = [], set(), set(), None
+    def take(self) -> tuple[list[str], list[Key]]:
+        """Forget and return what is to be hidden, and what is to be told after that."""
+        taken = self._ruids, sorted(self._large)
+        self._ruids, self._large, self._due = [], set(), None
         return taken
+
+
+class Untold:
+    """Presentities and packages whose NOTIFY was refused, or perhaps never left: told again until that succeeds.
+
+    It is tried soon, and less and less often while nothing of what is tried succeeds.
+
+    Args:
+        soon_s: seconds to the first try.
+    """
+
+    def __init__(self, soon_s: float) -> None:
+        self._keys: dict[Key, None] = {}
+        self._due: float | None = None
+        self._soon_s = self._wait_s = soon_s
+
+    def add(self, keys: Iterable[Key], now: float) -> bool:
+        """Take some at a monotonic second, those to be tried first at first; return whether there was room for all."""
+        self._keys |= dict.fromkeys(islice(keys, _MOST))
+        fits = len(self._keys) <= _MOST
+        while len(self._keys) > _MOST:
+            self._keys.popitem()
+        if self._keys and self._due is None:
+            self._due = now + self._wait_s
+        return fits
+
+    def next_due(self) -> float | None:
+        """Return the monotonic second at which `take` has something to return."""
+        return self._due
+
+    def take(self, now: float) -> list[Key]:
+        """Forget and return what may be tried now; what is refused again is to be given back by `add`."""
+        if self._due is None or now < self._due:
+            return []
+        taken = list(self._keys)
+        self._keys, self._due = {}, None
+        self._wait_s = min(max(AFTER_S, 2 * self._wait_s), _AGAIN_MOST_S)
+        return taken
+
+    def told(self, key: Key) -> None:
+        """Note that a NOTIFY of one has left, for whatever reason."""
+        self._keys.pop(key, None)
+
+    def succeeded(self) -> None:
+        """Note that something of what was taken was told."""
+        self._wait_s = self._soon_s
 
 
 class Pacer:

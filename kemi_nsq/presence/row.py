@@ -20,7 +20,6 @@ other. -1, which Kamailio's hard-state PUBLISH stores, and 0 belong to neither.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -260,11 +259,6 @@ def reset_row(sender: str, *, position: int, now: int, tombstone_s: int) -> Row:
 def was_reset(row: Row, reset_ruid: str) -> bool:
     """Whether a row is of an event that stands before a reset of its sender, or at it, and ends nothing itself."""
     return row.ruid[:_POSITION_DIGITS] <= reset_ruid[:_POSITION_DIGITS] and row.ruid[RANK_INDEX] != str(ENDED_RANK)
-
-
-def doubted(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of which nobody knows whether they are stored already: their watchers are told in any case."""
-    return [row._replace(redelivered=True) for row in rows]
 
 
 def leaves(row: Row) -> bool:

@@ -19,10 +19,9 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
-from kemi_nsq.presence.due import PAGE, Due
+from kemi_nsq.presence.due import PAGE, Due, rows_of
 from kemi_nsq.presence.row import Key, Row, reset_key, tombstone_expires, waiting_expires
 from kemi_nsq.presence.statements import (
-    CHANGED,
     KEY,
     Lookup,
     Write,
@@ -314,6 +313,18 @@ class PresentityTable:
         equal = (columns_of[name] == value for name, value in columns.items())
         return self._rows(self._due.living.where(columns_of.id < below_id, *equal), {})
 
+    def written_since(self, since: int, before_last_s: int) -> list[Key]:
+        """Return of what documents a row was written since an epoch second, or in the last seconds of all writing.
+
+        Args:
+            since: the epoch second.
+            before_last_s: seconds before the last write of all; so a time in which nobody wrote does not count.
+
+        Raises:
+            DatabaseError: the table could not be read.
+        """
+        return self._database.run(lambda connection: self._due.documents(connection, since, before_last_s))
+
     def expiring(self, until: int) -> list[Row]:
         """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
 
@@ -341,11 +352,7 @@ class PresentityTable:
         return len(found)
 
     def _rows(self, page: sa.Select[Any], values: Mapping[str, object]) -> list[tuple[int, Row]]:
-        found = self._database.run(lambda connection: connection.execute(page, values).mappings().all())
-        names = (*KEY, *CHANGED)
-        return [
-            (row["id"], Row(**{**{name: row[name] for name in names}, "body": bytes(row["body"])})) for row in found
-        ]
+        return self._database.run(lambda connection: rows_of(connection, page, values))
 
     def watched(self, keys: Sequence[Key]) -> frozenset[Key]:
         """Return those of some presentities and event packages to which somebody is subscribed, in whatever case.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Multiset
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -12,7 +13,7 @@ from kemi_nsq.errors import DatabaseError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change, Who
 from kemi_nsq.presence.lock import PresenceLock
-from kemi_nsq.presence.pacing import Hiding, Pacer
+from kemi_nsq.presence.pacing import AFTER_S, Hiding, Pacer, Untold
 from kemi_nsq.presence.row import SEATED, Key, Row, leaves, tombstone_until
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.quiet import Quiet
@@ -20,6 +21,8 @@ from kemi_nsq.settings import Settings
 
 #: From here on, asking the database who is watched costs less than the refreshes that it spares.
 _ASK_FOR_WATCHERS = 2
+#: So many NOTIFYs of one package that are refused speak for the rest of them, until the next try.
+REFUSALS = 3
 #: A document above this does not fit a UDP datagram (65,507 bytes) with the headers of its NOTIFY.
 UDP_LIMIT = 64_000
 
@@ -45,6 +48,7 @@ class Watchers:
         self._clock = clock
         self._pacer = Pacer(0)
         self._hiding = Hiding()
+        self._untold = Untold(0)
         self._ticks = False
         self._quiet = Quiet(host, clock)
 
@@ -55,23 +59,31 @@ class Watchers:
         """
         self._table.keep_trying()
         self._pacer = Pacer(self._settings.notify_interval)
+        self._untold = Untold(AFTER_S)
         self._ticks = True
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do."""
-        dues = [due for due in (self._pacer.next_due(), self._hiding.next_due()) if due is not None]
-        return min(dues, default=None)
+        queues = self._pacer, self._untold, self._hiding
+        return min((due for queue in queues if (due := queue.next_due()) is not None), default=None)
 
     def tick(self) -> None:
-        """Tell watchers whose NOTIFY was held back and may leave now, and hide what is over and was told.
+        """Tell watchers whose NOTIFY was held back or did not leave, and hide what is over and was told.
 
         Raises:
             DatabaseError: the database failed; the sweep will hide them.
         """
         now = self._clock.monotonic()
         self._refresh(self._pacer.due(now))
+        self._tell_again()
         due = self._hiding.next_due()
         if due is not None and now >= due:
+            self._hide_told()
+
+    def _finish(self) -> None:
+        """Do at once what `tick` does a moment later."""
+        self._tell_again()
+        if self._hiding.next_due() is not None:
             self._hide_told()
 
     def tell_saved(self, rows: Sequence[Row], saved: Saved, *, by_route: bool) -> None:
@@ -88,7 +100,7 @@ class Watchers:
         large = self._note_large([row for row, _ in told], saved)
         if by_route and not self._settings.pua_refresh:
             return  # the route tells the watchers, and the sweep hides
-        refused = self._refresh_changed(
+        self._refresh_changed(
             [row for row, change in told if change is Change.STORED or row.redelivered], saved.reseated
         )
         over = [
@@ -98,15 +110,21 @@ class Watchers:
         ]
         # Another process that stored that it is over, before this said the same, may have died before the NOTIFY.
         repeated = [row for row, _ in told if row.ruid in saved.repeated and not row.redelivered]
-        untold = [(row.uri, row.event) for row in repeated if not self._hiding.has(row.ruid)]
-        self._hiding.add(over, [*refused, *untold], large, self._clock.monotonic())
-        if not self._ticks and self._hiding.next_due() is not None:
-            with suppress(DatabaseError):  # they are stored and told; the sweep will hide them
-                self._hide_told()
+        self.doubt((row.uri, row.event) for row in repeated if not self._hiding.has(row.ruid))
+        self._hiding.add(over, large, self._clock.monotonic())
+        if not self._ticks:
+            with suppress(DatabaseError):  # they are stored and told; the sweep of a consumer will hide them
+                self._finish()
 
     def tell(self, keys: Iterable[Key]) -> None:
         """Send a NOTIFY to those who watch some presentities."""
         self._refresh([*keys])
+
+    def doubt(self, keys: Iterable[Key]) -> None:
+        """Send them one in a moment: nobody knows whether they have been told what is stored."""
+        if not self._untold.add(keys, self._clock.monotonic()):
+            text = "too many presentities wait to be told again; the lamps of others are right after their next event"
+            self._quiet.log(Level.ERROR, Counter.REFRESH_FAILED, text)
 
     def hide(self, ruids: Sequence[str]) -> None:
         """Take what is over and was told out of its document.
@@ -121,11 +139,15 @@ class Watchers:
             self._table.hide(ruids, until=until)
 
     def _hide_told(self) -> None:
-        ruids, refused, large = self._hiding.take()
-        refused_again = self._refresh(refused)
+        ruids, large = self._hiding.take()
         self.hide(ruids)
-        if ruids:  # what was too large to be told, or was refused, is smaller now
-            self._refresh(list(dict.fromkeys([*large, *refused_again])))
+        if ruids:  # what was too large to be told is smaller now
+            self._refresh(large)
+
+    def _tell_again(self) -> None:
+        tried = self._untold.take(self._clock.monotonic())
+        if tried and len(self._refresh(tried)) < len(tried):
+            self._untold.succeeded()
 
     def _note_large(self, rows: Sequence[Row], saved: Saved) -> list[Key]:
         """Say which documents are about to be too large for UDP, and return them: such a NOTIFY reaches nobody."""
@@ -141,31 +163,47 @@ class Watchers:
             self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
         return large
 
-    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who]) -> list[Key]:
+    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who]) -> None:
         urgent = dict.fromkeys(map(dialogs_of, reseated), False)
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.is_over
         now = self._clock.monotonic()
-        return self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
+        self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
 
     def _refresh(self, keys: Sequence[Key]) -> list[Key]:
-        """Send NOTIFYs, and return those that the presence module refused."""
-        refused = []
-        for uri, event in self._watched(keys):
-            # In this process, and at once (notifier_processes 0): the NOTIFY has left when the call returns.
-            with self._lock.held():
-                accepted = self._host.refresh_watchers(uri, event)
-            if not accepted:
-                refused.append((uri, event))
-                self._host.count(Counter.REFRESH_FAILED)
-                self._quiet.log(
-                    Level.ERROR,
-                    Counter.REFRESH_FAILED,
-                    f"the presence module refused to refresh {uri} ({event}); the state is stored. "
-                    "Are the module presence, its db_url and the module of the event package loaded and set?",
-                )
-        return refused
+        """Send NOTIFYs; return those that did not leave, and will be tried again."""
+        refused: list[Key] = []
+        untried: list[Key] = []
+        refusals: Multiset[str] = Multiset()
+        for key in self._watched(keys):
+            event = key[1]
+            if refusals[event] >= REFUSALS:
+                untried.append(key)
+            elif self._send(*key):
+                refusals[event] = 0
+            else:
+                refusals[event] += 1
+                refused.append(key)
+        left = untried + refused
+        self.doubt(left)
+        return left
+
+    def _send(self, uri: str, event: str) -> bool:
+        # In this process, and at once (notifier_processes 0): the NOTIFY has left when the call returns.
+        with self._lock.held():
+            accepted = self._host.refresh_watchers(uri, event)
+        if accepted:
+            self._untold.told((uri, event))
+        else:
+            self._host.count(Counter.REFRESH_FAILED)
+            self._quiet.log(
+                Level.ERROR,
+                Counter.REFRESH_FAILED,
+                f"the presence module refused to refresh {uri} ({event}); the state is stored, and it is tried again. "
+                "Are the module presence, its db_url and the module of the event package loaded and set?",
+            )
+        return accepted
 
     def _watched(self, keys: Sequence[Key]) -> Sequence[Key]:
         """Leave out presentities that nobody watches, where one query tells that for several of them."""

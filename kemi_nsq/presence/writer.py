@@ -112,8 +112,13 @@ class PresenceWriter:
         # The transaction is over when the watchers are told: Kamailio makes their documents of what other connections
         # can read (presence/notify.c, ps_db_get_p_notify_body). Whoever dies here leaves rows that nobody was told of:
         # the messages come again (`redelivered`), and the sweep of any consumer finds ends (`expiry`).
-        with self._lock.writing():
-            saved = self._table.save_all(rows)
+        try:
+            with self._lock.writing():
+                saved = self._table.save_all(rows)
+        except DatabaseError:
+            # Perhaps they are stored, and only the answer was lost. Who writes them again finds nothing new then.
+            self._watchers.doubt((row.uri, row.event) for row in rows)
+            raise
         for change in filter(None, saved.changes):
             self._host.count(_COUNTERS[change])
         self._watchers.tell_saved(rows, saved, by_route=by_route)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -21,9 +22,9 @@ from kemi_nsq.presence import pacing
 from kemi_nsq.presence.expiry import LINGER_S
 from kemi_nsq.presence.pacing import AFTER_S, Hiding
 from kemi_nsq.presence.probe import Probe
-from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Order, tombstone_expires
+from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Order, Row, tombstone_expires
 from kemi_nsq.presence.table import PresentityTable
-from kemi_nsq.presence.watchers import UDP_LIMIT
+from kemi_nsq.presence.watchers import REFUSALS, UDP_LIMIT
 from kemi_nsq.testing import FakeHost
 from tests.support.database import rows
 from tests.support.gates import TestedGate
@@ -99,25 +100,25 @@ def texts(host: FakeHost) -> list[str]:
 def test_what_was_told_is_due_a_moment_later_all_at_once() -> None:
     queue = Hiding()
     assert queue.next_due() is None
-    queue.add(["a"], [], [], 10.0)
-    queue.add(["b"], [ALICE], [ALICE], 10.3)
+    queue.add(["a"], [], 10.0)
+    queue.add(["b"], [ALICE], 10.3)
     assert queue.next_due() == 10.0 + AFTER_S
-    assert queue.take() == (["a", "b"], [ALICE], [ALICE])
+    assert queue.take() == (["a", "b"], [ALICE])
     assert queue.next_due() is None
-    assert queue.take() == ([], [], [])
+    assert queue.take() == ([], [])
 
 
 def test_nothing_told_is_nothing_due() -> None:
     queue = Hiding()
-    queue.add([], [], [], 10.0)
+    queue.add([], [], 10.0)
     assert queue.next_due() is None
 
 
 def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "_MOST", 3)
     queue = Hiding()
-    queue.add("ab", [], [], 1.0)
-    queue.add("cde", [], [], 1.0)
+    queue.add("ab", [], 1.0)
+    queue.add("cde", [], 1.0)
     assert queue.take()[0] == ["a", "b", "c"]
 
 
@@ -172,8 +173,17 @@ def test_a_refused_refresh_is_tried_again_before_it_is_hidden(process: Process, 
     process.host.refresh_accepted = False
     process.call("terminated")
     assert process.host.counters[Counter.REFRESH_FAILED] == 1
+    hide, process.table.hide = process.table.hide, fail  # type: ignore[method-assign]
+    with pytest.raises(DatabaseError):
+        process.wait(1)
+    assert process.host.refreshed == [ALICE] * 2
+    process.table.hide = hide  # type: ignore[method-assign]
+
+
+def test_what_nobody_could_be_told_is_hidden_all_the_same(process: Process, path: Path) -> None:
+    process.host.refresh_accepted = False
+    process.call("terminated")
     process.wait(1)
-    assert process.host.refreshed == [ALICE] * 3, "and once more, when it is hidden"
     assert expiries(path)[0] < 0, "else the document would grow"
 
 
@@ -194,6 +204,35 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
 
 def fail(*_: object, **__: object) -> None:
     raise DatabaseError("it was told to fail")
+
+
+# After a death
+
+
+@pytest.mark.parametrize("down_s", [0, 60, 86400])
+def test_what_a_dead_process_held_back_is_told_by_the_next_one(table: PresentityTable, down_s: int) -> None:
+    died = Process(table, notify_interval="60")
+    died.call("early")
+    died.call("confirmed", position=2)
+    assert died.host.refreshed == [ALICE]
+    after = Process(table, notify_interval="60")
+    after.now += down_s
+    for _ in range(2):
+        after.expiry.sweep()
+        after.wait(1)
+    assert after.host.refreshed == [ALICE]
+
+
+def test_what_was_written_long_before_a_death_is_not_told_again(table: PresentityTable) -> None:
+    died = Process(table)
+    died.call("confirmed")
+    died.now += 1000
+    died.call("confirmed", From="sip:bob@example.com")
+    after = Process(table)
+    after.now += 1000
+    after.expiry.sweep()
+    after.wait(1)
+    assert after.host.refreshed == [("sip:bob@example.com", "dialog")]
 
 
 # The sweep
@@ -236,10 +275,55 @@ def test_with_refresh_off_what_no_route_does_is_told_all_the_same(
 def test_a_refused_refresh_of_a_call_that_goes_on_is_tried_again(process: Process) -> None:
     process.host.refresh_accepted = False
     process.call("confirmed")
+    for _ in range(3):
+        process.wait(60)
+    process.host.refresh_accepted = True
+    process.wait(60)
+    assert process.host.refreshed == [ALICE] * 5
+    process.wait(60)
+    assert process.host.refreshed == [ALICE] * 5, "no more once it has left"
+
+
+def test_a_held_back_refresh_that_is_refused_is_tried_again(table: PresentityTable) -> None:
+    process = Process(table, notify_interval="2")
+    process.call("early")
+    process.call("confirmed", position=2)
+    process.host.refresh_accepted = False
+    process.wait(2)
+    process.host.refresh_accepted = True
     process.wait(1)
-    assert process.host.refreshed == [ALICE] * 2
+    assert process.host.refreshed == [ALICE] * 3
+
+
+def test_a_package_that_always_refuses_costs_few_tries_and_holds_up_no_other(process: Process) -> None:
+    refresh = process.host.refresh_watchers
+
+    def picky(uri: str, package: str) -> bool:
+        return refresh(uri, package) and package != "reg"
+
+    process.host.refresh_watchers = picky  # type: ignore[assignment, method-assign]
+    process.watchers.tell([(f"sip:{number}@example.com", "reg") for number in range(100)] + [ALICE])
+    assert process.host.refreshed.count(ALICE) == 1
+    assert len(process.host.refreshed) == 1 + REFUSALS
     process.wait(1)
-    assert process.host.refreshed == [ALICE] * 2, "once"
+    assert len(set(process.host.refreshed)) == 1 + 2 * REFUSALS, "others come first"
+
+
+def test_a_write_without_an_answer_is_told_once_the_database_works(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store_and_fail(rows: Sequence[Row]) -> NoReturn:
+        save_all(rows)
+        raise DatabaseError("the answer was lost")
+
+    save_all = process.table.save_all
+    monkeypatch.setattr(process.table, "save_all", store_and_fail)
+    with pytest.raises(DatabaseError):
+        process.call("confirmed")
+    monkeypatch.undo()
+    assert process.host.refreshed == []
+    process.wait(1)
+    assert process.host.refreshed == [ALICE]
 
 
 def test_an_end_that_is_said_again_costs_no_further_notify(process: Process) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pace of NOTIFYs: never more often than the interval, none lost, the first and the urgent ones at once."""
+"""The pace of NOTIFYs: never more often than the interval, none lost, the first and urgent ones at once; retries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kemi_nsq.presence.pacing import Pacer
+from kemi_nsq.presence import pacing
+from kemi_nsq.presence.pacing import Pacer, Untold
 from kemi_nsq.presence.row import Key
 
 A, B = ("sip:a@x", "dialog"), ("sip:b@x", "dialog")
@@ -92,3 +93,38 @@ def test_what_is_remembered_is_bounded_by_the_interval() -> None:
         pacer.admit((f"sip:{number}@x", "dialog"), number / 10, urgent=False)
     assert len(pacer._sent) <= 10
     assert math.isclose(pacer._sent[("sip:999@x", "dialog")], 99.9)
+
+
+# What could not be told
+
+
+def test_what_is_refused_is_due_soon_then_less_often_and_soon_again_after_a_success() -> None:
+    untold, now, waits = Untold(0.5), 10.0, []
+    for _ in range(9):
+        untold.add([A], now)
+        due = untold.next_due()
+        assert due is not None
+        assert untold.take(now) == [], "not yet"
+        waits.append(due - now)
+        now = due
+        assert untold.take(now) == [A]
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    untold.succeeded()
+    untold.add([A], now)
+    assert untold.next_due() == now + 0.5
+
+
+def test_what_was_told_meanwhile_is_not_told_again() -> None:
+    untold = Untold(0.5)
+    untold.add([A, B], 1.0)
+    untold.told(A)
+    assert untold.take(2.0) == [B]
+
+
+def test_what_could_not_be_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_MOST", 2)
+    untold = Untold(0.5)
+    assert untold.add([A, B], 1.0)
+    assert untold.add([A], 1.0)
+    assert not untold.add([("sip:c@x", "dialog")], 1.0)
+    assert untold.take(2.0) == [A, B]
