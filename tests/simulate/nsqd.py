@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.support import frames
 
@@ -52,7 +53,7 @@ class Peer:
         topic: to which it is subscribed, or ''.
         ready: its RDY.
         timeout_s: of messages.
-        in_flight: messages by id, with the second at which each times out.
+        in_flight: how many messages it has.
         closed: nsqd has gone, or has hung up.
         beat_at: second of the next heartbeat.
     """
@@ -65,8 +66,16 @@ class Peer:
     ready: int = 0
     timeout_s: float = DEFAULT_TIMEOUT_S
     heartbeat_s: float = 0.0
-    in_flight: dict[bytes, tuple[Stored, float]] = field(default_factory=dict)
+    in_flight: int = 0
     closed: bool = False
+
+
+class Flight(NamedTuple):
+    """A message that was handed out: to whom, and the second at which it times out."""
+
+    message: Stored
+    peer: Peer
+    until: float
 
 
 class ModelNsqd:
@@ -80,6 +89,7 @@ class ModelNsqd:
         mode: `up`, `down`, or `frozen`: it takes connections and says nothing.
         ahead_s: by how much its clock is ahead.
         waiting: messages that nobody has, by id.
+        in_flight: messages that somebody has, or had when the connection ended, by id.
         stored: how many messages it was given.
     """
 
@@ -87,6 +97,7 @@ class ModelNsqd:
         self.mode = "up"
         self.ahead_s = ahead_s
         self.waiting: dict[bytes, Stored] = {}
+        self.in_flight: dict[bytes, Flight] = {}
         self.peers: list[Peer] = []
         self.stored = 0
         self._number = number
@@ -99,6 +110,8 @@ class ModelNsqd:
         self.mode = "down"
         for peer in list(self.peers):
             self.hang_up(peer)
+        self.waiting |= {message_id: flight.message for message_id, flight in self.in_flight.items()}
+        self.in_flight.clear()
 
     def thaw(self, now: float) -> None:
         """Go on, or be started again."""
@@ -107,11 +120,9 @@ class ModelNsqd:
             self._obey(peer, now)
 
     def hang_up(self, peer: Peer) -> None:
-        """Drop a connection; what was in flight there waits again."""
+        """Drop a connection; what was in flight there comes again when it has timed out."""
         peer.closed = True
         self.peers.remove(peer)
-        self.waiting.update((message_id, message) for message_id, (message, _) in peer.in_flight.items())
-        peer.in_flight.clear()
 
     # Its clients
 
@@ -157,11 +168,10 @@ class ModelNsqd:
         """Take back what has timed out, send heartbeats, hand out what is due."""
         if self.mode != "up":
             return
+        for message_id, flight in list(self.in_flight.items()):
+            if flight.until <= now:
+                self.waiting[message_id] = self._land(message_id)
         for peer in self.peers:
-            for message_id, (message, until) in list(peer.in_flight.items()):
-                if until <= now:
-                    del peer.in_flight[message_id]
-                    self.waiting[message_id] = message
             if peer.heartbeat_s and peer.beat_at <= now:
                 peer.beat_at = now + peer.heartbeat_s
                 peer.outgoing += frames.heartbeat()
@@ -170,7 +180,7 @@ class ModelNsqd:
     def next_due(self, now: float) -> float:
         """Return the second at which `tick` has something to do."""
         dues = [peer.beat_at for peer in self.peers if peer.heartbeat_s]
-        dues += [until for peer in self.peers for _, until in peer.in_flight.values()]
+        dues += [flight.until for flight in self.in_flight.values()]
         dues += [message.due for message in self.waiting.values() if message.due > now]
         return min(dues, default=float("inf")) if self.mode == "up" else float("inf")
 
@@ -180,14 +190,15 @@ class ModelNsqd:
             key=lambda message: (self._prefer(message, -1), message.message_id),
         )
         for message in due:
-            free = [peer for peer in self.peers if peer.topic == message.topic and len(peer.in_flight) < peer.ready]
+            free = [peer for peer in self.peers if peer.topic == message.topic and peer.in_flight < peer.ready]
             if free:
                 self._send(min(free, key=lambda peer: self._prefer(message, self.peers.index(peer))), message, now)
 
     def _send(self, peer: Peer, message: Stored, now: float) -> None:
         del self.waiting[message.message_id]
         message.attempts += 1
-        peer.in_flight[message.message_id] = message, now + peer.timeout_s
+        peer.in_flight += 1
+        self.in_flight[message.message_id] = Flight(message, peer, now + peer.timeout_s)
         peer.outgoing += frames.message(
             message.body,
             message_id=message.message_id,
@@ -229,12 +240,18 @@ class ModelNsqd:
     def _touch(self, peer: Peer, now: float, _body: bytes, message_id: bytes) -> None:
         message = self._taken(peer, message_id, "TOUCH")
         if message is not None:
-            peer.in_flight[message_id] = message, now + peer.timeout_s
+            peer.in_flight += 1
+            self.in_flight[message_id] = Flight(message, peer, now + peer.timeout_s)
 
     def _taken(self, peer: Peer, message_id: bytes, command: str) -> Stored | None:
-        found = peer.in_flight.pop(message_id, None)
-        if found is not None:
-            return found[0]
-        text = f"E_{command}_FAILED {command} {message_id.decode()} failed ID not in flight"
-        peer.outgoing += frames.error(text)
+        flight = self.in_flight.get(message_id)
+        if flight is not None and flight.peer is peer:
+            return self._land(message_id)
+        why = "client does not own message" if flight else "ID not in flight"
+        peer.outgoing += frames.error(f"E_{command}_FAILED {command} {message_id.decode()} failed {why}")
         return None
+
+    def _land(self, message_id: bytes) -> Stored:
+        flight = self.in_flight.pop(message_id)
+        flight.peer.in_flight -= 1
+        return flight.message

@@ -51,7 +51,7 @@ def _restless(world: World) -> list[str]:
     busy = [f"nsqd{number} is {nsqd.mode}" for number, nsqd in enumerate(world.nsqds) if nsqd.mode != "up"]
     for nsqd in world.nsqds:
         busy += [f"{message.message_id!r} waits" for message in nsqd.waiting.values() if message.topic == EVENTS]
-        busy += [f"{each!r} is in flight" for peer in nsqd.peers for each in peer.in_flight]
+        busy += [f"{each!r} is in flight" for each in nsqd.in_flight]
     if world.kept:
         busy.append(f"{len(world.kept)} messages are in the outbox")
     if len(world.everybody()) < len(world.processes):
