@@ -94,9 +94,10 @@ class Real:
     """The real one."""
 
     def __init__(self, folder: Path, ends: ExitStack) -> None:
-        self.nsqd = ends.enter_context(Nsqd(folder, queue_scan_refresh_interval="100ms"))
+        self.nsqd = ends.enter_context(Nsqd(folder))
         self.nsqd.create_topic(TOPIC)
         self.nsqd.create_channel(TOPIC, CHANNEL)
+        self.restart()  # a new channel may have to wait 5 s until time passes for it
         self.peers: list[socket.socket] = []
         self._files: list[BinaryIO] = []
         self._ends = ends
