@@ -8,11 +8,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from kemi_nsq.errors import ConnectionLost, DeadlineExceeded
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, ProtocolError
 from kemi_nsq.names import Address
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 RECEIVE_SIZE = 256 * 1024
 #: A deadline in the past still gives the kernel one look; 0 would mean non-blocking.
@@ -162,6 +166,61 @@ class PatientCall(Generic[Result]):
             return self._call()
         finally:
             self._socket.settimeout(None)
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What a conversation may still take: `time.monotonic()` until it ends, and bytes that the peer may send."""
+
+    deadline: float = 0.0
+    size: int = 0
+
+
+class LimitedSocket(socket.socket):
+    """A connection for a library that knows timeouts of single calls only: here all of them together have an end.
+
+    `http.client` reads by `recv_into` and writes by `sendall`; whatever timeout it sets before is of no effect.
+    """
+
+    allowance: Allowance
+
+    @classmethod
+    def to(cls, address: Address, allowance: Allowance) -> LimitedSocket:
+        """Connect; raises as `connect`. The allowance holds for what follows, too, and may be renewed."""
+        limited = cls(fileno=connect(address, _left_s(allowance.deadline)).detach())
+        limited.allowance = allowance
+        return limited
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0, /) -> int:
+        """Read what comes.
+
+        Raises:
+            DeadlineExceeded: the time is over, also if there is still something to read.
+            ProtocolError: the peer sends more than it may.
+        """
+        try:
+            self._limit()
+            size = super().recv_into(buffer, nbytes, flags)
+        except TimeoutError as error:
+            raise DeadlineExceeded("timed out") from error
+        self.allowance.size -= size
+        if self.allowance.size < 0:
+            raise ProtocolError("the answer is too large")
+        return size
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Write all of `data`; raises DeadlineExceeded if the peer does not take it in time."""
+        try:
+            self._limit()
+            super().sendall(data, flags)
+        except TimeoutError as error:
+            raise DeadlineExceeded("timed out") from error
+
+    def _limit(self) -> None:
+        left_s = self.allowance.deadline - time.monotonic()
+        if left_s <= 0:  # or a peer that always has one more byte would never be late
+            raise TimeoutError
+        self.settimeout(left_s)
 
 
 def timeval(seconds: float) -> bytes:

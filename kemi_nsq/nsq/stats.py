@@ -41,9 +41,9 @@ def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
     Raises:
         TransientError: it cannot be reached in time, or answers something else.
     """
-    body = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", topic=topic, include_mem="false")
+    answer = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", topic=topic, include_mem="false")
     try:
-        topics = orjson.loads(body)["topics"] or ()  # null where nsqd has none of this name
+        topics = orjson.loads(answer.body)["topics"] or ()  # null where nsqd has none of this name
         return [
             Reader(
                 str(channel["channel_name"]),
@@ -65,10 +65,10 @@ def http_addresses(lookupd: Address, *, timeout_s: float) -> set[Address]:
 
     An entry that is no address is passed over: here nobody needs to hear of it.
     """
-    body = httpapi.get(lookupd, "/nodes", timeout_s=timeout_s)
+    answer = httpapi.get(lookupd, "/nodes", timeout_s=timeout_s)
     found = set()
     try:
-        for node in orjson.loads(body)["producers"]:
+        for node in orjson.loads(answer.body)["producers"]:
             try:
                 found.add(httpapi.node_address(node, "http_port"))
             except (ValueError, KeyError, TypeError):

@@ -174,7 +174,7 @@ def test_no_nsqlookupd_at_all() -> None:
 def test_an_nsqd_is_no_nsqlookupd(nsqd: Nsqd) -> None:
     found, problems = httpapi.nodes([address(nsqd.http_address)], timeout_s=TIMEOUT_S)
     assert found == frozenset()
-    assert problems == [f"nsqlookupd {nsqd.http_address}: /nodes answered 404 without any"]
+    assert problems == [f"nsqlookupd {nsqd.http_address}: /nodes answered HTTP 404"]
 
 
 BAD_ANSWERS = [
