@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, ProtocolError
 from kemi_nsq.names import Address
+from kemi_nsq.nsq.resolver import SHARED, Resolver
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -33,21 +34,33 @@ Socket: TypeAlias = socket.socket
 Result = TypeVar("Result")
 
 
-def connect(address: Address, timeout_s: float) -> socket.socket:
+def connect(address: Address, timeout_s: float, resolver: Resolver = SHARED) -> socket.socket:
     """Open a TCP connection to `address`, with small writes sent at once.
 
     Raises:
-        ConnectionLost: the name does not resolve, nobody listens, or `timeout_s` passed.
+        ConnectionLost: the name does not resolve, nobody listens, or `timeout_s` passed, for all of it.
     """
-    try:
-        connection = socket.create_connection(address, timeout=timeout_s)
-    except OSError as error:
-        raise ConnectionLost(f"{address}: {error.strerror or error}") from error
-    except UnicodeError as error:  # a label of the name is empty or longer than 63 characters
-        raise ConnectionLost(f"{address}: this is no host name") from error
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return connection
+    deadline = time.monotonic() + timeout_s
+    places = resolver.places(address, deadline)
+    reason = ""
+    for position, place in enumerate(places):
+        connecting = socket.socket(place.family, socket.SOCK_STREAM)
+        try:
+            # One that does not answer must leave time for the others.
+            connecting.settimeout(_left_s(deadline) / (len(places) - position))
+            connecting.connect(place.sockaddr)
+        except OSError as error:
+            connecting.close()
+            reason = error.strerror or str(error)
+        else:
+            return _tuned(connecting)
+    raise ConnectionLost(f"{address}: {reason}")
+
+
+def _tuned(connected: socket.socket) -> socket.socket:
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connected
 
 
 def receive(connection: socket.socket) -> bytes:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq import protocol as nsq
@@ -121,6 +121,8 @@ class TcpWay:
             self._conversation.receive_data(self._socket.receive(deadline))
             if (event := self._conversation.next_event()) is not None:
                 return event
+            if time.monotonic() >= deadline:  # or a nsqd that always has one more byte would never be late
+                raise DeadlineExceeded("no answer in time")
 
     def _close(self) -> None:
         if self._socket is not None:

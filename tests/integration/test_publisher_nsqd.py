@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,15 +308,17 @@ def test_who_takes_the_bytes_and_says_nothing_is_given_up_in_time() -> None:
         assert time.monotonic() - started < 0.1 + LATE_S
 
 
-def test_who_speaks_drop_by_drop_is_given_up_in_time() -> None:
-    """Each byte is in time, the whole is not."""
+@pytest.mark.parametrize("interval_s", [0.02, 0.0002])
+def test_who_speaks_drop_by_drop_is_given_up_in_time(interval_s: float) -> None:
+    """Each byte is in time, the whole, a frame of a million bytes, is not; and there is always one more byte."""
     over = threading.Event()
     with socket.create_server((LOOPBACK, 0)) as listener:
 
         def drip() -> None:
             accepted, _ = listener.accept()
             with accepted:
-                while not over.wait(0.02):
+                accepted.send(b"\0\x0f\0\0")
+                while not over.wait(interval_s):
                     try:
                         accepted.send(b"\0")
                     except OSError:
@@ -381,3 +384,45 @@ def test_with_both_dead_each_is_named(two: tuple[Nsqd, Nsqd], transport: str) ->
         publisher(*two, transport=transport).publish(message("t"))
     for server in two:
         assert (server.http_address if transport == "http" else server.tcp_address) in str(caught.value)
+
+
+# Names
+
+
+@pytest.fixture
+def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every look-up of a name hang until the test is over; addresses are none."""
+    over = threading.Event()
+    real = socket.getaddrinfo
+
+    def hang(host: str, *arguments: Any, **options: Any) -> Any:
+        if host != LOOPBACK and not options["flags"]:
+            over.wait()
+        return real(host, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", hang)
+        yield
+        over.set()
+        until(lambda: not [each for each in threading.enumerate() if each.name == "name look-up"], what="the end")
+
+
+@pytest.mark.usefixtures("hanging_names")
+def test_a_resolver_that_hangs_is_given_up_in_time(transport: str) -> None:
+    made = Publisher(
+        settings(nsqd_tcp_address="a:4150", nsqd_address="a:4151", publish_transport=transport, publish_timeout="0.3")
+    )
+    for _ in range(2):
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost, match=r"does not resolve in time|left alone"):
+            made.publish(message("names"))
+        assert time.monotonic() - started < 0.3 + LATE_S
+
+
+@pytest.mark.usefixtures("hanging_names")
+def test_a_name_that_hangs_leaves_time_for_the_other_nsqd(nsqd: Nsqd) -> None:
+    made = Publisher(settings(nsqd_tcp_address=f"a:4150,{nsqd.tcp_address}", publish_timeout="0.4"))
+    started = time.monotonic()
+    made.publish(message("names-other"))
+    assert time.monotonic() - started < 0.4 + LATE_S
+    assert taken(nsqd, "names-other") == 1

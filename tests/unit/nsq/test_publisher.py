@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import orjson
@@ -264,8 +265,8 @@ def test_a_connection_is_opened_once_and_asks_for_no_heartbeats(sockets: type[Fa
     sockets.scripts = [[HELLO, OK, OK]]
     tcp = way()
     assert sockets.opened == []
-    tcp.publish(MESSAGE, 9.0)
-    tcp.publish(Outgoing(topic="t", body=b"[1]", delay_ms=70), 9.0)
+    tcp.publish(MESSAGE, math.inf)
+    tcp.publish(Outgoing(topic="t", body=b"[1]", delay_ms=70), math.inf)
     (used,) = sockets.opened
     head, _, rest = used.sent.partition(b"IDENTIFY\n")
     assert head == b"  V2"
@@ -278,14 +279,14 @@ def test_a_connection_is_opened_once_and_asks_for_no_heartbeats(sockets: type[Fa
 
 def test_answers_may_come_byte_by_byte(sockets: type[FakeSocket]) -> None:
     sockets.scripts = [[bytes([each]) for each in HELLO + OK]]
-    way().publish(MESSAGE, 9.0)
+    way().publish(MESSAGE, math.inf)
 
 
 def test_a_kept_connection_that_is_gone_is_replaced_once_unseen(sockets: type[FakeSocket]) -> None:
     sockets.scripts = [[HELLO, OK, LOST], [HELLO, OK, OK]]
     tcp = way()
     for _ in range(3):
-        tcp.publish(MESSAGE, 9.0)
+        tcp.publish(MESSAGE, math.inf)
     first, second = sockets.opened
     assert first.closed
     assert not second.closed
@@ -295,16 +296,16 @@ def test_a_kept_connection_that_is_gone_is_replaced_once_unseen(sockets: type[Fa
 def test_a_new_connection_that_is_lost_is_not_replaced(sockets: type[FakeSocket]) -> None:
     sockets.scripts = [[HELLO, LOST]]
     with pytest.raises(ConnectionLost):
-        way().publish(MESSAGE, 9.0)
+        way().publish(MESSAGE, math.inf)
     assert sockets.opened[0].closed
 
 
 def test_a_replacement_that_fails_is_the_end_of_it(sockets: type[FakeSocket]) -> None:
     sockets.scripts = [[HELLO, OK, LOST], [ConnectionLost("refused")]]
     tcp = way()
-    tcp.publish(MESSAGE, 9.0)
+    tcp.publish(MESSAGE, math.inf)
     with pytest.raises(ConnectionLost, match="refused"):
-        tcp.publish(MESSAGE, 9.0)
+        tcp.publish(MESSAGE, math.inf)
 
 
 REFUSAL = frames.error("E_BAD_MESSAGE PUB message too big")
@@ -331,10 +332,10 @@ def test_after_any_failure_the_next_message_has_a_new_connection(
     sockets.scripts = [*scripts[before], [HELLO, OK]]
     tcp = way()
     if before != "new":
-        tcp.publish(MESSAGE, 9.0)
+        tcp.publish(MESSAGE, math.inf)
     with pytest.raises(error):
-        tcp.publish(MESSAGE, 9.0)
-    tcp.publish(MESSAGE, 9.0)
+        tcp.publish(MESSAGE, math.inf)
+    tcp.publish(MESSAGE, math.inf)
     *used, last = sockets.opened
     assert all(each.closed for each in used)
     assert not last.closed
@@ -343,7 +344,7 @@ def test_after_any_failure_the_next_message_has_a_new_connection(
 def test_who_is_no_nsqd_is_told(sockets: type[FakeSocket]) -> None:
     sockets.scripts = [[frames.error("E_BAD_PROTOCOL")]]
     with pytest.raises(ProtocolError, match="nsqd1:4150 does not answer as nsqd"):
-        way().publish(MESSAGE, 9.0)
+        way().publish(MESSAGE, math.inf)
     assert sockets.opened[0].closed
 
 
@@ -360,4 +361,4 @@ def test_why_nsqd_refused_is_read_although_it_did_not_take_all(
 
     monkeypatch.setattr(FakeSocket, "send_all", send_all)
     with pytest.raises(NsqdRefused, match="message too big"):
-        way().publish(MESSAGE, 9.0)
+        way().publish(MESSAGE, math.inf)
