@@ -52,7 +52,7 @@ integration: setup ## tests against a real nsqd
 acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest tests/acceptance
 
-test: setup check integration acceptance ## all of the above
+test: setup check simulate integration acceptance ## all of the above, and 1,000 seeds
 
 bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -60,8 +60,8 @@ bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish
 chaos: setup ## kill and freeze each server under load, 10 minutes; ARGS="--seconds 60 --faults nsqd-kill,..."
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-simulate: setup ## bad days of many seeds, without threads, sockets or a clock; SEEDS=1000
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulate $(or $(SEEDS),1000)
+simulate: setup ## bad days of many seeds, without threads, sockets or a clock; SEEDS=1000 ARGS="--first 1000 --fault ..."
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulate $(or $(SEEDS),1000) $(ARGS)
 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo

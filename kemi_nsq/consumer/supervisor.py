@@ -43,6 +43,7 @@ from kemi_nsq.settings import Settings
 #: A loop that ran for this long has not failed in a row.
 HEALTHY_S = 60.0
 _JOIN_S = 10.0
+_USER_AGENT = f"kemi-nsq/{version('kemi-nsq')}"
 #: What may wait for the main thread besides events: lists of items, and characters of replies.
 _MOST_ITEMS = 20_000
 _MOST_REPLY_LENGTH = 64 * 1024 * 1024
@@ -293,7 +294,7 @@ def _identify(settings: Settings, client_id: str) -> dict[str, JsonValue]:
     return nsq.identify(
         client_id=client_id,
         hostname=settings.node,
-        user_agent=f"kemi-nsq/{version('kemi-nsq')}",
+        user_agent=_USER_AGENT,
         heartbeat_s=HEARTBEAT_S,
         unbuffered=True,
         msg_timeout_s=settings.msg_timeout,

@@ -7,6 +7,7 @@ All are prepared once. What varies is a parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,6 +66,12 @@ class Due:
         newest = connection.execute(self.newest).scalar() or since
         found = connection.execute(self.recent, {"since": min(since, newest - before_last_s)})
         return [(f"sip:{user}@{domain}", event) for user, domain, event in found]
+
+
+@lru_cache
+def due_of(table: sa.Table) -> Due:
+    """Return the statements for a table; they are made once."""
+    return Due(table)
 
 
 def rows_of(connection: sa.Connection, page: sa.Select[Any], values: Mapping[str, object]) -> list[tuple[int, Row]]:

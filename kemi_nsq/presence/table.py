@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import attrgetter, methodcaller
 from typing import Any
 
@@ -19,7 +20,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
-from kemi_nsq.presence.due import PAGE, Due, rows_of
+from kemi_nsq.presence.due import PAGE, due_of, rows_of
 from kemi_nsq.presence.row import Key, Row, reset_key, tombstone_expires, waiting_expires
 from kemi_nsq.presence.statements import (
     KEY,
@@ -91,7 +92,7 @@ class PresentityTable:
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
         self._look_for_crowds = crowds(backend, self._table)
         self._seats, self._turn = seats(self._table, exclusive=not self.one_writer), turning(self._table)
-        self._due = Due(self._table)
+        self._due = due_of(self._table)
         self._near: set[Who] = set()
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
@@ -382,6 +383,7 @@ def _parameters(write: Write, rows: Sequence[Row]) -> list[tuple[object, ...]] |
     return tuple(map(list, zip(*values, strict=True))) if write.by_column else values
 
 
+@lru_cache
 def _presentity_table(name: str) -> sa.Table:
     return sa.Table(
         name,

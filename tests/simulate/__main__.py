@@ -11,6 +11,7 @@ import time
 from multiprocessing import Pool
 from pathlib import Path
 
+from tests.simulate.faults import FAULTS, put_back
 from tests.simulate.shrink import shrunk
 from tests.simulate.steps import scenario
 from tests.simulate.truth import run
@@ -34,20 +35,25 @@ def main() -> int:
     parser.add_argument("seeds", type=int)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--most", type=int, default=3, help="failing seeds to print")
+    parser.add_argument("--fault", choices=FAULTS, default="", help="a fault that was mended, to be put back")
     arguments = parser.parse_args()
+    with put_back(arguments.fault):
+        return _simulate(arguments.first, arguments.seeds, arguments.most)
+
+
+def _simulate(first: int, count: int, most: int) -> int:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     began, failed = time.monotonic(), []
     with tempfile.TemporaryDirectory(dir=memory) as base:
-        seeds = range(arguments.first, arguments.first + arguments.seeds)
         with Pool(initializer=_work_in, initargs=(base,)) as pool:
-            for seed, problem in pool.imap_unordered(_try, seeds, chunksize=20):
+            for seed, problem in pool.imap_unordered(_try, range(first, first + count), chunksize=20):
                 if problem:
                     failed.append(seed)
                     print(f"seed {seed}: {problem}", flush=True)
         took_s = time.monotonic() - began
-        print(f"{arguments.seeds} seeds in {took_s:.1f} s, {len(failed)} failed", flush=True)
+        print(f"{count} seeds in {took_s:.1f} s, {len(failed)} failed", flush=True)
         _work_in(base)
-        for seed in sorted(failed)[: arguments.most]:
+        for seed in sorted(failed)[:most]:
             print(shrunk(scenario(seed), _FOLDER[0]))
     return 1 if failed else 0
 

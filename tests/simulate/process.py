@@ -34,6 +34,7 @@ from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.settings import Settings
+from tests.simulate.hoards import hoards
 from tests.simulate.nsqd import ModelNsqd, Peer
 from tests.simulate.outside import Crash, Desk, FaultyOutbox, Host, ModelWay
 
@@ -174,6 +175,10 @@ class Process:
             "holds messages": self._custody._free,
         }
         return [what for what, is_so in busy.items() if is_so]
+
+    def hoards(self) -> list[str]:
+        """Say what it holds in memory that it should have forgotten."""
+        return [hoard for part in (self.parts, self._intake, self._custody, self._targets) for hoard in hoards(part)]
 
     def _meet(self, trouble: str) -> None:
         self.world.log(f"{self.name} meets {trouble} at its point {self._points}")

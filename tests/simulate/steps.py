@@ -18,6 +18,8 @@ ALWAYS = 1000
 #: The presentities.
 USERS = ("alice", "bob", "queue")
 STATES = ("early", "confirmed", "terminated")
+#: How many worlds have few calls, and how many calls the others have.
+_FEW, _VERY_MANY = 0.995, 200
 #: What a process may meet at one of its points: see `process.Process.point`.
 TROUBLES = ("crash", "refuse", "pause", "error", "lost")
 
@@ -96,9 +98,9 @@ class Nsqd(NamedTuple):
 
 
 class SetClock(NamedTuple):
-    """The clock of an nsqd is set forward, or back."""
+    """The clock of an nsqd is set forward, or back; with None that of the host of all processes."""
 
-    number: int
+    number: int | None
     seconds: float
 
 
@@ -138,7 +140,7 @@ def scenario(seed: int) -> Scenario:
         "max_in_flight": dice.choice(("1", "5", "50")),
         "max_attempts": "3",
         "pua_max_dialogs": dice.choice(("0", "1", "2", "3", "50")),
-        "notify_interval": dice.choice(("0", "0", "1.5")),
+        "notify_interval": dice.choice(("0", "1.5")),
         "pua_watchers_table": dice.choice(("", "active_watchers")),
         "pua_order_field": dice.choice(("", "", "", "Seq")),
         "route_timeout": dice.choice(("30", "2")),
@@ -151,8 +153,10 @@ def scenario(seed: int) -> Scenario:
 
 
 def _steps(dice: Random) -> list[Step]:
-    queues = [_call(dice, number) for number in range(dice.choice((1, 2, 2, 4, 4, 8, 20)))]
+    calls = dice.choice((1, 2, 2, 4, 4, 8, 20)) if dice.random() < _FEW else _VERY_MANY
+    queues = [_call(dice, number) for number in range(calls)]
     queues += [[_other(dice)] for _ in range(dice.choice((0, 2, 5)))]
+    queues += [_outbox_day(dice) for _ in range(dice.choice((0, 0, 0, 1)))]
     queues += [_trouble(dice) for _ in range(dice.choice((0, 1, 2, 4, 10)))]
     patience = dice.choice((0.1, 0.3, 0.7))
     steps: list[Step] = [Subscribe(user, mailbox) for user in range(len(USERS)) for mailbox in (False, True)]
@@ -200,6 +204,15 @@ def _other(dice: Random) -> Step:
     )
 
 
+def _outbox_day(dice: Random) -> list[Step]:
+    """No nsqd for a while in which workers publish, and then nsqd again, at first perhaps with a file that is full."""
+    day: list[Step] = [Nsqd(each, "down") for each in range(3)]
+    day += [Publish(each) for each in range(dice.randint(1, 4))]
+    day += [Outbox("fails")] * dice.randrange(2)
+    day += [Nsqd(each, "up") for each in range(3)]
+    return [*day, Wait(dice.choice((1.0, 3.0))), Outbox("works")]
+
+
 def _trouble(dice: Random) -> list[Step]:
     """What breaks, and perhaps what mends it before the end."""
     process, number = dice.randrange(4), dice.randrange(3)
@@ -215,5 +228,6 @@ def _trouble(dice: Random) -> list[Step]:
         [Nsqd(number, frozen), Nsqd(number, "up")],
         [Nsqd(each, "down") for each in range(3)],
         [SetClock(number, dice.choice((-3600.0, -5.0, 60.0)))],
+        [SetClock(None, dice.choice((-60.0, -5.0, 5.0, 60.0)))],
     )
     return dice.choice(troubles)

@@ -43,7 +43,7 @@ def _rest(world: World) -> list[str]:
         if world.now > ends:
             return [f"no rest after {PATIENCE_S:.0f} s: {', '.join(busy)}"]
         world.advance(2.0)
-    world.advance(SHORT_S + 7.0)
+    world.advance(SHORT_S + 7.0 + world.back_s)
     return [f"no more at rest: {each}" for each in _restless(world)]
 
 
@@ -66,6 +66,7 @@ def _check(world: World, settings: Mapping[str, str]) -> list[str]:
         *_wrong_lamps(world, settings),
         *_wrong_dead_letters(world),
         *_wrong_outbox(world),
+        *(f"{process.name}: {hoard}" for process in world.everybody() for hoard in process.hoards()),
         *(f"{count} bugs" for count in [world.counted(Counter.BUG)] if count),
     ]
 

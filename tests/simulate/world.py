@@ -40,6 +40,8 @@ from tests.simulate.steps import (
 )
 from tests.support.settings import settings
 
+#: Monotonic second 0.
+_EPOCH_S = 1_700_000_000.0
 DOMAIN = "example.com"
 EVENTS, DEAD, PUBLISHED = "kamailio", "dead", "published"
 #: A process that has ended is there again after so long.
@@ -98,6 +100,8 @@ class World:
 
     Attributes:
         now: monotonic seconds.
+        ahead_s: by how much the wall clock of the processes is ahead of the truth.
+        back_s: by how much it was set back, in all.
         database: `works`, `fails` or `frozen`.
         outbox: `works` or `fails`.
         kept: bodies in the outbox.
@@ -108,7 +112,7 @@ class World:
     """
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
-        self.now = 1000.0
+        self.now, self.ahead_s, self.back_s = 1000.0, 0.0, 0.0
         self.database = self.outbox = "works"
         self.kept: list[bytes] = []
         self.record = Record()
@@ -132,8 +136,8 @@ class World:
 
     @property
     def wall(self) -> float:
-        """Seconds since the epoch."""
-        return 1_700_000_000.0 + self.now
+        """Seconds since the epoch, as the processes have them."""
+        return _EPOCH_S + self.now + self.ahead_s
 
     def clock(self, dice: Random) -> Clock:
         """Return the clock of a process."""
@@ -234,8 +238,8 @@ class World:
         self.processes[number] = Process(self, number, self.settings, dice)
         self._running = running
 
-    def _bury(self, number: int, process: Process) -> None:
-        if self.processes[number] is not process:
+    def _bury(self, number: int, process: Process | None) -> None:
+        if process is None or self.processes[number] is not process:
             return  # it ended while it waited, and was buried then
         self.log(f"{process.name} ends")
         self.record.deaths += 1
@@ -252,7 +256,7 @@ class World:
 
     def put(self, nsqd: ModelNsqd, topic: str, body: bytes, delay_s: float = 0.0) -> Stored:
         """Have an nsqd take a message."""
-        stored = nsqd.put(topic, body, self.now, self.wall, delay_s)
+        stored = nsqd.put(topic, body, self.now, _EPOCH_S + self.now, delay_s)
         if topic == DEAD:
             self.record.dead.append(json.loads(body)["Message-ID"])
         if topic == PUBLISHED:
@@ -285,20 +289,20 @@ class World:
             case Wait(seconds):
                 self.advance(seconds)
             case At(number, after, what):
-                process = self.processes[number % len(self.processes)]
-                if process is not None:
+                if process := self.processes[number % len(self.processes)]:
                     process.arm(after, what)
             case Kill(number):
-                process = self.processes[number % len(self.processes)]
-                if process is not None:
-                    self._bury(number % len(self.processes), process)
+                self._bury(number % len(self.processes), self.processes[number % len(self.processes)])
             case Database(mode):
                 self.database = mode
             case Outbox(mode):
                 self.outbox = mode
             case Nsqd(number, mode):
                 self._turn_nsqd(self.nsqds[number % len(self.nsqds)], mode)
-            case SetClock(number, seconds):
+            case SetClock(None, seconds):
+                self.ahead_s += seconds
+                self.back_s += max(0.0, -seconds)
+            case SetClock(int(number), seconds):
                 self.nsqds[number % len(self.nsqds)].ahead_s += seconds
             case Subscribe(user, mailbox):
                 self.presence.subscribe(uri_of(user), MAILBOX if mailbox else DIALOG)

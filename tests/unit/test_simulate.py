@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulate.steps import At, Database, Say, Scenario, Subscribe, Wait, scenario
+from kemi_nsq.names import Subscription
+from kemi_nsq.testing import FakeHost
+from tests.simulate import hoards
+from tests.simulate.faults import FAULTS, put_back
+from tests.simulate.steps import At, Database, Kill, Say, Scenario, Subscribe, Wait, scenario
 from tests.simulate.truth import run
+from tests.support.gates import TestedGate
 
 _DEFAULTS = {
     "batch": "100",
@@ -44,12 +49,52 @@ DAYS = {
             Wait(12.0),
         ],
     ),
+    "a process that dies with a NOTIFY that it held back": Scenario(
+        seed=7124,
+        consumers=1,
+        clocks=[0.0],
+        settings=_DEFAULTS | {"notify_interval": "1.5"},
+        steps=[
+            Subscribe(2),
+            Say("call", user=2, thing=19),
+            Wait(0.3),
+            Say("call", user=2, thing=16),
+            Wait(0.6),
+            Kill(0),
+        ],
+    ),
+}
+
+
+#: A seed that finds each fault. Where `steps` was changed, `python -m tests.simulate 300 --fault FAULT` finds others.
+FOUND_BY = {
+    "a tombstone is visible": 1,
+    "an outage costs attempts": 11,
+    "what nsqd has taken is sent again while the outbox cannot be written": 2,
+    "a reset forgets its sender": 69,
+    "what was refused, or had no answer, is not told again": 8,
+    "what a dead process had still to tell is told by nobody": 190,
 }
 
 
 @pytest.mark.parametrize("day", DAYS)
 def test_a_day_that_was_bad_once(day: str, tmp_path: Path) -> None:
     assert run(DAYS[day], tmp_path)[0] == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_is_put_back_is_found(fault: str, tmp_path: Path) -> None:
+    day = scenario(FOUND_BY[fault])
+    with put_back(fault):
+        assert run(day, tmp_path)[0]
+    assert run(day, tmp_path)[0] == []
+
+
+def test_what_is_never_forgotten_is_a_hoard() -> None:
+    gate = TestedGate(FakeHost())
+    assert hoards.hoards(gate) == []
+    gate._limits.update({Subscription("t", str(number)): 1 for number in range(hoards.MOST + 1)})
+    assert hoards.hoards(gate) == [f"TestedGate._limits holds {hoards.MOST + 1} things"]
 
 
 def test_a_seed_makes_the_same_day_each_time(tmp_path: Path) -> None:
