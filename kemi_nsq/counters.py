@@ -87,9 +87,13 @@ class Counter(Named):
     DISCONNECTED = "disconnected", "connections to nsqd that were lost"
     CONNECT_FAILED = (
         "connect_failed",
-        "connects to nsqd that failed and were logged: the first of a row, then every 20th",
+        "connects to nsqd that failed and were logged: the first of a row, then every 100th",
     )
     LOOKUP_FAILED = "lookup_failed", "times that a nsqlookupd did not answer; once, until that changes"
+    NODES_REFUSED = (
+        "nodes_refused",
+        "entries of nsqlookupd's answers that are no address, or for which there is no room; once, until that changes",
+    )
     REFUSED = "refused", "commands that nsqd refused, such as FIN of a message that had timed out"
     STUCK = "stuck", "times that a route or the database took so long that nsqd was asked for no more messages"
     ROUTE_TIMEOUT = "route_timeout", "times that a route, or else the main thread, took longer than NSQ_ROUTE_TIMEOUT"

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-RECONNECT_FIRST_S = 0.1
-RECONNECT_MAX_S = 10.0
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 10.0
+#: A nsqd that returns is to be consumed within 3 seconds.
+RECONNECT_MAX_S = 2.0
 REQUEUE_FIRST_MS = 500
 #: nsqd's default for --max-req-timeout is one hour; a lamp that waits longer than a minute is wrong anyway.
 REQUEUE_MAX_MS = 60_000
@@ -14,13 +16,18 @@ BREAKER_MAX_S = 5.0
 
 
 def reconnect_delay_s(failures: int, chance: float) -> float:
-    """Return the seconds to wait before connecting again.
+    """Return the seconds to wait before connecting again to a nsqd that does not answer; see `retry_delay_s`."""
+    return min(RECONNECT_MAX_S * (0.5 + chance / 2), retry_delay_s(failures, chance))
+
+
+def retry_delay_s(failures: int, chance: float) -> float:
+    """Return the seconds to wait before something that failed is tried again.
 
     Args:
-        failures: connects in a row that failed, 1 or more.
+        failures: in a row, 1 or more.
         chance: between 0 and 1; spreads the clients of a restarted nsqd over the second half of the delay.
     """
-    delay = min(RECONNECT_MAX_S, RECONNECT_FIRST_S * 2.0 ** min(failures - 1, 16))
+    delay = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(failures - 1, 16))
     return delay * (0.5 + chance / 2)
 
 

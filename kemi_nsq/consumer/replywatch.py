@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Item
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import TransientError
+from kemi_nsq.errors import DeadlineExceeded, TransientError
 from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq import stats
+from kemi_nsq.nsq import httpapi, nodes, stats
+from kemi_nsq.nsq.stats import Reader
 from kemi_nsq.queries.readers import ReplyReaders
 from kemi_nsq.runtime.page import Fact, Page
 from kemi_nsq.settings import Settings
@@ -21,12 +24,13 @@ from kemi_nsq.settings import Settings
 #: Seconds between two looks, and that one answer may take.
 LOOK_INTERVAL_S = 10.0
 HTTP_TIMEOUT_S = 2.0
-#: nsqd that are asked, however many nsqlookupd knows.
-MOST_NSQD = 64
+#: nsqd that are asked, however many nsqlookupd knows; and how many at once.
+MOST_NSQD, SIDE_BY_SIDE = 64, 16
 _ADVICE = (
     "replies may go there and be missing here. If that is another Kamailio, give it another NSQ_NODE; if not, keep "
     "strangers away from nsqd"
 )
+Answer = TypeVar("Answer")
 
 
 class ReplyWatch(threading.Thread):
@@ -53,13 +57,13 @@ class ReplyWatch(threading.Thread):
     ) -> None:
         super().__init__(name="nsq-reply-watch", daemon=True)
         self._lookupds = settings.lookupd_address
-        self._named = frozenset(settings.nsqd_address)
+        self._named = settings.nsqd_address
         self._topic = subscription.topic
         self._readers = ReplyReaders(subscription, client_id)
         self._page = page
         self._emit = emit
         self._clock = clock
-        self._asked: frozenset[Address] = frozenset()
+        self._listed: dict[Address, list[Address]] = {}
         self._problems: dict[Address, str] = {}
         self._shown = ""
         self._stopping = threading.Event()
@@ -80,32 +84,40 @@ class ReplyWatch(threading.Thread):
 
     def _look(self) -> None:
         problems: dict[Address, str] = {}
-        asked = self._nsqds(problems)
-        found = {}
-        for nsqd in asked:
-            if self._stopping.is_set():
-                return
-            try:
-                found[nsqd] = stats.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
-            except TransientError as error:
-                problems[nsqd] = f"nsqd {error}"
-        self._show(self._readers.look(set(asked), found, self._clock.monotonic()))
+        nsqds = self._nsqds(problems)
+        found = self._ask("nsqd", nsqds, self._readers_at, problems)
+        if self._stopping.is_set():
+            return
+        self._show(self._readers.look(set(nsqds), found, self._clock.monotonic()))
         for server in sorted(problems.keys() - self._problems.keys()):
             text = f"nobody looks who else reads replies: {problems[server]}"
             self._emit(Report(level=Level.INFO, text=text))
         self._problems = problems
 
-    def _nsqds(self, problems: dict[Address, str]) -> list[Address]:
+    def _nsqds(self, problems: dict[Address, str]) -> Sequence[Address]:
         """Return where to ask. A nsqlookupd that is down must not make us forget the nsqd that only it knew."""
-        found: set[Address] = set()
-        for lookupd in self._lookupds:
-            try:
-                found |= stats.http_addresses(lookupd, timeout_s=HTTP_TIMEOUT_S)
-            except TransientError as error:
-                problems[lookupd] = f"nsqlookupd {error}"
-                found |= self._asked
-        self._asked = frozenset(sorted(found if self._lookupds else self._named)[:MOST_NSQD])
-        return sorted(self._asked)
+        if not self._lookupds:
+            return self._named[:MOST_NSQD]
+        self._listed |= self._ask("nsqlookupd", self._lookupds, _nodes_of, problems)
+        return nodes.in_turns(self._listed.values(), most=MOST_NSQD)
+
+    def _ask(
+        self, what: str, servers: Sequence[Address], ask: Callable[[Address], Answer], problems: dict[Address, str]
+    ) -> dict[Address, Answer]:
+        """Ask servers side by side, and return what those said that answered; `problems` has the others."""
+        answers = {}
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="nsq-reply-watch") as pool:
+            for server, asked in {server: pool.submit(ask, server) for server in servers}.items():
+                try:
+                    answers[server] = asked.result()
+                except TransientError as error:
+                    problems[server] = f"{what} {error}"
+        return answers
+
+    def _readers_at(self, nsqd: Address) -> list[Reader]:
+        if self._stopping.is_set():
+            raise DeadlineExceeded("stopped")
+        return stats.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
 
     def _show(self, strangers: str) -> None:
         self._page.show(Fact.STRANGERS, strangers)
@@ -115,3 +127,9 @@ class ReplyWatch(threading.Thread):
         elif self._shown and not strangers:
             self._emit(Report(level=Level.WARNING, text=f"nobody else reads {self._topic} any more"))
         self._shown = strangers
+
+
+def _nodes_of(lookupd: Address) -> list[Address]:
+    """Return the HTTP addresses that a nsqlookupd names. Of what is none the connector tells."""
+    answer = httpapi.get(lookupd, nodes.PATH, timeout_s=HTTP_TIMEOUT_S)
+    return nodes.read(answer.body, lookupd, "http_port").addresses[:MOST_NSQD]

@@ -28,7 +28,7 @@ from kemi_nsq.consumer.replywatch import ReplyWatch
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
-from kemi_nsq.delays import reconnect_delay_s
+from kemi_nsq.delays import retry_delay_s
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
@@ -37,6 +37,7 @@ from kemi_nsq.nsq.outbox import MakeOutbox, OutboxSender, Sender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
+from kemi_nsq.quiet import Quiet
 from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.settings import Settings
 
@@ -106,6 +107,8 @@ class Supervisor:
         #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
         self._replies = _Replies()
+        #: What other threads report is often what peers made them, and peers never tire.
+        self._quiet = Quiet(host, clock)
         self._stopping = threading.Event()
         #: One for all starts of the loop: it remembers what nsqd has taken.
         self._sender: Sender | None = None
@@ -139,7 +142,7 @@ class Supervisor:
         self._items.put([])
 
     def _recover(self, failures: int, trace: str) -> None:
-        delay_s = reconnect_delay_s(failures, self._clock.chance())
+        delay_s = retry_delay_s(failures, self._clock.chance())
         self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
         self._host.page.wait()
         try:
@@ -161,6 +164,7 @@ class Supervisor:
             self._settings,
             (*self._settings.subscriptions, desk.subscription),
             adopt=self._io.adopt,
+            page=self._host.page,
             emit=self._emit,
             clock=self._clock,
         )
@@ -276,7 +280,7 @@ class Supervisor:
     def _say(self, report: Report) -> None:
         """Log what a thread reports; it has counted in the page what it counts, and here the server's copy follows."""
         if report.text:
-            self._host.log(report.level, report.text)
+            self._quiet.log(report.level, report.counter or f"a report, {report.level.value}", report.text)
         if report.counter:
             self._host.mirror(report.counter)
 

@@ -12,8 +12,9 @@ Sources: nsq.io, "nsqd" and "nsqlookupd", section "HTTP API".
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,6 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from kemi_nsq import names
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError, TransientError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq.sockets import Allowance, LimitedSocket
@@ -33,6 +33,7 @@ from kemi_nsq.nsq.sockets import Allowance, LimitedSocket
 #: becomes in memory, at worst, is some 25 times as much.
 MOST_BYTES = 2 * 1024 * 1024
 _PIECE = 64 * 1024
+_WORD = re.compile("[A-Z_]{1,40}")
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "kemi-nsq"}
 
 
@@ -160,40 +161,6 @@ def get(address: Address, path: str, *, timeout_s: float, **params: str) -> Answ
         return client.get(path, timeout_s=timeout_s, **params)
 
 
-def nodes(lookupds: Iterable[Address], *, timeout_s: float) -> tuple[frozenset[Address], list[str]]:
-    """Ask every nsqlookupd which nsqd there are (`/nodes`).
-
-    Returns:
-        The TCP addresses that at least one of them knows, and a sentence for each that did not answer.
-    """
-    found: set[Address] = set()
-    problems = []
-    for lookupd in lookupds:
-        try:
-            found |= _nodes(lookupd, timeout_s)
-        except (ConnectionLost, ProtocolError) as error:
-            problems.append(f"nsqlookupd {error}")
-    return frozenset(found), problems
-
-
-def _nodes(lookupd: Address, timeout_s: float) -> set[Address]:
-    answer = get(lookupd, "/nodes", timeout_s=timeout_s)
-    try:
-        return {node_address(node, "tcp_port") for node in orjson.loads(answer.body)["producers"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(f"{lookupd}: /nodes answered without any") from error
-
-
-def node_address(node: Mapping[str, Any], port: str) -> Address:
-    """Return one of the addresses of an entry of `/nodes`: that with the port `tcp_port`, or `http_port`.
-
-    Raises:
-        ValueError, KeyError, TypeError: it has none.
-    """
-    # Written and read again, which checks the name and the port.
-    return names.address(str(Address(node["broadcast_address"], node[port])))
-
-
 class _Connection(HTTPConnection):
     """A connection of urllib3 over a socket of ours."""
 
@@ -242,7 +209,8 @@ def _last_words(error: BaseException) -> str:
 
 
 def _error_code(status: int, body: bytes) -> str:
+    """Return nsqd's word for an error (nsqd/http.go), such as INVALID_TOPIC; else the status."""
     try:
-        return str(orjson.loads(body)["message"])
+        return _WORD.fullmatch(orjson.loads(body)["message"])[0]  # type: ignore[index]  # None is a TypeError
     except (ValueError, KeyError, TypeError):
         return f"HTTP {status}"

@@ -24,6 +24,7 @@ MOST_LOOKUPS = 16
 MOST_PLACES = 8
 #: An answer that took so many seconds is kept for so many.
 SLOW_S, KEPT_S = 0.1, 30.0
+LATE = "the name does not resolve in time"
 
 
 class Place(NamedTuple):
@@ -74,7 +75,7 @@ class Lookup:
             ConnectionLost: the name does not resolve, or not yet.
         """
         if self._problem or not self.done.is_set():
-            raise ConnectionLost(f"{Address(self._host, port)}: {self._problem or 'the name does not resolve in time'}")
+            raise ConnectionLost(self._problem or LATE)
         return [Place(family, (address, port, *rest)) for family, (address, _, *rest) in self._found]
 
     def is_current(self, now: float) -> bool:
@@ -134,17 +135,17 @@ class Resolver:
             now = time.monotonic()
             self._lookups = {host: known for host, known in self._lookups.items() if known.is_current(now)}
             if address.host not in self._lookups:
-                self._start(address, lookup)
+                self._start(address.host, lookup)
             return self._lookups[address.host]
 
-    def _start(self, address: Address, lookup: Lookup) -> None:
+    def _start(self, host: str, lookup: Lookup) -> None:
         if sum(not each.done.is_set() for each in self._lookups.values()) >= MOST_LOOKUPS:
-            raise ConnectionLost(f"{address}: {MOST_LOOKUPS} other names are being looked up and do not resolve")
+            raise ConnectionLost(f"{MOST_LOOKUPS} other names are being looked up and do not resolve")
         try:
             threading.Thread(target=lookup.run, name="name look-up", daemon=True).start()
         except RuntimeError as error:  # no more threads
-            raise ConnectionLost(f"{address}: the name cannot be looked up: {error}") from error
-        self._lookups[address.host] = lookup
+            raise ConnectionLost(f"the name cannot be looked up: {error}") from error
+        self._lookups[host] = lookup
 
 
 #: For names that the settings have.

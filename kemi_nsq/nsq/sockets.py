@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, ProtocolError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq.resolver import SHARED, Resolver
+from kemi_nsq.nsq.resolver import SHARED, Place, Resolver
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -41,7 +42,10 @@ def connect(address: Address, timeout_s: float, resolver: Resolver = SHARED) -> 
         ConnectionLost: the name does not resolve, nobody listens, or `timeout_s` passed, for all of it.
     """
     deadline = time.monotonic() + timeout_s
-    places = resolver.places(address, deadline)
+    try:
+        places = resolver.places(address, deadline)
+    except ConnectionLost as error:
+        raise ConnectionLost(f"{address}: {error}") from error
     reason = ""
     for position, place in enumerate(places):
         connecting = socket.socket(place.family, socket.SOCK_STREAM)
@@ -55,6 +59,39 @@ def connect(address: Address, timeout_s: float, resolver: Resolver = SHARED) -> 
         else:
             return _tuned(connecting)
     raise ConnectionLost(f"{address}: {reason}")
+
+
+def begin_connect(place: Place) -> socket.socket:
+    """Begin to connect, without waiting: the socket becomes writable when it is known how that went.
+
+    Raises:
+        ConnectionLost: it is known now.
+    """
+    try:
+        connecting = socket.socket(place.family, socket.SOCK_STREAM)
+    except OSError as error:  # no more descriptors, or no IPv6 here
+        raise ConnectionLost(error.strerror or str(error)) from error
+    connecting.setblocking(False)
+    try:
+        connecting.connect(place.sockaddr)
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        connecting.close()
+        raise ConnectionLost(error.strerror or str(error)) from error
+    return connecting
+
+
+def finish_connect(connecting: socket.socket) -> socket.socket:
+    """Return a socket that has connected, as `connect` does.
+
+    Raises:
+        ConnectionLost: it has not, and is closed.
+    """
+    if number := connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        connecting.close()
+        raise ConnectionLost(os.strerror(number))
+    return _tuned(connecting)
 
 
 def _tuned(connected: socket.socket) -> socket.socket:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who reads a topic, as the HTTP interfaces of nsqlookupd and nsqd tell: where to ask, and what the answer means.
+"""Who reads a topic, as nsqd's HTTP interface tells.
 
-Sources: nsq.io, "nsqlookupd" (`/nodes`) and "nsqd" (`/stats`); nsqd/stats.go.
+Sources: nsq.io, "nsqd" (`/stats`); nsqd/stats.go.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from kemi_nsq.errors import ProtocolError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import httpapi
 
+_LONGEST = 256
 _NO_CLIENT: dict[str, Any] = {"client_id": "", "hostname": "", "remote_address": "", "connect_ts": 0}
 
 
@@ -46,10 +47,10 @@ def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
         topics = orjson.loads(answer.body)["topics"] or ()  # null where nsqd has none of this name
         return [
             Reader(
-                str(channel["channel_name"]),
-                str(client["client_id"]),
-                str(client["hostname"]),
-                str(client["remote_address"]),
+                _text(channel["channel_name"]),
+                _text(client["client_id"]),
+                _text(client["hostname"]),
+                _text(client["remote_address"]),
                 float(client["connect_ts"]),
             )
             for found in topics
@@ -60,19 +61,8 @@ def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
         raise ProtocolError(f"{nsqd}: /stats answered without any") from error
 
 
-def http_addresses(lookupd: Address, *, timeout_s: float) -> set[Address]:
-    """Ask a nsqlookupd for the HTTP addresses of all nsqd that it knows; raises as `readers`.
-
-    An entry that is no address is passed over: here nobody needs to hear of it.
-    """
-    answer = httpapi.get(lookupd, "/nodes", timeout_s=timeout_s)
-    found = set()
-    try:
-        for node in orjson.loads(answer.body)["producers"]:
-            try:
-                found.add(httpapi.node_address(node, "http_port"))
-            except (ValueError, KeyError, TypeError):
-                continue
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(f"{lookupd}: /nodes answered without any") from error
-    return found
+def _text(value: Any) -> str:
+    """Return a text, which nobody needs whole if it is long; raises TypeError if it is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value[:_LONGEST]

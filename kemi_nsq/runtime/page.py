@@ -52,6 +52,7 @@ class Fact(enum.StrEnum):
     OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
     FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
+    DISCOVERY = "discovery", "nsqlookupd that do not answer, or name what is no nsqd"
     STRANGERS = "strangers", "who else reads the replies to queries, and where"
     DOING = "doing", "what the main thread does: the route of the messages that it is handling, say"
     STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"

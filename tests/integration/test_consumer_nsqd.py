@@ -412,7 +412,7 @@ def test_one_nsqd_that_is_away_does_not_hold_up_the_other(tmp_path: Path) -> Non
 
 
 def test_every_nsqd_that_nsqlookupd_knows_is_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.2)
+    monkeypatch.setattr("kemi_nsq.consumer.lookups.LOOKUP_INTERVAL_S", 0.2)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,
@@ -428,23 +428,8 @@ def test_every_nsqd_that_nsqlookupd_knows_is_consumed(tmp_path: Path, monkeypatc
             consuming.wait_for(range(3))
 
 
-def test_a_lost_connection_asks_nsqlookupd_at_once(tmp_path: Path) -> None:
-    with (
-        Nsqlookupd(tmp_path / "lookupd") as lookupd,
-        Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,
-    ):
-        until(lambda: b"tcp_port" in lookupd.http("GET", "/nodes"), what="nsqlookupd to know the first")
-        with Consuming(lookupd_address=lookupd.http_address, topic_channel=PAIR) as consuming:
-            until(lambda: ready_counts(one) == [5], what="the first subscription")
-            with Nsqd(tmp_path / "two", lookupd_tcp_address=lookupd.tcp_address) as two:
-                until(lambda: lookupd.http("GET", "/nodes").count(b"tcp_port") == 2, what="nsqlookupd to know both")
-                one.stop()
-                two.publish(TOPIC, numbered(1))
-                consuming.wait_for([1], timeout_s=5)  # the next regular look-up is 12 to 18 seconds away
-
-
 def test_an_outage_of_nsqlookupd_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.consumer.targets.LOOKUP_INTERVAL_S", 0.1)
+    monkeypatch.setattr("kemi_nsq.consumer.lookups.LOOKUP_INTERVAL_S", 0.1)
     with (
         Nsqlookupd(tmp_path / "lookupd") as lookupd,
         Nsqd(tmp_path / "one", lookupd_tcp_address=lookupd.tcp_address) as one,

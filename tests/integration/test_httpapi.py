@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.errors import ConnectionLost, NsqdRefused
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address, address
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.nsq.httpapi import Client
-from tests.support.nsqd import Nsqd, Nsqlookupd
+from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.scripted_nsqd import Cut, Expect, Hold, ScriptedNsqd, Send, Step
 from tests.support.until import until
@@ -143,76 +142,12 @@ def test_the_connection_of_a_call_that_failed_is_not_used_again() -> None:
         assert server.connections == 2
 
 
-# Looking nsqd up
-
-
-def test_every_nsqlookupd_is_asked_and_their_answers_are_joined(tmp_path: Path) -> None:
-    with (
-        Nsqlookupd(tmp_path / "a") as a,
-        Nsqlookupd(tmp_path / "b") as b,
-        Nsqd(tmp_path / "one", lookupd_tcp_address=[a.tcp_address, b.tcp_address]) as one,
-        Nsqd(tmp_path / "two", lookupd_tcp_address=b.tcp_address) as two,
-    ):
-        lookupds = [address(a.http_address), address(b.http_address)]
-        wanted = frozenset({address(one.tcp_address), address(two.tcp_address)})
-        until(lambda: httpapi.nodes(lookupds, timeout_s=TIMEOUT_S) == (wanted, []), what="both nsqd")
-        a.stop()
-        found, (problem,) = httpapi.nodes(lookupds, timeout_s=TIMEOUT_S)
-        assert found == wanted
-        assert problem.startswith(f"nsqlookupd {a.http_address}: ")
-
-
-def test_an_nsqlookupd_that_knows_nobody(tmp_path: Path) -> None:
-    with Nsqlookupd(tmp_path) as lookupd:
-        assert httpapi.nodes([address(lookupd.http_address)], timeout_s=TIMEOUT_S) == (frozenset(), [])
-
-
-def test_no_nsqlookupd_at_all() -> None:
-    assert httpapi.nodes([], timeout_s=TIMEOUT_S) == (frozenset(), [])
+# What is no answer
 
 
 def test_an_nsqd_is_no_nsqlookupd(nsqd: Nsqd) -> None:
-    found, problems = httpapi.nodes([address(nsqd.http_address)], timeout_s=TIMEOUT_S)
-    assert found == frozenset()
-    assert problems == [f"nsqlookupd {nsqd.http_address}: /nodes answered HTTP 404"]
-
-
-BAD_ANSWERS = [
-    b"",
-    b"<html>",
-    b"[]",
-    b"null",
-    b'"x"',
-    b"{}",
-    b'{"producers": null}',
-    b'{"producers": 5}',
-    b'{"producers": [5]}',
-    b'{"producers": [{}]}',
-    b'{"producers": [{"broadcast_address": "a"}]}',
-    b'{"producers": [{"broadcast_address": "a", "tcp_port": "x"}]}',
-    b'{"producers": [{"broadcast_address": "a", "tcp_port": null}]}',
-    b'{"producers": [{"broadcast_address": "a", "tcp_port": 1e400}]}',
-    b'{"producers": [{"broadcast_address": "a", "tcp_port": 0}]}',
-    b'{"producers": [{"broadcast_address": "a", "tcp_port": 70000}]}',
-    b'{"producers": [{"broadcast_address": "", "tcp_port": 4150}]}',
-    b"\xff\xfe",
-    b"[" * 100_000,
-]
-
-
-@pytest.mark.parametrize("body", BAD_ANSWERS, ids=range(len(BAD_ANSWERS)))
-def test_an_answer_that_names_nobody_is_a_problem_and_no_exception(body: bytes) -> None:
-    with ScriptedNsqd(http_answer(body)) as server:
-        found, problems = httpapi.nodes([address(server.address)], timeout_s=TIMEOUT_S)
-    assert found == frozenset()
-    assert len(problems) == 1
-    assert problems[0].startswith(f"nsqlookupd {server.address}: ")
-
-
-def test_an_ipv6_broadcast_address_is_found() -> None:
-    body = json.dumps({"producers": [{"broadcast_address": "::1", "tcp_port": 4150}]}).encode()
-    with ScriptedNsqd(http_answer(body)) as server:
-        assert httpapi.nodes([address(server.address)], timeout_s=TIMEOUT_S) == (frozenset({Address("::1", 4150)}), [])
+    with pytest.raises(ProtocolError, match=rf"^{nsqd.http_address}: /nodes answered HTTP 404$"):
+        httpapi.get(address(nsqd.http_address), "/nodes", timeout_s=TIMEOUT_S)
 
 
 SCRIPTS: list[list[Step]] = [
@@ -227,7 +162,7 @@ SCRIPTS: list[list[Step]] = [
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=["cut", "cut late", "garbage", "half", "half, held", "silent"])
 def test_a_server_that_does_not_answer_as_http_says(script: list[Step]) -> None:
-    with ScriptedNsqd(script) as server:
-        found, problems = httpapi.nodes([address(server.address)], timeout_s=0.3)
-    assert (found, len(problems)) == (frozenset(), 1)
-    assert len(problems[0].splitlines()) == 1
+    with ScriptedNsqd(script) as server, pytest.raises(ConnectionLost) as caught:
+        httpapi.get(address(server.address), "/nodes", timeout_s=0.3)
+    assert str(caught.value).startswith(f"{server.address}: ")
+    assert len(str(caught.value).splitlines()) == 1

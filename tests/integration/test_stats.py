@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.errors import ProtocolError
-from kemi_nsq.names import Address, Subscription, address
+from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq import stats
 from kemi_nsq.tools.reader import Reader
 from tests.integration.test_httpapi import http_answer
-from tests.support.nsqd import Nsqd, Nsqlookupd
+from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
 from tests.support.scripted_nsqd import ScriptedNsqd
-from tests.support.until import until
 
 TIMEOUT_S = 5.0
 
@@ -51,6 +50,10 @@ NO_STATS = {
     "topics are a number": b'{"topics": 5}',
     "no channels": b'{"topics": [{}]}',
     "no client": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [5]}]}]}',
+    "a name that is none": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [{"client_id": '
+    + b"[" * 500
+    + b"]" * 500
+    + b', "hostname": "", "remote_address": "", "connect_ts": 1}]}]}]}',
     "no time": b'{"topics": [{"channels": [{"channel_name": "c", "clients": [{"client_id": "", "hostname": "",'
     b' "remote_address": "", "connect_ts": {}}]}]}]}',
 }
@@ -63,34 +66,6 @@ def test_what_are_no_statistics_is_said(body: bytes) -> None:
         pytest.raises(ProtocolError, match="/stats answered without any"),
     ):
         stats.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
-
-
-def test_nsqlookupd_says_where_to_ask_them(tmp_path: Path) -> None:
-    with (
-        Nsqlookupd(tmp_path / "lookupd") as lookupd,
-        Nsqd(tmp_path / "nsqd", lookupd_tcp_address=lookupd.tcp_address) as nsqd,
-    ):
-        where = address(lookupd.http_address)
-        until(lambda: stats.http_addresses(where, timeout_s=TIMEOUT_S), what="nsqd to be known")
-        assert stats.http_addresses(where, timeout_s=TIMEOUT_S) == {address(nsqd.http_address)}
-
-
-@pytest.mark.parametrize("body", [b"hello", b"{}", b'{"producers": 5}', b"[]"])
-def test_what_are_no_nodes_to_ask_is_said(body: bytes) -> None:
-    with (
-        ScriptedNsqd(http_answer(body)) as server,
-        pytest.raises(ProtocolError, match="/nodes answered without any"),
-    ):
-        stats.http_addresses(address(server.address), timeout_s=TIMEOUT_S)
-
-
-def test_a_node_that_cannot_be_asked_hides_no_other() -> None:
-    nodes = (
-        b'{"producers": [{"broadcast_address": "a b", "http_port": 1}, 5, {"broadcast_address": "n", "http_port": 0},'
-    )
-    nodes += b' {}, {"broadcast_address": "n", "http_port": 4151}]}'
-    with ScriptedNsqd(http_answer(nodes)) as server:
-        assert stats.http_addresses(address(server.address), timeout_s=TIMEOUT_S) == {Address("n", 4151)}
 
 
 def test_an_answer_that_is_an_error_is_said() -> None:

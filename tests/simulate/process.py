@@ -111,7 +111,7 @@ class Process:
         )
         self._connections: dict[int, Connection] = {}
         addresses = [Address(f"nsqd{each}", 4150) for each in range(len(world.nsqds))]
-        self._targets = Targets(addresses, [_EVENTS], looks_up=False)
+        self._targets = Targets(addresses, [_EVENTS])
         publisher = Publisher(settings, self.clock, self._ways)
         self._outbox = FaultyOutbox(self, settings, self.clock)
         self._sender = Sender(self._outbox, publisher, self._emit, self.clock)
@@ -330,7 +330,7 @@ class Process:
             if nsqd.mode == "down":
                 self._targets.failed(target, now, self.clock.chance())
                 continue
-            self._targets.opened(target)
+            self._targets.opened(target, now)
             connection = self._intake.open(target, now)
             self._connections[connection.connection_id] = connection
             self._wires[connection.connection_id] = nsqd.connect(self, now), nsqd

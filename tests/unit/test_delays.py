@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kemi_nsq.consumer.connection import ready_share
 from kemi_nsq.delays import (
-    RECONNECT_FIRST_S,
     RECONNECT_MAX_S,
     REQUEUE_FIRST_MS,
     REQUEUE_MAX_MS,
+    RETRY_FIRST_S,
+    RETRY_MAX_S,
     breaker_delay_s,
     reconnect_delay_s,
     requeue_delay_ms,
+    retry_delay_s,
 )
 
 COUNTS = st.integers(1, 10_000)
@@ -47,17 +51,19 @@ def test_shares_keep_the_limit_and_starve_nobody(max_in_flight: int, connections
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_reconnect_delay_doubles_up_to_its_limit(chance: float) -> None:
-    delays = [reconnect_delay_s(failures, chance) for failures in range(1, 20)]
-    assert delays[0] == RECONNECT_FIRST_S * (0.5 + chance / 2)
+@pytest.mark.parametrize(("delay_s", "most_s"), [(retry_delay_s, RETRY_MAX_S), (reconnect_delay_s, RECONNECT_MAX_S)])
+def test_a_delay_doubles_up_to_its_limit(delay_s: Callable[[int, float], float], most_s: float, chance: float) -> None:
+    delays = [delay_s(failures, chance) for failures in range(1, 20)]
+    assert delays[0] == RETRY_FIRST_S * (0.5 + chance / 2)
     assert delays[1] == pytest.approx(2 * delays[0])
     assert delays == sorted(delays)
-    assert delays[-1] == RECONNECT_MAX_S * (0.5 + chance / 2)
+    assert delays[-1] == most_s * (0.5 + chance / 2)
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
-def test_reconnect_delay_is_never_nothing_and_never_above_its_limit(failures: int, chance: float) -> None:
-    assert RECONNECT_FIRST_S / 2 <= reconnect_delay_s(failures, chance) <= RECONNECT_MAX_S
+def test_a_delay_is_never_nothing_and_never_above_its_limit(failures: int, chance: float) -> None:
+    assert RETRY_FIRST_S / 2 <= reconnect_delay_s(failures, chance) <= RECONNECT_MAX_S
+    assert RETRY_FIRST_S / 2 <= retry_delay_s(failures, chance) <= RETRY_MAX_S
 
 
 def test_requeue_delay_doubles_with_each_attempt() -> None:

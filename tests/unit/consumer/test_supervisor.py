@@ -55,7 +55,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(failures)
         return 0.0
 
-    monkeypatch.setattr(module, "reconnect_delay_s", no_delay)
+    monkeypatch.setattr(module, "retry_delay_s", no_delay)
     return asked
 
 
@@ -143,7 +143,7 @@ def test_a_loop_that_ran_long_has_not_failed_in_a_row(monkeypatch: pytest.Monkey
 
 
 def test_stop_does_not_wait_for_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "reconnect_delay_s", lambda *_: 600.0)
+    monkeypatch.setattr(module, "retry_delay_s", lambda *_: 600.0)
     host = FakeHost()
     tested = consumer(host)
     monkeypatch.setattr(tested, "_run", Runs(tested, [ValueError()]))

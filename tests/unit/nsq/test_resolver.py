@@ -85,7 +85,7 @@ def test_of_many_places_some_are_taken(names: Names) -> None:
 def test_a_name_that_hangs_ends_at_the_deadline_and_has_one_thread(names: Names) -> None:
     resolver = Resolver()
     for _ in range(3):
-        with pytest.raises(ConnectionLost, match=r"^nsqd\.example\.com:4150: the name does not resolve in time$"):
+        with pytest.raises(ConnectionLost, match=r"^the name does not resolve in time$"):
             places(resolver, within_s=SOON_S)
     assert (names.asked, len(lookups())) == ([NSQD.host], 1)
 
@@ -132,7 +132,7 @@ def test_a_failure_is_said_and_asked_for_anew(names: Names, monkeypatch: pytest.
     names.answer = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     resolver = Resolver()
     for _ in range(2):
-        with pytest.raises(ConnectionLost, match=r"^nsqd\.example\.com:4150: Name or service not known$"):
+        with pytest.raises(ConnectionLost, match=r"^Name or service not known$"):
             places(resolver)
     assert names.asked == [NSQD.host, NSQD.host]
 
@@ -148,7 +148,7 @@ def test_only_so_many_names_are_looked_up_at_once(names: Names) -> None:
     resolver = Resolver()
     for number in range(MOST_LOOKUPS):
         resolver.look_up(Address(f"n{number}", 1))
-    with pytest.raises(ConnectionLost, match=r"^one-more:1: 16 other names are being looked up and do not resolve$"):
+    with pytest.raises(ConnectionLost, match=r"^16 other names are being looked up and do not resolve$"):
         resolver.look_up(Address("one-more", 1))
     assert len(lookups()) == MOST_LOOKUPS
     names.let.set()
