@@ -15,6 +15,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Report, Suspended
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.queries.protocol import Resume
+from kemi_nsq.quiet import BURST
 from kemi_nsq.runtime.page import Fact, read
 from kemi_nsq.testing import FakeHost
 from tests.support.ports import LOOPBACK, free_tcp_port
@@ -244,3 +245,36 @@ def test_a_loop_that_fails_again_and_again_is_shown(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tested._stopping, "wait", lambda _delay: shown.append(host.page.shown(Fact.FAILED)))
     tested.run_forever()
     assert shown == ["1 times: ValueError: wrong", "2 times: ValueError: again"]
+
+
+def test_it_starts_again_when_nobody_asks_nsqlookupd_any_more(
+    monkeypatch: pytest.MonkeyPatch, delays: list[int]
+) -> None:
+    def broken(_thread: threading.Thread) -> None:
+        raise RuntimeError("a bug of ours")
+
+    host = FakeHost()
+    monkeypatch.setattr("kemi_nsq.consumer.lookups.Lookups._ask", broken)
+    with running(consumer(host, lookupd_address=f"{LOOPBACK}:{free_tcp_port()},{LOOPBACK}:{free_tcp_port()}")):
+        until(lambda: host.counters[Counter.RESTARTED] >= 2, what="two restarts")
+    assert threads_of_a_consumer() == []
+
+
+def test_each_nsqlookupd_has_a_thread_and_what_is_wrong_is_shown() -> None:
+    host = FakeHost()
+    nobody = f"{LOOPBACK}:{free_tcp_port()}"
+    with running(consumer(host, lookupd_address=f"{nobody},{LOOPBACK}:{free_tcp_port()}")):
+        until(lambda: host.counters[Counter.LOOKUP_FAILED] == 2, what="both to be asked")
+        assert threads_of_a_consumer().count("nsq-lookups") == 2
+        shown = until(lambda: host.page.shown(Fact.DISCOVERY), what="what is wrong")
+        assert f"nsqlookupd {nobody}: Connection refused" in shown
+    assert host.page.shown(Fact.DISCOVERY) == ""
+    assert threads_of_a_consumer() == []
+
+
+def test_what_threads_report_again_and_again_fills_no_log() -> None:
+    host = FakeHost()
+    tested = consumer(host)
+    for number in range(100):
+        tested._take([Report(level=Level.WARNING, text=f"lost {number}", counter=Counter.DISCONNECTED)])
+    assert len(host.lines) == BURST
