@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import itertools
 import resource
+import socket
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kemi_nsq.consumer.targets import MOST_CONNECTIONS
 from kemi_nsq.counters import Counter
+from kemi_nsq.nsq.resolver import MOST_LOOKUPS
 from kemi_nsq.runtime.page import Fact
 from tests.support import hostile
 from tests.support.consuming import Consuming, numbered
@@ -71,10 +74,10 @@ def behaviours(port: int) -> dict[str, Behaviour]:
 
 
 @contextmanager
-def honest(folder: Path) -> Iterator[tuple[Nsqlookupd, Nsqd]]:
+def honest(folder: Path, **options: str) -> Iterator[tuple[Nsqlookupd, Nsqd]]:
     with (
         Nsqlookupd(folder / "lookupd") as lookupd,
-        Nsqd(folder / "nsqd", lookupd_tcp_address=lookupd.tcp_address) as nsqd,
+        Nsqd(folder / "nsqd", lookupd_tcp_address=lookupd.tcp_address, **options) as nsqd,
     ):
         nsqd.create_topic(TOPIC)
         nsqd.create_channel(TOPIC, CHANNEL)
@@ -165,6 +168,34 @@ def test_ten_registrations_that_never_answer_do_not_delay_the_others(tmp_path: P
         check_start_and_return(nsqd, consuming, away_s=6.0)
         until(lambda: consuming.host.counters[Counter.CONNECT_FAILED] >= 20, what="their lines")
         assert sum("127.0.1." in line for line in consuming.lines) <= 20
+
+
+def test_thousands_of_names_that_hang_do_not_delay_a_name_that_resolves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, real = threading.Event(), socket.getaddrinfo
+
+    def hang(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid") and not options["flags"]:
+            over.wait()
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    with ExitStack() as stack:
+        stack.callback(over.set)
+        lookupd, nsqd = stack.enter_context(honest(tmp_path, broadcast_address="localhost"))
+        liar = stack.enter_context(HostileHttp(hostile.answer(unresolvable())))
+        consuming = stack.enter_context(
+            Consuming(lookupd_address=f"{liar.address},{lookupd.http_address}", topic_channel=PAIR)
+        )
+        until(lambda: len(looking_up()) == MOST_LOOKUPS, what="names that hang")
+        check_start_and_return(nsqd, consuming)
+        assert len(looking_up()) <= MOST_LOOKUPS + 2
+    until(lambda: not looking_up(), what="the end of all look-ups")
+
+
+def looking_up() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "name look-up"]
 
 
 def test_descriptors_are_enough_here() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -171,6 +172,7 @@ def test_after_a_fork_nobody_waits_for_a_thread_of_the_parent(names: Names) -> N
     assert resolver._lock.acquire()  # as a thread of the parent may have it when Kamailio forks
 
     def child() -> None:
+        signal.alarm(int(LONG_S))  # or a child that waits for that lock would wait for ever
         names.let.set()
         assert os.getpid() != resolver._pid
         assert places(resolver)
