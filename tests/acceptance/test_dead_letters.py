@@ -25,7 +25,6 @@ ROUTE = "nsq:consumer-event-presence-update"
 EXPECTED_LINES = (
     "kemi-nsq: .* message [0-9a-f]{16} dropped: ",
     "kemi-nsq: nsq_pua_publish: ",
-    "event route not found: ",
     "kemi-nsq: no event_route for nsq:consumer-event-unknown ",
 )
 

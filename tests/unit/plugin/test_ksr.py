@@ -78,3 +78,16 @@ def test_a_lock_is_taken_with_the_keys_that_this_release_wants(
 @pytest.mark.parametrize("locks", [Locks(keys=1, answer=-1), Locks(keys=2)], ids=["no locks", "other keys"])
 def test_a_lock_that_is_refused_is_not_held(start: Start, locks: Locks) -> None:
     assert not start(1002, locks).lock("presence")
+
+
+def test_where_kamailio_cannot_be_asked_for_a_route_it_is_asked_to_run_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This Python is not Kamailio, so it has none of its symbols."""
+    host, answers = start(1002, Locks(keys=1)), iter((200, 500))
+    ran: list[str] = []
+    jsonrpcs, pv = SimpleNamespace(exec=ran.append), SimpleNamespace(get=lambda _name: next(answers))
+    monkeypatch.setitem(type(host).run_event_route.__globals__, "KSR", SimpleNamespace(jsonrpcs=jsonrpcs, pv=pv))
+    assert host.run_event_route("nsq:x", "{}")
+    assert not host.run_event_route("nsq:y", "{}")
+    assert ['"nsq:x"' in ran[0], '"nsq:y"' in ran[1]] == [True, True]
