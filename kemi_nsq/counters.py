@@ -78,6 +78,10 @@ class Counter(Named):
         "reply_strangers",
         "times that somebody else was found to read the replies to our queries",
     )
+    CLOCKS_WRONG = (
+        "clocks_wrong",
+        "times that the clock of a nsqd was found to have been set back, or clocks to differ",
+    )
     RUN_FOLDER_LOST = (
         "run_folder_lost",
         "times that NSQ_RUN_DIR, or a socket of ours in it, was found to be gone",

@@ -9,6 +9,7 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError, RowRefused, TransientError
 from kemi_nsq.host import Host, Level
+from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S, Expiry
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.watchers import Watchers
@@ -27,6 +28,7 @@ class Chores:
         expiry: ends what expires; None likewise.
         probe: asks producers for their state.
         gate: makes trials of what fails; while the database does, nothing here touches it.
+        clocks: want to know what is stored; None where nsqd's clocks put nothing in order.
         clock: tells the time.
     """
 
@@ -38,6 +40,7 @@ class Chores:
         expiry: Expiry | None,
         probe: Probe,
         gate: Gate,
+        clocks: Clocks | None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._host = host
@@ -45,6 +48,7 @@ class Chores:
         self._expiry = expiry
         self._probe = probe
         self._gate = gate
+        self._clocks = clocks
         self._clock = clock
         self._quiet = Quiet(host, clock)
         self._sweep_due = clock.monotonic()
@@ -99,6 +103,8 @@ class Chores:
     def _sweep(self, expiry: Expiry) -> None:
         try:
             expiry.sweep()
+            if self._clocks is not None:
+                self._clocks.look_at_table()
         except DatabaseError as error:
             self._database_failed(error)
         except RowRefused as error:

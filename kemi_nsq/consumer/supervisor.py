@@ -23,8 +23,8 @@ from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
 from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.nsqdwatch import NsqdWatch
 from kemi_nsq.consumer.overseer import Overseer
-from kemi_nsq.consumer.replywatch import ReplyWatch
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
@@ -35,6 +35,7 @@ from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.outbox import MakeOutbox, OutboxSender, Sender
 from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
 from kemi_nsq.quiet import Quiet
@@ -82,6 +83,7 @@ class Supervisor:
         handling: handles the messages.
         chores: what is to be done besides.
         gate: holds topics in an outage.
+        clocks: judges the clocks of nsqd; None where they put nothing in order.
         make_outbox: makes the outbox that is sent from here, given what takes its lines; None for no outbox.
         clock: tells the time.
     """
@@ -94,6 +96,7 @@ class Supervisor:
         chores: Chores,
         gate: Gate,
         *,
+        clocks: Clocks | None,
         make_outbox: MakeOutbox | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
@@ -103,6 +106,7 @@ class Supervisor:
         self._handling = handling
         self._chores = chores
         self._gate = gate
+        self._clocks = clocks
         #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
         #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
@@ -168,10 +172,8 @@ class Supervisor:
             emit=self._emit,
             clock=self._clock,
         )
-        watch = ReplyWatch(
-            self._settings, desk.subscription, client_id, page=self._host.page, emit=self._emit, clock=self._clock
-        )
-        threads: list[IoThread | Connector | ReplyWatch | OutboxSender] = [self._io, self._connector, watch]
+        watch = self._make_watch(desk, client_id)
+        threads: list[IoThread | Connector | NsqdWatch | OutboxSender] = [self._io, self._connector, watch]
         if self._sender is not None:
             threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
         try:
@@ -208,6 +210,17 @@ class Supervisor:
             now=self._clock.monotonic(),
         )
         return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put, clock=self._clock)
+
+    def _make_watch(self, desk: ReplyDesk, client_id: str) -> NsqdWatch:
+        return NsqdWatch(
+            self._settings,
+            desk.subscription,
+            client_id,
+            clocks=self._clocks if desk.slot == 0 else None,  # of all consumers, one says it
+            page=self._host.page,
+            emit=self._emit,
+            clock=self._clock,
+        )
 
     def _loop(self) -> None:
         failed = bool(self._host.page.shown(Fact.FAILED))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who reads a topic, as nsqd's HTTP interface tells.
+"""Who reads a topic, and what the clock shows, as nsqd's HTTP interface tells.
 
 Sources: nsq.io, "nsqd" (`/stats`); nsqd/stats.go.
 """
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -36,15 +37,31 @@ class Reader(NamedTuple):
     connected_at: float
 
 
-def readers(nsqd: Address, topic: str, *, timeout_s: float) -> list[Reader]:
-    """Ask a nsqd, by its HTTP address, who reads a topic, on whichever channel.
+class Stats(NamedTuple):
+    """What a nsqd says.
+
+    Attributes:
+        readers: who reads the topic, on whichever channel.
+        date: what its clock showed, in seconds since the epoch, whole ones; None where the answer has no `Date`.
+    """
+
+    readers: list[Reader]
+    date: float | None
+
+
+def ask(nsqd: Address, topic: str, *, timeout_s: float) -> Stats:
+    """Ask a nsqd, by its HTTP address, who reads a topic.
 
     Raises:
         TransientError: it cannot be reached in time, or answers something else.
     """
     answer = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", topic=topic, include_mem="false")
+    return Stats(_readers(nsqd, answer.body), _date(answer.headers.get("Date", "")))
+
+
+def _readers(nsqd: Address, body: bytes) -> list[Reader]:
     try:
-        topics = orjson.loads(answer.body)["topics"] or ()  # null where nsqd has none of this name
+        topics = orjson.loads(body)["topics"] or ()  # null where nsqd has none of this name
         return [
             Reader(
                 _text(channel["channel_name"]),
@@ -66,3 +83,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value[:_LONGEST]
+
+
+def _date(text: str) -> float | None:
+    """Read a `Date` (RFC 9110, section 5.6.7)."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -26,6 +26,7 @@ from kemi_nsq.nsq.ways import ways as tcp_or_http
 from kemi_nsq.plugin.functions import Calls
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.pua_functions import PuaFunctions
+from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.presence.expiry import Expiry
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.probe import Probe
@@ -71,6 +72,7 @@ class Presence:
     watchers: Watchers | None = None
     writer: PresenceWriter | None = None
     expiry: Expiry | None = None
+    clocks: Clocks | None = None
 
 
 def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
@@ -101,7 +103,6 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
-    handling, chores, gate = work.handling, work.chores, work.gate
     return Parts(
         host=host,
         current=current,
@@ -110,7 +111,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         pua=_pua_functions(settings, host, current, presence, clock),
         lock=presence.lock,
         work=work,
-        supervisor=Supervisor(settings, host, handling, chores, gate, make_outbox=make_outbox, clock=clock),
+        supervisor=_supervisor(settings, host, work, presence.clocks, make_outbox, clock),
     )
 
 
@@ -149,9 +150,22 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         died=died,
     )
     chores = Chores(
-        host, watchers=presence.watchers, expiry=presence.expiry, probe=presence.probe, gate=gate, clock=clock
+        host,
+        watchers=presence.watchers,
+        expiry=presence.expiry,
+        probe=presence.probe,
+        gate=gate,
+        clocks=presence.clocks,
+        clock=clock,
     )
     return Work(handling=handling, chores=chores, gate=gate)
+
+
+def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
+    settings: Settings, host: Host, work: Work, clocks: Clocks | None, make_outbox: MakeOutbox | None, clock: Clock
+) -> Supervisor:
+    handling, chores, gate = work.handling, work.chores, work.gate
+    return Supervisor(settings, host, handling, chores, gate, clocks=clocks, make_outbox=make_outbox, clock=clock)
 
 
 def wire_presence(
@@ -165,7 +179,9 @@ def wire_presence(
     watchers = Watchers(settings, host, table, lock, clock)
     writer = PresenceWriter(settings, host, table, lock=lock, watchers=watchers, clock=clock)
     expiry = Expiry(settings, host, table, lock=lock, writer=writer, watchers=watchers, clock=clock)
-    return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry)
+    # Where producers count by themselves, the clocks of nsqd put nothing in order.
+    clocks = None if settings.pua_order_field else Clocks(table.search.newest)
+    return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry, clocks=clocks)
 
 
 def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | None:

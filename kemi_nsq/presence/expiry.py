@@ -88,7 +88,7 @@ class Expiry:
             self._doubt_what_came_last(now)
         until = now + GRACE_S
         for _ in range(_PAGES):
-            rows = self._table.expiring(until)
+            rows = self._table.search.expiring(until)
             if not rows:
                 break
             self._end(rows, 0)  # an event that is under way counts as later
@@ -98,7 +98,7 @@ class Expiry:
         self._watchers.tell(map(dialogs_of, reseated))
         for _ in range(_PAGES):
             with self._lock.writing():
-                if not self._table.forget(until):
+                if not self._table.search.forget(until):
                     break
 
     def _doubt_what_came_last(self, now: int) -> None:
@@ -109,7 +109,7 @@ class Expiry:
         """
         self._began = self._began or now
         held_s = int(self._settings.notify_interval) + _UNTOLD_S
-        self._watchers.doubt(self._table.written_since(self._began - _RESTART_S - held_s, held_s))
+        self._watchers.doubt(self._table.search.written_since(self._began - _RESTART_S - held_s, held_s))
 
     def _hide_lingering(self, until: int) -> None:
         """Hide what was over at an epoch second and is still shown.
@@ -123,7 +123,7 @@ class Expiry:
         if not 0 < self._swept_until <= until:  # the first sweep, or the clock was set back
             expiring = (1, MAX_INT32)
         for _ in range(_PAGES):
-            rows = self._table.lingering(until, expiring=expiring)
+            rows = self._table.search.lingering(until, expiring=expiring)
             if not rows:
                 self._swept_until = until - _CLOCKS_S
                 break
@@ -146,7 +146,7 @@ class Expiry:
         columns, count, below_id = _columns(scope), 0, sys.maxsize
         if spare_later and (sender := columns.get("sender")):
             self._remember(sender, position)
-        while found := self._table.find(below_id, **columns):
+        while found := self._table.search.find(below_id, **columns):
             below_id = found[-1][0]
             rows = [row for _, row in found if not spare_later or row.position <= position]
             self._end(rows, position)

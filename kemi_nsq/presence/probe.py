@@ -70,7 +70,7 @@ class Probe:
         if not self._settings.probe_topic or self._table is None:
             return False
         uri = name_addr("presentity", presentity).uri
-        if self._table.find(username=uri.user, domain=uri.host, event=package):
+        if self._table.search.find(username=uri.user, domain=uri.host, event=package):
             return False
         fields: dict[str, JsonValue] = {
             "Event-Package": package,

@@ -121,7 +121,7 @@ class Row(NamedTuple):
     @property
     def position(self) -> int:
         """Where the event of this row stands among the others (see `Order`)."""
-        return int(self.ruid[:_POSITION_DIGITS])
+        return position_in(self.ruid)
 
     @property
     def uri(self) -> str:
@@ -212,6 +212,11 @@ def _ruid(order: Order, rank: int, key: str) -> str:
     # the column unique where one message writes several rows.
     thing = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY_DIGITS // 2).hexdigest()
     return f"{order.position:0{_POSITION_DIGITS}d}.{rank}.{order.message_id}.{thing}"
+
+
+def position_in(ruid: str) -> int:
+    """Return the position that an order key of ours begins with."""
+    return int(ruid[:_POSITION_DIGITS])
 
 
 def thing_of(ruid: str) -> str:

@@ -6,13 +6,11 @@ Table and columns are Kamailio's (lib/srdb1/schema/pr_presentity.xml, version 5)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter, methodcaller
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -20,8 +18,9 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change, Plan, RowKey, There, Who
 from kemi_nsq.presence.database import Database
-from kemi_nsq.presence.due import PAGE, due_of, rows_of
-from kemi_nsq.presence.row import Key, Row, reset_key, tombstone_expires, waiting_expires
+from kemi_nsq.presence.due import PAGE, due_of
+from kemi_nsq.presence.row import Key, Row, reset_key, tombstone_expires
+from kemi_nsq.presence.search import Search
 from kemi_nsq.presence.statements import (
     KEY,
     Lookup,
@@ -69,6 +68,9 @@ class PresentityTable:
         timeout_s: seconds that each transaction may take.
         clock: tells the time.
         say: takes a line that the operator shall read.
+
+    Attributes:
+        search: looks for rows that are due, or of somebody.
     """
 
     def __init__(  # noqa: PLR0913  # the wiring passes each part in
@@ -93,6 +95,7 @@ class PresentityTable:
         self._look_for_crowds = crowds(backend, self._table)
         self._seats, self._turn = seats(self._table, exclusive=not self.one_writer), turning(self._table)
         self._due = due_of(self._table)
+        self.search = Search(self._database, self._table)
         self._near: set[Who] = set()
         self._look_for_watchers: Lookup | None = None
         if watchers_table:
@@ -217,19 +220,6 @@ class PresentityTable:
             values = {"ruids": ruids[start : start + PAGE], "tombstone": tombstone_expires(until)}
             self._database.run(methodcaller("execute", self._due.hide, values), writes=True)
 
-    def lingering(self, until: int, *, expiring: tuple[int, int]) -> list[Row]:
-        """Return some of our rows that have been over at least since an epoch second, and are still shown.
-
-        Args:
-            until: the epoch second.
-            expiring: only rows whose `expires` lies between these two, by which they are found.
-
-        Raises:
-            DatabaseError: the table could not be read.
-        """
-        first, last = expiring
-        return [row for _, row in self._rows(self._due.shown, {"first": first, "last": last, "until": until})]
-
     def settle(self, now: int) -> list[Who]:
         """Show dialogs that wait where there is room by now, hide them where there are too many; name the presentities.
 
@@ -297,63 +287,6 @@ class PresentityTable:
             self._database.run(work, writes=True, limit_s=limit_s)
         finally:
             self._database.close()  # its own limits were told the server
-
-    def find(self, below_id: int = sys.maxsize, **columns: str) -> list[tuple[int, Row]]:
-        """Return some of our rows that are not over, by descending id, with the ids.
-
-        So who goes on from the last one never meets rows that are made meanwhile.
-
-        Args:
-            below_id: only rows with a smaller id.
-            columns: what columns of the row must be equal to.
-
-        Raises:
-            DatabaseError: the table could not be read.
-        """
-        columns_of = self._table.c
-        equal = (columns_of[name] == value for name, value in columns.items())
-        return self._rows(self._due.living.where(columns_of.id < below_id, *equal), {})
-
-    def written_since(self, since: int, before_last_s: int) -> list[Key]:
-        """Return of what documents a row was written since an epoch second, or in the last seconds of all writing.
-
-        Args:
-            since: the epoch second.
-            before_last_s: seconds before the last write of all; so a time in which nobody wrote does not count.
-
-        Raises:
-            DatabaseError: the table could not be read.
-        """
-        return self._database.run(lambda connection: self._due.documents(connection, since, before_last_s))
-
-    def expiring(self, until: int) -> list[Row]:
-        """Return some of our rows that are not over and expire by an epoch second, waiting ones among them.
-
-        Raises:
-            DatabaseError: the table could not be read.
-        """
-        return [row for _, row in self._rows(self._due.ending, {"first": waiting_expires(until), "last": until})]
-
-    def forget(self, until: int) -> int:
-        """Delete some of our rows that are over and expire by an epoch second; their watchers have been told.
-
-        Nothing is locked where there is nothing to delete: InnoDB would make all writers wait for the search.
-
-        Returns:
-            How many were found.
-
-        Raises:
-            DatabaseError: the table could not be written.
-        """
-        due = {"first": tombstone_expires(until), "last": until}
-        found = self._database.run(lambda each: each.execute(self._due.tombstones, due).scalars().all())
-        if found:
-            values = due | {"ids": found}
-            self._database.run(methodcaller("execute", self._due.forget, values), writes=True)
-        return len(found)
-
-    def _rows(self, page: sa.Select[Any], values: Mapping[str, object]) -> list[tuple[int, Row]]:
-        return self._database.run(lambda connection: rows_of(connection, page, values))
 
     def watched(self, keys: Sequence[Key]) -> frozenset[Key]:
         """Return those of some presentities and event packages to which somebody is subscribed, in whatever case.

@@ -50,6 +50,7 @@ class ReplyDesk:
         clock: gives an instance without a folder its chance to be the only one of its name.
 
     Attributes:
+        slot: the number of this consumer process among those of its Kamailio, from 0.
         subscription: the reply topic, to be subscribed at every nsqd.
 
     Raises:
@@ -66,9 +67,9 @@ class ReplyDesk:
         clock: Clock = SYSTEM,
     ) -> None:
         self._place = place
-        slot, instance = (place.claim(MAX_SLOTS), place.instance) if place else (0, clock.entropy(4).hex())
-        self.subscription: Subscription = consumer_subscription(slot, node, instance)
-        self._postbox = Postbox(place, desk_name(slot), self._drop_stranger) if place else None
+        self.slot, instance = (place.claim(MAX_SLOTS), place.instance) if place else (0, clock.entropy(4).hex())
+        self.subscription: Subscription = consumer_subscription(self.slot, node, instance)
+        self._postbox = Postbox(place, desk_name(self.slot), self._drop_stranger) if place else None
         self._look_due = 0.0
         self._opened = False
         self._problem = ""

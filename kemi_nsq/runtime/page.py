@@ -54,6 +54,7 @@ class Fact(enum.StrEnum):
     FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
     DISCOVERY = "discovery", "nsqlookupd that do not answer, or name what is no nsqd"
     STRANGERS = "strangers", "who else reads the replies to queries, and where"
+    CLOCKS = "clocks", "which clocks were set back or differ: those of nsqd, which put events in order, and ours", 1024
     DOING = "doing", "what the main thread does: the route of the messages that it is handling, say"
     STUCK = "stuck", "since when it has done that for too long (NSQ_ROUTE_TIMEOUT), and what"
 

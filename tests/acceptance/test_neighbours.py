@@ -8,8 +8,6 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -57,15 +55,6 @@ def ask(caller: Caller, number: int = 0, function: str = "nsq_query where") -> C
 def answered(caller: Caller) -> bool:
     """Whether a query has its reply."""
     return bool(ask(caller).wait().get("X-Reply"))
-
-
-def status(chain: Chain) -> tuple[int, dict[str, object]]:
-    """Return the exit code of `kemi-nsq status`, and what it says."""
-    command = [str(Path(sys.executable).with_name("kemi-nsq")), "status", "--json"]
-    command += ["--run-dir", str(chain.kamailio.pages_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    said: dict[str, object] = json.loads(done.stdout)
-    return done.returncode, said
 
 
 # Another Kamailio
@@ -218,7 +207,7 @@ def test_what_is_removed_under_it_is_noticed_and_made_again(chain: Chain, what: 
 
 def test_a_stranger_on_the_reply_channel_is_noticed(chain: Chain) -> None:
     (topic,) = chain.nsqd.reply_topics()
-    assert status(chain)[0] == 0
+    assert chain.status()[0] == 0
     started = time.time()
     until(lambda: time.time() > started + 1, what="a second of its own: nsqd tells no parts of it")
     with closing(Reader(address(chain.nsqd.tcp_address), Subscription(topic, "replies#ephemeral"))):
@@ -226,8 +215,8 @@ def test_a_stranger_on_the_reply_channel_is_noticed(chain: Chain) -> None:
         assert f"{topic} is read by kemi-nsq of host " in line
         assert line.endswith("keep strangers away from nsqd")
         assert chain.counter("reply_strangers") == 1
-        code, said = status(chain)
+        code, said = chain.status()
         assert (code, said["well"]) == (1, False)
         assert f"strangers: {topic} is read by kemi-nsq of host " in json.dumps(said)
     until(lambda: chain.log_lines("nobody else reads"), timeout_s=SEEN_S, what="the line that it is gone")
-    assert status(chain)[0] == 0
+    assert chain.status()[0] == 0

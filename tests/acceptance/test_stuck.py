@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +30,9 @@ event_route[{ROUTE}] {{
 
 def status(chain: Chain) -> tuple[int, dict[str, Any]]:
     """Run `kemi-nsq status`; return its exit code and the consumer that it shows."""
-    command = [str(Path(sys.executable).with_name("kemi-nsq")), "status", "--json"]
-    command += ["--run-dir", str(chain.kamailio.pages_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    (consumer,) = [each for each in json.loads(done.stdout)["processes"] if each["role"] == "consumer"]
-    return done.returncode, consumer
+    code, said = chain.status()
+    (consumer,) = [each for each in said["processes"] if each["role"] == "consumer"]
+    return code, consumer
 
 
 def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) -> None:

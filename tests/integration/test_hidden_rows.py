@@ -106,8 +106,8 @@ def test_tombstones_are_forgotten_when_their_time_is_over(table: PresentityTable
     # What hard-state PUBLISH stores, and what never expires.
     database.insert(live(5, "hard"), expires=-1, ruid=None)
     database.insert(live(5, "eternal"), expires=0, ruid=None)
-    assert table.forget(LATER - 1) == 0
-    assert table.forget(LATER) == 1
+    assert table.search.forget(LATER - 1) == 0
+    assert table.search.forget(LATER) == 1
     assert set(expiries(database)) == {"b", "c", "hard", "eternal"}
 
 
@@ -116,10 +116,10 @@ def test_lingering_finds_ends_that_are_still_shown(table: PresentityTable, datab
     mailbox = ended_row(made(Event_Package="message-summary"), b"x", now=NOW, position=6, tombstone_s=300)
     table.save_all([end, quiet, live(5, "c"), mailbox])
     table.hide([quiet.ruid], until=LATER)
-    assert [row.etag for row in table.lingering(NOW, expiring=(0, end.expires))] == [end.etag]
-    assert table.lingering(NOW, expiring=(0, end.expires - 1)) == []
-    assert table.lingering(NOW, expiring=(end.expires + 1, end.expires + 99)) == []
-    assert table.lingering(NOW - 1, expiring=(0, end.expires)) == [], "its process may be about to hide it"
+    assert [row.etag for row in table.search.lingering(NOW, expiring=(0, end.expires))] == [end.etag]
+    assert table.search.lingering(NOW, expiring=(0, end.expires - 1)) == []
+    assert table.search.lingering(NOW, expiring=(end.expires + 1, end.expires + 99)) == []
+    assert table.search.lingering(NOW - 1, expiring=(0, end.expires)) == [], "its process may be about to hide it"
 
 
 def test_only_calls_hide(table: PresentityTable, database: Database) -> None:
@@ -232,10 +232,10 @@ def test_presentities_whose_waiting_calls_are_shown_are_named(limited: Presentit
 def test_a_waiting_call_expires_and_can_be_reset(limited: PresentityTable, database: Database) -> None:
     limited.save_all([live(number, f"c{number}") for number in range(4)])
     until = made().expires
-    assert limited.expiring(until - 1) == []
-    assert len(limited.expiring(until)) == 4
-    assert len(limited.find()) == 4
-    waiting = next(row for _, row in limited.find() if row.expires < 0)
+    assert limited.search.expiring(until - 1) == []
+    assert len(limited.search.expiring(until)) == 4
+    assert len(limited.search.find()) == 4
+    waiting = next(row for _, row in limited.search.find() if row.expires < 0)
     end = ended_row(waiting, b"over", now=NOW, position=9, tombstone_s=300)
     assert limited.save(end) is Change.HIDDEN
     assert expiries(database)["c3"] == -(NOW + 300 + GRACE_S)

@@ -33,15 +33,17 @@ def nsqd(tmp_path: Path) -> Iterator[Nsqd]:
 def test_nsqd_says_who_reads_a_topic_on_which_channel(nsqd: Nsqd) -> None:
     topic = "kamailio-0.n1.abcdefgh.replies#ephemeral"
     subscription = Subscription(topic, "replies#ephemeral")
-    assert stats.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S) == []
+    assert stats.ask(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S).readers == []
     with closing(Reader(address(nsqd.tcp_address), subscription)):
         nsqd.create_channel(topic, "spy")
-        spy, ours = sorted(stats.readers(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S))[::-1]
+        spy, ours = sorted(stats.ask(address(nsqd.http_address), topic, timeout_s=TIMEOUT_S).readers)[::-1]
     assert spy == ("spy", "", "", "", 0.0)
     assert (ours.channel, ours.client_id) == ("replies#ephemeral", "kemi-nsq")
     assert ours.remote_address.startswith(f"{LOOPBACK}:")
     assert abs(ours.connected_at - time.time()) < 60
-    assert stats.readers(address(nsqd.http_address), "events", timeout_s=TIMEOUT_S) == [("kamailio", "", "", "", 0.0)]
+    assert stats.ask(address(nsqd.http_address), "events", timeout_s=TIMEOUT_S).readers == [
+        ("kamailio", "", "", "", 0.0)
+    ]
 
 
 NO_STATS = {
@@ -65,7 +67,7 @@ def test_what_are_no_statistics_is_said(body: bytes) -> None:
         ScriptedNsqd(http_answer(body)) as server,
         pytest.raises(ProtocolError, match="/stats answered without any"),
     ):
-        stats.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
+        stats.ask(address(server.address), "t", timeout_s=TIMEOUT_S)
 
 
 def test_an_answer_that_is_an_error_is_said() -> None:
@@ -73,4 +75,4 @@ def test_an_answer_that_is_an_error_is_said() -> None:
         ScriptedNsqd(http_answer(b"{}", "500 Oh")) as server,
         pytest.raises(ProtocolError, match="/stats answered HTTP 500"),
     ):
-        stats.readers(address(server.address), "t", timeout_s=TIMEOUT_S)
+        stats.ask(address(server.address), "t", timeout_s=TIMEOUT_S)

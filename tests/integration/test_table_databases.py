@@ -146,30 +146,42 @@ def test_find_returns_ours_that_are_not_over(table: PresentityTable, database: D
     table.save_all([*ours, made(Call_ID="over", State="terminated")])
     database.insert(ROW, etag="foreign", ruid=None)
     database.insert(ROW, etag="kamailio", ruid="5f3c-6553f100-1a2b-3")
-    found = table.find()
+    found = table.search.find()
     assert sorted((each for _, each in found), key=lambda each: each.etag) == ours
-    assert [each.etag for _, each in table.find(found[1][0])] == [each.etag for _, each in found[2:]]
-    assert {each.etag for _, each in table.find(sender="sip:1@pbx")} == {ours[1].etag, ours[3].etag}
-    assert table.find(username="alice", domain="example.net") == []
+    assert [each.etag for _, each in table.search.find(found[1][0])] == [each.etag for _, each in found[2:]]
+    assert {each.etag for _, each in table.search.find(sender="sip:1@pbx")} == {ours[1].etag, ours[3].etag}
+    assert table.search.find(username="alice", domain="example.net") == []
 
 
 def test_find_gives_pages(table: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 2)
     monkeypatch.setattr(table, "_due", Due(table._table))
     table.save_all([made(Call_ID=f"c{number}") for number in range(5)])
-    pages = [table.find()]
+    pages = [table.search.find()]
     while pages[-1]:
         table.save(made(Call_ID=f"meanwhile{len(pages)}"))
-        pages.append(table.find(pages[-1][-1][0]))
+        pages.append(table.search.find(pages[-1][-1][0]))
     assert [len(page) for page in pages] == [2, 2, 1, 0], "what comes meanwhile is left alone"
 
 
 def test_expiring(table: PresentityTable) -> None:
     soon, late = made(Call_ID="soon", Expires=10), made(Call_ID="late", Expires=100)
     table.save_all([soon, late, made(Call_ID="over", State="terminated")])
-    assert table.expiring(soon.expires - 1) == []
-    assert table.expiring(soon.expires) == [soon]
-    assert len(table.expiring(late.expires)) == 2
+    assert table.search.expiring(soon.expires - 1) == []
+    assert table.search.expiring(soon.expires) == [soon]
+    assert len(table.search.expiring(late.expires)) == 2
+
+
+def test_newest_is_the_latest_of_ours_whatever_has_become_of_it(table: PresentityTable, database: Database) -> None:
+    assert table.search.newest() == 0
+    database.insert(ROW, etag="none", ruid=None)
+    database.insert(ROW, etag="kamailio", ruid="9f3c-6553f100-1a2b-3")
+    database.insert(ROW, etag="short", ruid="0f3c-6553f100-1a2b-3")
+    assert table.search.newest() == 0
+    over = made(8, Call_ID="over", State="terminated")
+    table.save_all([ROW, over, LATER])
+    table.hide([over.ruid], until=2**31 - 1)
+    assert table.search.newest() == over.position
 
 
 def test_forget_deletes_what_is_over_of_ours_and_nothing_else(table: PresentityTable, database: Database) -> None:
@@ -178,8 +190,8 @@ def test_forget_deletes_what_is_over_of_ours_and_nothing_else(table: PresentityT
     database.insert(ROW, etag="none", ruid=None)
     # Where our keys have the rank, this one has a digit that would mean "over".
     database.insert(ROW, etag="kamailio", ruid="pres-6553f100-1a2b-3c4d-5-55555555")
-    assert table.forget(over.expires - 1) == 0
-    assert table.forget(2**31 - 1) == 1
+    assert table.search.forget(over.expires - 1) == 0
+    assert table.search.forget(2**31 - 1) == 1
     assert [each["etag"] for each in database.rows()] == [ROW.etag, "kamailio", "none"]
 
 
@@ -238,7 +250,7 @@ def test_a_hostile_sender_is_stored_or_refused_but_not_changed(
         return
     table.save(given)
     assert database.rows() == [columns(given)]
-    assert [found for _, found in table.find(sender=given.sender)] == [given]
+    assert [found for _, found in table.search.find(sender=given.sender)] == [given]
 
 
 def test_nul_is_refused_or_stored_as_it_is(table: PresentityTable, database: Database) -> None:
@@ -440,9 +452,9 @@ def test_a_server_that_is_down_fails_and_works_again_afterwards(server_database:
         with server_database.outage():
             calls: list[Callable[[], object]] = [
                 *(lambda table=table: table.save(LATER) for table in (used, fresh)),
-                used.find,
-                lambda: used.expiring(0),
-                lambda: used.forget(0),
+                used.search.find,
+                lambda: used.search.expiring(0),
+                lambda: used.search.forget(0),
                 lambda: used.watched([("sip:a@x", "dialog")]),
             ]
             for call in calls:
@@ -531,7 +543,7 @@ def test_a_locked_file_fails_within_the_busy_timeout(sqlite_database: Database, 
         for _ in range(2):
             with pytest.raises(DatabaseError, match="database is locked"):
                 table.save(ROW)
-        assert table.find() == [], "readers need no lock"
+        assert table.search.find() == [], "readers need no lock"
         locked.exec_driver_sql("ROLLBACK")
         locked.exec_driver_sql("BEGIN")
         assert table.save(ROW) is Change.STORED

@@ -48,7 +48,7 @@ def test_a_database_without_an_encoding_takes_everything(postgresql: Database) -
     with encoded(postgresql, "SQL_ASCII") as table:
         assert table.save_all([ROW, foreign]).changes == [Change.STORED, Change.STORED]
         assert table.save_all([ROW, foreign]).changes == [Change.STALE, Change.STALE]
-        assert [row for _, row in table.find()] == [foreign, ROW]
+        assert [row for _, row in table.search.find()] == [foreign, ROW]
 
 
 def test_a_database_of_another_encoding_refuses_what_it_has_not(postgresql: Database) -> None:

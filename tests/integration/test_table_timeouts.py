@@ -53,9 +53,9 @@ def test_a_frozen_server_fails_in_time_and_works_again_afterwards(server_databas
             calls: list[Callable[[], object]] = [
                 lambda: used.save(LATER),
                 lambda: fresh.save(LATER),
-                used.find,
-                lambda: used.expiring(0),
-                lambda: used.forget(0),
+                used.search.find,
+                lambda: used.search.expiring(0),
+                lambda: used.search.forget(0),
                 lambda: used.watched([("sip:a@x", "dialog")]),
             ]
             for call in calls:

@@ -37,7 +37,7 @@ def test_a_trial_leaves_no_trace(database: Database, table: PresentityTable) -> 
     for _ in range(3):
         table.try_write()
     assert database.rows() == before
-    assert table.forget(NOW - 1) == 0
+    assert table.search.forget(NOW - 1) == 0
 
 
 def test_two_processes_may_try_at_once(server_database: Database) -> None:

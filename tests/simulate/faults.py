@@ -12,6 +12,7 @@ from kemi_nsq.consumer.message import Handled
 from kemi_nsq.consumer.verdict import Answers, Verdicts
 from kemi_nsq.nsq.outbox import Kept, Sender
 from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.search import Search
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 
@@ -45,7 +46,7 @@ def _nothing(*_: object, **__: object) -> None:
 FAULTS: Mapping[str, Sequence[Change]] = {
     "a tombstone is visible": [
         Change(PresentityTable, "hide", _nothing),
-        Change(PresentityTable, "lingering", lambda *_, **__: []),
+        Change(Search, "lingering", lambda *_, **__: []),
     ],
     "an outage costs attempts": [Change(Verdicts, "_again", _count_all_deliveries)],
     "what nsqd has taken is sent again while the outbox cannot be written": [

@@ -6,11 +6,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.database import create_database
 from tests.support.kamailio import Kamailio, quoted
@@ -153,6 +155,13 @@ class Chain:
     def counter(self, name: str) -> int:
         """Return one counter."""
         return self.counters().get(name, 0)
+
+    def status(self) -> tuple[int, dict[str, Any]]:
+        """Return the exit code of `kemi-nsq status`, and what it says."""
+        command = [str(Path(sys.executable).with_name("kemi-nsq")), "status", "--json"]
+        command += ["--run-dir", str(self.kamailio.pages_folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        return done.returncode, json.loads(done.stdout)
 
     def drain(self, *, topic: str = TOPIC, channel: str = CHANNEL, timeout_s: float = 10.0) -> None:
         """Wait until every message has been finished; raises AssertionError when that takes too long."""

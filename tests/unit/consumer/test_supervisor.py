@@ -169,7 +169,7 @@ def test_an_nsqd_that_is_not_there_is_reported_once_and_nothing_outlives_the_con
     tested = consumer(host)
     with running(tested):
         until(lambda: host.counters[Counter.CONNECT_FAILED] == 2, what="both subscriptions to be tried")
-        assert sorted(threads_of_a_consumer()) == ["nsq-connector", "nsq-io", "nsq-reply-watch"]
+        assert sorted(threads_of_a_consumer()) == ["nsq-connector", "nsq-io", "nsq-watch"]
     assert threads_of_a_consumer() == []
     assert host.counters == {Counter.CONNECT_FAILED: 2}
     assert all(text.startswith("cannot connect to nsqd 127.0.0.1:") for _, text in host.lines)

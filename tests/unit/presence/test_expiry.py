@@ -43,7 +43,9 @@ class Stage:
         self.writer, self.expiry = parts.writer, parts.expiry
         self.gate = TestedGate(self.host)
         probe = Probe(chosen, Publisher(chosen), None)
-        self.chores = Chores(self.host, watchers=parts.watchers, expiry=parts.expiry, probe=probe, gate=self.gate)
+        self.chores = Chores(
+            self.host, watchers=parts.watchers, expiry=parts.expiry, probe=probe, gate=self.gate, clocks=None
+        )
         self.expiry.sweep()  # the first one, as after a start
 
     def row(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Row:
@@ -61,7 +63,7 @@ class Stage:
 
     def bodies(self) -> dict[str, bytes]:
         """Return the documents of the states that are not over by their users."""
-        return {row.username: row.body for _, row in self.table.find()}
+        return {row.username: row.body for _, row in self.table.search.find()}
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_a_state_ends_when_its_time_is_over_and_its_watchers_are_told_once(stage
         stage.expiry.sweep()
     assert stage.host.refreshed == [(ALICE, "presence")]
     assert stage.host.counters[Counter.PUA_ENDED] == 1
-    assert [row.event for _, row in stage.table.find()] == ["dialog"]
+    assert [row.event for _, row in stage.table.search.find()] == ["dialog"]
 
 
 @pytest.mark.parametrize(
@@ -151,11 +153,11 @@ def test_the_same_event_once_more_does_not_revive_what_ended(stage: Stage) -> No
 def test_a_state_that_is_renewed_while_it_is_swept_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.publish()
     stage.now += 60
-    seen = stage.table.expiring(stage.now + GRACE_S)
+    seen = stage.table.search.expiring(stage.now + GRACE_S)
     assert len(seen) == 1
     stage.publish(position=START + 1)
     pages = [seen, []]
-    monkeypatch.setattr(stage.table, "expiring", lambda until: pages.pop(0))
+    monkeypatch.setattr(stage.table.search, "expiring", lambda until: pages.pop(0))
     stage.expiry.sweep()
     assert b"<basic>open</basic>" in stage.bodies()["alice"]
     assert stage.host.counters[Counter.PUA_ENDED] == 0
@@ -164,11 +166,11 @@ def test_a_state_that_is_renewed_while_it_is_swept_stays(stage: Stage, monkeypat
 def test_two_processes_that_sweep_at_once_end_it_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.publish()
     stage.now += 60
-    seen = stage.table.expiring(stage.now + GRACE_S)
+    seen = stage.table.search.expiring(stage.now + GRACE_S)
     stage.expiry.sweep()
     stage.host.refreshed.clear()
     pages = [seen, []]
-    monkeypatch.setattr(stage.table, "expiring", lambda until: pages.pop(0))
+    monkeypatch.setattr(stage.table.search, "expiring", lambda until: pages.pop(0))
     stage.expiry.sweep()
     assert stage.host.refreshed == []
     assert stage.host.counters[Counter.PUA_ENDED] == 1
@@ -295,14 +297,14 @@ def test_the_next_sweep_makes_up_for_one_that_failed(stage: Stage, monkeypatch: 
     stage.publish()
     stage.now += 60
     failures = [DatabaseError("the database is locked")]
-    expiring = stage.table.expiring
+    expiring = stage.table.search.expiring
 
     def fail_once(until: int) -> list[Row]:
         if failures:
             raise failures.pop()
         return expiring(until)
 
-    monkeypatch.setattr(stage.table, "expiring", fail_once)
+    monkeypatch.setattr(stage.table.search, "expiring", fail_once)
     stage.chores.tick()
     assert [text for _, text in stage.host.lines] == [
         "the database fails: the database is locked; expiry and hiding wait"

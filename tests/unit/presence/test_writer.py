@@ -72,7 +72,7 @@ def message(number: int = 0, *, user: str = "alice", sent_at: float = NOW, **fie
 
 
 def rows(table: PresentityTable) -> dict[str, Row]:
-    return {row.username: row for _, row in table.find()}
+    return {row.username: row for _, row in table.search.find()}
 
 
 def texts(host: FakeHost) -> list[str]:
@@ -145,7 +145,7 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
         def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
             handled.append(len(deliveries))
 
-    consumer = Supervisor(settings(batch=batch), FakeHost(), Handling(), None, None)  # type: ignore[arg-type]
+    consumer = Supervisor(settings(batch=batch), FakeHost(), Handling(), None, None, clocks=None)  # type: ignore[arg-type]
     consumer._io = None  # type: ignore[assignment]  # nobody is answered here
     consumer._take([message(number) for number in range(5)])
     assert handled == sizes

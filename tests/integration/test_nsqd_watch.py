@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.consumer import replywatch
+from kemi_nsq.consumer import nsqdwatch
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription, address
@@ -27,7 +27,7 @@ CHANNEL = "replies#ephemeral"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replywatch, "LOOK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(nsqdwatch, "LOOK_INTERVAL_S", 0.1)
     monkeypatch.setattr(readers, "SETTLED_S", 0.3)
 
 
@@ -72,7 +72,7 @@ def test_a_stranger_is_told_once_counted_shown_and_told_again_when_gone(nsqd: Ns
         until(lambda: not shown(consumer), what="nobody else")
         until(lambda: len(lines(consumer)) == 2, what="both lines")
     told, gone = lines(consumer)
-    assert told.endswith(replywatch._ADVICE)
+    assert told.endswith(nsqdwatch._ADVICE)
     assert gone == f"nobody else reads {topic} any more"
     assert consumer.host.counters[Counter.REPLY_STRANGERS] == 1
 
@@ -111,5 +111,7 @@ def test_where_nobody_says_who_reads_that_is_told_once(nsqd: Nsqd) -> None:
         until(lambda: lines(consumer), what="the line")
         until(looked_for(0.5), what="some looks")
         assert consumer.host.counters[Counter.RESTARTED] == 0
-    assert lines(consumer) == [f"nobody looks who else reads replies: nsqd {nowhere}: Connection refused"]
+    assert lines(consumer) == [
+        f"nobody looks who else reads replies, nor at clocks: nsqd {nowhere}: Connection refused"
+    ]
     assert (Level.INFO, lines(consumer)[0]) in consumer.host.lines

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The thread that asks each nsqd now and then who reads the replies to our queries; who may is judged in `readers`."""
+"""The thread that asks each nsqd now and then who reads the replies to our queries, and what its clock shows.
+
+Who may read them is judged in `queries.readers`, the clocks in `presence.clocks`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Item
@@ -17,6 +20,7 @@ from kemi_nsq.host import Broken, Level, Report
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi, nodes, stats
 from kemi_nsq.nsq.stats import Reader
+from kemi_nsq.presence.clocks import Clocks, Reading
 from kemi_nsq.queries.readers import ReplyReaders
 from kemi_nsq.runtime.page import Fact, Page
 from kemi_nsq.settings import Settings
@@ -33,13 +37,21 @@ _ADVICE = (
 Answer = TypeVar("Answer")
 
 
-class ReplyWatch(threading.Thread):
-    """Notices a stranger that reads our replies: one line, a counter and a fact in the page.
+class _Seen(NamedTuple):
+    """What one nsqd says; the reading is None where its answer had no `Date`."""
+
+    readers: Sequence[Reader]
+    reading: Reading | None
+
+
+class NsqdWatch(threading.Thread):
+    """Notices a stranger that reads our replies, and clocks that are wrong: one line, a counter, a fact in the page.
 
     Args:
         settings: NSQ_LOOKUPD_ADDRESS, which knows the HTTP addresses of nsqd, or else NSQ_NSQD_ADDRESS.
         subscription: the reply topic and channel.
         client_id: what we call ourselves there.
+        clocks: judges the clocks; None where nobody needs to.
         page: where it is shown.
         emit: takes what the main thread should log.
         clock: tells the time.
@@ -51,15 +63,17 @@ class ReplyWatch(threading.Thread):
         subscription: Subscription,
         client_id: str,
         *,
+        clocks: Clocks | None,
         page: Page,
         emit: Callable[[Item], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(name="nsq-reply-watch", daemon=True)
+        super().__init__(name="nsq-watch", daemon=True)
         self._lookupds = settings.lookupd_address
         self._named = settings.nsqd_address
         self._topic = subscription.topic
         self._readers = ReplyReaders(subscription, client_id)
+        self._clocks = clocks
         self._page = page
         self._emit = emit
         self._clock = clock
@@ -81,18 +95,28 @@ class ReplyWatch(threading.Thread):
             self._emit(Broken(trace=traceback.format_exc()))
         finally:
             self._page.show(Fact.STRANGERS, "")
+            self._page.show(Fact.CLOCKS, "")
 
     def _look(self) -> None:
         problems: dict[Address, str] = {}
         nsqds = self._nsqds(problems)
-        found = self._ask("nsqd", nsqds, self._readers_at, problems)
+        found = self._ask("nsqd", nsqds, self._look_at, problems)
         if self._stopping.is_set():
             return
-        self._show(self._readers.look(set(nsqds), found, self._clock.monotonic()))
+        readers = {nsqd: each.readers for nsqd, each in found.items()}
+        self._show_strangers(self._readers.look(set(nsqds), readers, self._clock.monotonic()))
+        if self._clocks is not None:
+            readings = {nsqd: each.reading for nsqd, each in found.items() if each.reading}
+            self._show_clocks(*self._clocks.look(set(nsqds), readings, self._our_reading()))
         for server in sorted(problems.keys() - self._problems.keys()):
-            text = f"nobody looks who else reads replies: {problems[server]}"
+            text = f"nobody looks who else reads replies, nor at clocks: {problems[server]}"
             self._emit(Report(level=Level.INFO, text=text))
         self._problems = problems
+
+    def _our_reading(self) -> Reading:
+        """Look at our own clock; in between, the main thread may keep Python's lock for long."""
+        before, wall, after = self._clock.monotonic(), self._clock.wall(), self._clock.monotonic()
+        return Reading(wall, before, after, cut_s=0.0)
 
     def _nsqds(self, problems: dict[Address, str]) -> Sequence[Address]:
         """Return where to ask. A nsqlookupd that is down must not make us forget the nsqd that only it knew."""
@@ -106,7 +130,7 @@ class ReplyWatch(threading.Thread):
     ) -> dict[Address, Answer]:
         """Ask servers side by side, and return what those said that answered; `problems` has the others."""
         answers = {}
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="nsq-reply-watch") as pool:
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="nsq-watch") as pool:
             for server, asked in {server: pool.submit(ask, server) for server in servers}.items():
                 try:
                     answers[server] = asked.result()
@@ -114,12 +138,20 @@ class ReplyWatch(threading.Thread):
                     problems[server] = f"{what} {error}"
         return answers
 
-    def _readers_at(self, nsqd: Address) -> list[Reader]:
+    def _look_at(self, nsqd: Address) -> _Seen:
         if self._stopping.is_set():
             raise DeadlineExceeded("stopped")
-        return stats.readers(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
+        asked_at = self._clock.monotonic()
+        found = stats.ask(nsqd, self._topic, timeout_s=HTTP_TIMEOUT_S)
+        answered_at = self._clock.monotonic()
+        return _Seen(found.readers, None if found.date is None else Reading(found.date, asked_at, answered_at))
 
-    def _show(self, strangers: str) -> None:
+    def _show_clocks(self, news: Sequence[Report], wrong: str) -> None:
+        self._page.show(Fact.CLOCKS, wrong)
+        for report in news:
+            self._emit(report)
+
+    def _show_strangers(self, strangers: str) -> None:
         self._page.show(Fact.STRANGERS, strangers)
         if strangers and not self._shown:
             text = f"{strangers}: {_ADVICE}"
