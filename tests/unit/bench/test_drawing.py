@@ -30,7 +30,7 @@ ROWS = st.builds(
 )
 ROW = Row(label="a", value=12_345.6, baseline=5_000, aim=15_000)
 # A chart takes some hundredths of a second.
-few = settings(max_examples=20)
+few = settings(max_examples=20, deadline=None)
 
 
 def axes(*rows: Row) -> Axes:
