@@ -18,6 +18,8 @@ from kemi_nsq.presence.row import Key, thing_of
 AFTER_S = 0.5
 #: More than these are left to the next sweep.
 _MOST = 20_000
+#: So many are tried before events are handled again.
+_PAGE = 500
 #: Seconds between two tries of what nobody could be told, at most.
 _AGAIN_MOST_S = 30.0
 
@@ -88,11 +90,13 @@ class Untold:
         return self._due
 
     def take(self, now: float) -> list[Key]:
-        """Forget and return what may be tried now; what is refused again is to be given back by `add`."""
+        """Forget and return some that may be tried now; what is refused again is to be given back by `add`."""
         if self._due is None or now < self._due:
             return []
-        taken = list(self._keys)
-        self._keys, self._due = {}, None
+        taken = list(islice(self._keys, _PAGE))
+        for key in taken:
+            del self._keys[key]
+        self._due = now if self._keys else None
         self._wait_s = min(max(AFTER_S, 2 * self._wait_s), _AGAIN_MOST_S)
         return taken
 
@@ -103,6 +107,11 @@ class Untold:
     def succeeded(self) -> None:
         """Note that something of what was taken was told."""
         self._wait_s = self._soon_s
+
+    def failed(self, now: float) -> None:
+        """Note that nothing was: all wait."""
+        if self._keys:
+            self._due = now + self._wait_s
 
 
 class Pacer:

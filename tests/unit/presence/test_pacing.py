@@ -108,6 +108,7 @@ def test_what_is_refused_is_due_soon_then_less_often_and_soon_again_after_a_succ
         waits.append(due - now)
         now = due
         assert untold.take(now) == [A]
+        untold.failed(now)
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     untold.succeeded()
     untold.add([A], now)
@@ -119,6 +120,19 @@ def test_what_was_told_meanwhile_is_not_told_again() -> None:
     untold.add([A, B], 1.0)
     untold.told(A)
     assert untold.take(2.0) == [B]
+
+
+def test_a_great_number_is_tried_page_by_page_and_waits_if_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_PAGE", 1)
+    untold = Untold(0.5)
+    untold.add([A, B], 1.0)
+    assert untold.take(1.5) == [A]
+    untold.succeeded()
+    assert untold.next_due() == 1.5, "the next page follows at once"
+    assert untold.take(1.5) == [B]
+    untold.add([B, A], 1.5)
+    untold.failed(1.5)
+    assert untold.next_due() == 2.5
 
 
 def test_what_could_not_be_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
