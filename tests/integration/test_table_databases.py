@@ -155,7 +155,7 @@ def test_find_returns_ours_that_are_not_over(table: PresentityTable, database: D
 
 def test_find_gives_pages(table: PresentityTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 2)
-    monkeypatch.setattr(table, "_due", Due(table._table))
+    monkeypatch.setattr(table.search, "_due", Due(table._table))
     table.save_all([made(Call_ID=f"c{number}") for number in range(5)])
     pages = [table.search.find()]
     while pages[-1]:
