@@ -3,91 +3,255 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+import syslog
 from collections.abc import Callable
 from importlib import import_module
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from kemi_nsq.host import Host
+from kemi_nsq.counters import Counter
+from kemi_nsq.host import Host, Level, Suspended
+from kemi_nsq.runtime.page import read
+from tests.support.ksr import Cfgutils, FakeKsr
+
+URI = "sip:alice@example.com"
+SUSPENDED = Suspended(index=7, label=0xFFFFFFFE, route="ANSWERED")
+#: The label of `SUSPENDED`, as KEMI and pseudo-variables take it.
+SIGNED_LABEL = -2
 
 
-class Locks:
-    """Locks of the module cfgutils as KEMI calls them: a call with other than `keys` arguments answers False.
-
-    Args:
-        keys: how many keys `lock` and `unlock` take.
-        answer: what a call with so many keys returns; -1 where there is no set of locks.
-    """
-
-    def __init__(self, keys: int, answer: int = 1) -> None:
-        self._keys, self._answer = keys, answer
-        self.calls: list[tuple[str, ...]] = []
-
-    def lock(self, *keys: str) -> int:
-        self.calls.append(("lock", *keys))
-        return self._answer if len(keys) == self._keys else False
-
-    def unlock(self, *keys: str) -> int:
-        self.calls.append(("unlock", *keys))
-        return self._answer if len(keys) == self._keys else False
-
-
-class NewerLocks(Locks):
-    """Those of 6.0.2 and later."""
-
-    def __init__(self) -> None:
-        super().__init__(keys=1)
+class NewerCfgutils(Cfgutils):
+    """That of 6.0.2 and later."""
 
     def lock_key2(self, *keys: str) -> int:
         raise AssertionError(f"not wanted: {keys}")
 
 
-Start = Callable[[int, Locks], Host]
+@pytest.fixture
+def ksr() -> FakeKsr:
+    return FakeKsr()
+
+
+Load = Callable[[FakeKsr], ModuleType]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Return what makes a host inside a Kamailio of this KEMI version with these locks."""
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Return what imports the module inside a Kamailio."""
 
-    def host(version: int, locks: Locks) -> Host:
-        monkeypatch.setitem(sys.modules, "KSR", SimpleNamespace(__version__=version, cfgutils=locks))
+    def module(ksr: FakeKsr) -> ModuleType:
+        monkeypatch.setitem(sys.modules, "KSR", ksr)
         monkeypatch.delitem(sys.modules, "kemi_nsq.plugin.ksr", raising=False)
-        made: Host = import_module("kemi_nsq.plugin.ksr").KamailioHost(native=True)
+        made = import_module("kemi_nsq.plugin.ksr")
         monkeypatch.delitem(sys.modules, "kemi_nsq.plugin.ksr")
         return made
 
-    return host
+    return module
+
+
+@pytest.fixture
+def host(load: Load, ksr: FakeKsr) -> Host:
+    """Return a Kamailio with native routes."""
+    made: Host = load(ksr).KamailioHost(native=True)
+    return made
+
+
+# --- locks
 
 
 @pytest.mark.parametrize(
-    ("version", "locks", "more"),
-    [(1002, Locks(keys=1), ()), (1003, Locks(keys=2), ("",)), (1003, NewerLocks(), ())],
+    ("version", "cfgutils", "more"),
+    [(1002, Cfgutils(keys=1), ()), (1003, Cfgutils(keys=2), ("",)), (1003, NewerCfgutils(keys=1), ())],
     ids=["5.6", "6.0.0 and 6.0.1", "6.0.2 and later"],
 )
 def test_a_lock_is_taken_with_the_keys_that_this_release_wants(
-    start: Start, version: int, locks: Locks, more: tuple[str, ...]
+    load: Load, version: int, cfgutils: Cfgutils, more: tuple[str, ...]
 ) -> None:
-    host = start(version, locks)
+    host: Host = load(FakeKsr(version, cfgutils)).KamailioHost(native=True)
     assert host.lock("presence")
     host.unlock("presence")
-    assert locks.calls == [("lock", "presence", *more), ("unlock", "presence", *more)]
+    assert cfgutils.calls == [("lock", "presence", *more), ("unlock", "presence", *more)]
 
 
-@pytest.mark.parametrize("locks", [Locks(keys=1, answer=-1), Locks(keys=2)], ids=["no locks", "other keys"])
-def test_a_lock_that_is_refused_is_not_held(start: Start, locks: Locks) -> None:
-    assert not start(1002, locks).lock("presence")
+@pytest.mark.parametrize("cfgutils", [Cfgutils(keys=1, answer=-1), Cfgutils(keys=2)], ids=["no locks", "other keys"])
+def test_a_lock_that_is_refused_is_not_held(load: Load, cfgutils: Cfgutils) -> None:
+    assert not load(FakeKsr(1002, cfgutils)).KamailioHost(native=True).lock("presence")
 
 
-def test_where_kamailio_cannot_be_asked_for_a_route_it_is_asked_to_run_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+# --- the log
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_line_is_one_line_of_its_level(host: Host, ksr: FakeKsr, level: Level) -> None:
+    host.log(level, "two\nlines, a tab\t and $var(x)")
+    assert ksr.lines == [(level.value, "kemi-nsq: two\\nlines, a tab\\t and $var(x)\n")]
+
+
+def test_a_line_has_an_end(host: Host, ksr: FakeKsr) -> None:
+    host.log(Level.INFO, "x" * 10_000)
+    ((_, line),) = ksr.lines
+    assert len(line) == len("kemi-nsq: ") + 3000 + 1
+
+
+def test_beside_the_main_thread_it_writes_to_stderr_as_kamailio_does(
+    load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """This Python is not Kamailio, so it has none of its symbols."""
-    host, answers = start(1002, Locks(keys=1)), iter((200, 500))
-    ran: list[str] = []
-    jsonrpcs, pv = SimpleNamespace(exec=ran.append), SimpleNamespace(get=lambda _name: next(answers))
-    monkeypatch.setitem(type(host).run_event_route.__globals__, "KSR", SimpleNamespace(jsonrpcs=jsonrpcs, pv=pv))
-    assert host.run_event_route("nsq:x", "{}")
-    assert not host.run_event_route("nsq:y", "{}")
-    assert ['"nsq:x"' in ran[0], '"nsq:y"' in ran[1]] == [True, True]
+    module = load(ksr)
+    monkeypatch.setattr(module, "_own", {"log_stderr": 1, "process_no": 3}.__getitem__)
+    module.KamailioHost(native=True).log_aside(Level.WARNING, "stuck in\nalice\x07")
+    said = f" 3({os.getpid()}) WARNING: kemi-nsq:"
+    assert capfd.readouterr().err == f"{said} stuck in\n{said} alice\\x07\n"
+    assert ksr.lines == []
+
+
+def test_or_to_syslog(load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, bytes, bytes]] = []
+
+    class Libc:
+        def __init__(self, name: None) -> None:
+            self.syslog = lambda *arguments: written.append(arguments)
+
+    module = load(ksr)
+    monkeypatch.setattr(module, "_own", {"log_stderr": 0}.__getitem__)
+    monkeypatch.setattr(ctypes, "CDLL", Libc)
+    module.KamailioHost(native=True).log_aside(Level.CRITICAL, "100 %s")
+    assert written == [(syslog.LOG_CRIT, b"%s", b"CRITICAL: kemi-nsq: 100 %s")]
+
+
+def test_what_kamailio_s_program_does_not_have_is_0(load: Load, ksr: FakeKsr) -> None:
+    module = load(ksr)
+    assert module._own("no_such_symbol_of_kamailio") == 0
+    assert module._own("optind") == ctypes.c_int.in_dll(ctypes.CDLL(None), "optind").value
+
+
+# --- the runtime folder
+
+
+def test_without_a_runtime_folder_no_stack_is_left(host: Host) -> None:
+    assert host.stack_file() == -1
+    assert host.place is None
+
+
+def test_the_runtime_folder_is_taken_for_the_user_that_kamailio_will_be(host: Host, tmp_path: Path) -> None:
+    assert host.take_run_folder(str(tmp_path / "run")) == {}
+    assert host.place is not None
+    file = host.stack_file()
+    os.close(file)
+    assert f"{os.getpid()}.stack" in os.listdir(tmp_path / "run")
+
+
+# --- settings, counters, variables
+
+
+def test_the_defines_are_read_without_quotes(host: Host, ksr: FakeKsr) -> None:
+    ksr.commands["core.ppdefines"] = lambda _: (200, ["KAMAILIO_5", "NSQ_NODE", "NSQ_ACK", "NSQ_KEMI", 7])
+    ksr.variables |= {"$def(NSQ_NODE)": '"a"', "$def(NSQ_ACK)": "'received'", "$def(NSQ_KEMI)": 0}
+    assert host.defines() == {"NSQ_NODE": "a", "NSQ_ACK": "received", "NSQ_KEMI": ""}
+
+
+def test_a_kamailio_that_lists_no_defines_has_none(host: Host) -> None:
+    assert host.defines() == {}
+
+
+def test_a_counter_is_in_the_page_and_in_the_htable(host: Host, ksr: FakeKsr) -> None:
+    host.count(Counter.RECEIVED)
+    host.count(Counter.RECEIVED)
+    assert ksr.table == {Counter.RECEIVED: 2}
+    sheet = read(bytes(host.page.memory))
+    assert sheet is not None
+    assert sheet.counters[Counter.RECEIVED] == 2
+
+
+def test_a_variable_that_was_never_set_is_empty(host: Host) -> None:
+    assert host.variable("nqR") == ""
+    host.set_variable("nqR", "{}")
+    assert host.variable("nqR") == "{}"
+
+
+def test_a_value_for_which_there_is_no_room_leaves_no_older_one(host: Host, ksr: FakeKsr) -> None:
+    assert host.leave_variable("nqR", "old")
+    assert not host.leave_variable("nqR", "x" * (ksr.room + 1))
+    assert host.variable("nqR") == ""
+
+
+# --- routes and transactions
+
+
+def test_an_event_route_runs_with_its_payload(host: Host, ksr: FakeKsr) -> None:
+    ran: list[list[str]] = []
+
+    def run(params: list[str]) -> tuple[int, None]:
+        ran.append(params)
+        return 200, None
+
+    ksr.commands["evrexec.run"] = run
+    assert host.run_event_route("nsq:consumer-event", '{"a": "\u00e9"}')
+    assert ran == [["nsq:consumer-event", '{"a": "\u00e9"}']]
+    ksr.commands["evrexec.run"] = lambda _: (500, None)
+    assert not host.run_event_route("nsq:missing", "")
+
+
+def test_a_route_is_looked_up(host: Host, ksr: FakeKsr) -> None:
+    ksr.cfgutils.routes.add("ANSWERED")
+    assert host.has_route("ANSWERED")
+    assert not host.has_route("MISSING")
+
+
+def test_a_transaction_is_suspended_for_so_long_and_no_longer(host: Host, ksr: FakeKsr) -> None:
+    ksr.variables |= {"$T(id_index)": 7, "$T(id_label)": -2}
+    assert host.suspend_transaction("ANSWERED", 2.0001) == Suspended(index=7, label=-2, route="ANSWERED")
+    assert ksr.calls == [("t_set_max_lifetime", 2001, 2001)]
+
+
+def test_what_cannot_be_suspended_keeps_its_usual_time(host: Host, ksr: FakeKsr) -> None:
+    ksr.suspends = -1
+    assert host.suspend_transaction("ANSWERED", 2) is None
+    assert ksr.calls == [("t_set_max_lifetime", 2000, 2000), ("t_reset_max_lifetime",)]
+
+
+def test_from_kemi_a_transaction_goes_on_directly(load: Load, ksr: FakeKsr) -> None:
+    host: Host = load(ksr).KamailioHost(native=False)
+    routes = []
+    ksr.continues = lambda: routes.append(host.resumed_route())
+    assert host.continue_transaction(SUSPENDED)
+    assert routes == ["ANSWERED"]
+    assert ksr.calls == [("t_continue", 7, SIGNED_LABEL, "ksr_nsq_continued"), ("t_reset_max_lifetime",)]
+
+
+def test_a_transaction_that_tm_has_ended_does_not_go_on(load: Load, ksr: FakeKsr) -> None:
+    ksr.variables["$var(nqContinued)"] = "yes"  # of the one before
+    assert not load(ksr).KamailioHost(native=False).continue_transaction(SUSPENDED)
+
+
+def test_from_native_routes_it_goes_on_in_an_event_route(host: Host, ksr: FakeKsr) -> None:
+    seen: list[object] = []
+
+    def run(params: list[str]) -> tuple[int, None]:
+        seen.extend([params, *(ksr.variables[f"$var({name})"] for name in ("nqIndex", "nqLabel", "nqRoute"))])
+        host.set_variable("nqContinued", "yes")
+        return 200, None
+
+    ksr.commands["evrexec.run"] = run
+    assert host.continue_transaction(SUSPENDED)
+    assert seen == [["nsq:continue", ""], 7, SIGNED_LABEL, "ANSWERED"]
+    assert ksr.calls == []
+
+
+# --- watchers
+
+
+@pytest.mark.parametrize(("answer", "accepted"), [(0, True), (1, True), (-1, False)])
+def test_watchers_are_told_by_the_presence_module(host: Host, ksr: FakeKsr, answer: int, accepted: bool) -> None:
+    ksr.refreshes = answer
+    assert host.refresh_watchers(URI, "dialog") is accepted
+    assert ksr.calls == [("pres_refresh_watchers", URI, "dialog", 1)]
+
+
+def test_without_the_presence_module_nobody_is_told(host: Host, ksr: FakeKsr) -> None:
+    del ksr.presence
+    assert not host.refresh_watchers(URI, "dialog")
