@@ -7,14 +7,17 @@ SOURCES := kemi_nsq tests $(wildcard kamailio/*.py)
 LOCK := $(BIN)/pip-compile --quiet --upgrade --strip-extras --all-build-deps --allow-unsafe --generate-hashes \
 	--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
+# Tests wait more than they work, so there are more workers than cores; those that share servers stay together.
+PARALLEL := --quiet --numprocesses 4 --no-loadscope-reorder
+
 # nsqd of `make setup`, after one that the machine has; and the sbin folders, where Debian puts Kamailio.
 export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 # Another Python's, where one is in use.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos simulate demo docs lock \
-	clean
+.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos simulate \
+	demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,7 +42,7 @@ walls: venv ## check who imports whom, as pyproject.toml has it
 	$(BIN)/lint-imports --no-logo
 
 unit: venv ## tests that need nothing else
-	$(BIN)/pytest --quiet tests/unit
+	$(BIN)/pytest $(PARALLEL) --numprocesses 2 tests/unit
 
 style: venv
 	$(BIN)/ruff format --check $(SOURCES)
@@ -47,10 +50,11 @@ style: venv
 check: style lint types walls unit ## format, lint, types, walls and unit tests: before each commit
 
 integration: setup ## tests against a real nsqd
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest $(PARALLEL) tests/integration
 
 acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
-	$(BIN)/pytest tests/acceptance
+	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance
+	$(BIN)/pytest --quiet -m alone tests/acceptance
 
 test: setup check simulate integration acceptance ## all of the above, and 1,000 seeds
 

@@ -11,7 +11,12 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+from tests.support.groups import make_scheduler as pytest_xdist_make_scheduler
+
+__all__ = ["pytest_xdist_make_scheduler"]
 
 HERE = Path(__file__).parent
 
@@ -22,9 +27,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "acceptance": ("nsqd", "nsqlookupd", "kamailio", "sipp"),
 }
 
+# How long an example takes is a matter of what else the machine does.
+hypothesis.settings.register_profile("busy", deadline=None)
+
 
 def pytest_configure() -> None:
     """Find the servers where `make setup` puts them, also when pytest is started by hand."""
+    hypothesis.settings.load_profile("busy")
     # At the end, so that an nsqd of the machine comes first. Debian's Kamailio is in an sbin folder.
     os.environ["PATH"] = os.pathsep.join((os.environ["PATH"], str(HERE.parent / ".tools/bin"), "/usr/sbin", "/sbin"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import indent
 
 import pytest
@@ -25,6 +26,7 @@ _SCRIPT = """
 import os
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event as Never
 
 import routes  # makes the package known
@@ -62,6 +64,14 @@ def chain(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         pids = chain.kamailio.pids()
     assert not any(map(is_running, pids)), "Kamailio left a process behind"
     assert complaints(chain, expected) == []
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return a folder that every user can enter; pytest closes its own, those of other runs among them."""
+    with TemporaryDirectory(prefix="kemi-nsq-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

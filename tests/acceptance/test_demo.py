@@ -21,6 +21,7 @@ LONGEST_S = 15
 MEDIAN_MS = 10.0
 
 
+@pytest.mark.alone
 def test_every_event_becomes_the_right_notify() -> None:
     done = subprocess.run(COMMAND, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

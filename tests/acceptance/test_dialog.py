@@ -152,6 +152,7 @@ def test_a_late_early_never_overwrites_terminated(person: Person, watcher: Watch
     assert len(lamp.notifies) == 4
 
 
+@pytest.mark.alone
 def test_events_that_come_at_once_end_in_the_latest_state(person: Person, watcher: Watcher) -> None:
     """They may share a NOTIFY, so a state that was over at once need not be seen; the last one must be."""
     lamp = watcher.subscribe(person.uri, "dialog")

@@ -28,10 +28,10 @@ from tests.support.until import until
 MESSAGES = 20
 
 
-@pytest.fixture(scope="module", params=["native", "kemi"])
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with calls_chain(request.param, folder, TEST_CHILDREN=4, NSQ_OUTBOX=quoted(folder / "outbox.db")) as chain:
+@pytest.fixture(scope="module")
+def chain(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    folder = tmp_path_factory.mktemp(kind)
+    with calls_chain(kind, folder, TEST_CHILDREN=4, NSQ_OUTBOX=quoted(folder / "outbox.db")) as chain:
         yield chain
 
 

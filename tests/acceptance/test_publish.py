@@ -24,12 +24,12 @@ LATE_S = 0.2
 MAX_MSG_SIZE = 20_000
 
 
-@pytest.fixture(scope="module", params=["native", "kemi"])
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+@pytest.fixture(scope="module")
+def chain(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """One SIP worker, so that each call finds what the last one left behind."""
     with calls_chain(
-        request.param,
-        tmp_path_factory.mktemp(request.param),
+        kind,
+        tmp_path_factory.mktemp(kind),
         nsqd_options={"max_msg_size": MAX_MSG_SIZE},
         TEST_CHILDREN=1,
         NSQ_PUBLISH_TIMEOUT=str(PUBLISH_TIMEOUT_S),

@@ -27,10 +27,10 @@ LATE_S = 0.2
 METHODS = pytest.mark.parametrize("method", ["MESSAGE", "INVITE"])
 
 
-@pytest.fixture(scope="module", params=["native", "kemi"])
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+@pytest.fixture(scope="module")
+def chain(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """One SIP worker and one consumer, so that neither can hide behind another."""
-    with calls_chain(request.param, tmp_path_factory.mktemp(request.param), TEST_CHILDREN=1, NSQ_CONSUMERS=1) as chain:
+    with calls_chain(kind, tmp_path_factory.mktemp(kind), TEST_CHILDREN=1, NSQ_CONSUMERS=1) as chain:
         yield chain
 
 

@@ -35,6 +35,12 @@ def status(chain: Chain) -> tuple[int, dict[str, Any]]:
     return code, consumer
 
 
+def with_stack(chain: Chain) -> tuple[int, dict[str, Any]] | None:
+    """Return the same, once it shows a stack."""
+    seen = status(chain)
+    return seen if seen[1]["stack"] else None
+
+
 def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(with_handlers(WAITING))
     with custom_chain("kemi", tmp_path, script="waiting.py", NSQ_ROUTE_TIMEOUT=ROUTE_TIMEOUT_S) as chain:
@@ -70,8 +76,7 @@ def test_a_native_route_that_blocks_is_shown_with_the_stack_that_a_timer_wrote(t
         until(lambda: status(chain)[0] == 0, what="all to be well")
         chain.publish(EVENT)
         until(lambda: status(chain)[1]["state"] == "works", what="the route to run")
-        until(lambda: status(chain)[1]["stack"], timeout_s=BLOCKED_S, what="the stack")
-        code, consumer = status(chain)
+        code, consumer = until(lambda: with_stack(chain), timeout_s=BLOCKED_S, what="the stack")
         assert (code, consumer["state"]) == (1, "stuck")
         assert f"s in {ROUTE} of {TOPIC}, message " in consumer["wrong"]
         assert "ksr.py" in consumer["stack"], "where the C code was called from"

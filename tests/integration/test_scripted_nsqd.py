@@ -314,7 +314,10 @@ def test_a_nsqd_that_ignores_rdy_loses_its_connection_before_the_queue_is_large(
         # The first may have been begun before the queue was full, or not.
         until(lambda: len(consuming.events) >= bound - 1, timeout_s=20, what="what was in the queue to be handled")
         assert len(consuming.events) <= bound
-        (line,) = [line for line in consuming.lines if line.startswith("lost ")]
+        lost = until(
+            lambda: [line for line in consuming.lines if line.startswith("lost ")], what="the line that says so"
+        )
+        (line,) = lost
         assert "nsqd sends more than it was asked for: " in line
         assert line.endswith("wait here, and RDY was at most 5")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Real nsqd and nsqlookupd on free ports of loopback.
 
-They bind port 0 the first time and say in their log what they got; later starts take the same ports again.
+Each has its ports from when it is made, and takes them again when it starts again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self, TypedDict, cast
 from urllib.parse import urlencode
 
-from tests.support.ports import LOOPBACK
+from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.process import ChildProcess, find_program
 from tests.support.until import until
 
@@ -106,7 +106,7 @@ class NsqServer:
             options: its command line options, with `_` for `-`. A list gives the option several times.
         """
         self.folder = folder
-        self.tcp_port = self.http_port = 0
+        self.tcp_port, self.http_port = free_tcp_port(), free_tcp_port()
         self._options = options
         self._process: ChildProcess | None = None
 
@@ -146,8 +146,8 @@ class NsqServer:
         options |= {"tcp_address": self.tcp_address, "http_address": self.http_address}
         command = [find_program(self.PROGRAM), *_flags(options)]
         process = self._process = ChildProcess(self.PROGRAM, command, folder=self.folder)
-        self.tcp_port = int(process.wait_for_log(r"TCP: listening on .*:(\d+)$")[1])
-        self.http_port = int(process.wait_for_log(r"HTTP: listening on .*:(\d+)$")[1])
+        for interface in ("TCP", "HTTP"):
+            process.wait_for_log(f"{interface}: listening on ")
         until(lambda: self.http("GET", "/ping") == b"OK", what=f"{self.PROGRAM} to answer /ping")
 
     def stop(self) -> None:

@@ -448,7 +448,7 @@ CALLS: list[Callable[[KemiNsq, Any], object]] = [
 ]
 
 
-@pytest.mark.parametrize("value", [None, b"x", 1.5, [], {}, object()], ids=repr)
+@pytest.mark.parametrize("value", [None, b"x", 1.5, [], {}, pytest.param(object(), id="object")], ids=repr)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_wrong_type_in_python_raises_nothing_into_kamailio(
     kemi: KemiNsq, call: Callable[[KemiNsq, Any], object], value: object
