@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sockets: connect to an nsqd, and wake a thread that waits in a selector."""
+"""Sockets: connect by TCP, read and write until a deadline, and wake a thread that waits in a selector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, ProtocolError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq.resolver import SHARED, Place, Resolver
+from kemi_nsq.nsq.resolver import SHARED, Place
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -35,7 +35,7 @@ Socket: TypeAlias = socket.socket
 Result = TypeVar("Result")
 
 
-def connect(address: Address, timeout_s: float, resolver: Resolver = SHARED) -> socket.socket:
+def connect(address: Address, timeout_s: float) -> socket.socket:
     """Open a TCP connection to `address`, with small writes sent at once.
 
     Raises:
@@ -43,22 +43,28 @@ def connect(address: Address, timeout_s: float, resolver: Resolver = SHARED) -> 
     """
     deadline = time.monotonic() + timeout_s
     try:
-        places = resolver.places(address, deadline)
+        places = SHARED.places(address, deadline)
     except ConnectionLost as error:
         raise ConnectionLost(f"{address}: {error}") from error
     reason = ""
     for position, place in enumerate(places):
-        connecting = socket.socket(place.family, socket.SOCK_STREAM)
         try:
             # One that does not answer must leave time for the others.
-            connecting.settimeout(_left_s(deadline) / (len(places) - position))
-            connecting.connect(place.sockaddr)
-        except OSError as error:
-            connecting.close()
-            reason = error.strerror or str(error)
-        else:
-            return _tuned(connecting)
+            return _tuned(_connected(place, _left_s(deadline) / (len(places) - position)))
+        except ConnectionLost as error:
+            reason = str(error)
     raise ConnectionLost(f"{address}: {reason}")
+
+
+def _connected(place: Place, timeout_s: float) -> socket.socket:
+    connecting = _made(place)
+    try:
+        connecting.settimeout(timeout_s)
+        connecting.connect(place.sockaddr)
+    except OSError as error:
+        connecting.close()
+        raise _lost(error) from error
+    return connecting
 
 
 def begin_connect(place: Place) -> socket.socket:
@@ -67,10 +73,7 @@ def begin_connect(place: Place) -> socket.socket:
     Raises:
         ConnectionLost: it is known now.
     """
-    try:
-        connecting = socket.socket(place.family, socket.SOCK_STREAM)
-    except OSError as error:  # no more descriptors, or no IPv6 here
-        raise ConnectionLost(error.strerror or str(error)) from error
+    connecting = _made(place)
     connecting.setblocking(False)
     try:
         connecting.connect(place.sockaddr)
@@ -78,7 +81,7 @@ def begin_connect(place: Place) -> socket.socket:
         pass
     except OSError as error:
         connecting.close()
-        raise ConnectionLost(error.strerror or str(error)) from error
+        raise _lost(error) from error
     return connecting
 
 
@@ -94,10 +97,21 @@ def finish_connect(connecting: socket.socket) -> socket.socket:
     return _tuned(connecting)
 
 
+def _made(place: Place) -> socket.socket:
+    try:
+        return socket.socket(place.family, socket.SOCK_STREAM)
+    except OSError as error:  # no more descriptors, or no IPv6 here
+        raise _lost(error) from error
+
+
 def _tuned(connected: socket.socket) -> socket.socket:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connected
+
+
+def _lost(error: OSError) -> ConnectionLost:
+    return ConnectionLost(error.strerror or str(error))
 
 
 def receive(connection: socket.socket) -> bytes:
@@ -111,7 +125,7 @@ def receive(connection: socket.socket) -> bytes:
     except BlockingIOError:
         return b""
     except OSError as error:
-        raise ConnectionLost(error.strerror or str(error)) from error
+        raise _lost(error) from error
     if not data:
         raise ConnectionLost("the peer closed the connection")
     return data
@@ -128,7 +142,7 @@ def send(connection: socket.socket, data: bytes) -> int:
     except BlockingIOError:
         return 0
     except OSError as error:
-        raise ConnectionLost(error.strerror or str(error)) from error
+        raise _lost(error) from error
 
 
 class BlockingSocket:
@@ -164,7 +178,7 @@ class BlockingSocket:
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time") from error
         except OSError as error:
-            raise ConnectionLost(error.strerror or str(error)) from error
+            raise _lost(error) from error
 
     def receive(self, deadline: float) -> bytes:
         """Return the next bytes, at least one.
@@ -178,7 +192,7 @@ class BlockingSocket:
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time") from error
         except OSError as error:
-            raise ConnectionLost(error.strerror or str(error)) from error
+            raise _lost(error) from error
         if not data:
             raise ConnectionLost("the peer closed the connection")
         return data
