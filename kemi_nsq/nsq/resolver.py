@@ -38,11 +38,12 @@ class Lookup:
     """The look-up of one name, which may be over.
 
     Attributes:
+        host: the name.
         done: set when it is over.
     """
 
     def __init__(self, host: str) -> None:
-        self._host = host
+        self.host = host
         self._found: list[Place] = []
         self._problem = ""
         self._began = time.monotonic()
@@ -55,10 +56,10 @@ class Lookup:
         """Look the name up."""
         self._ask(0)
 
-    def is_literal(self) -> bool:
-        """Look whether the name is an address itself, for which nobody needs to be asked; then it is over."""
+    def try_alone(self) -> bool:
+        """End it if nobody needs to be asked: the name is an address itself, or none at all. Return whether it did."""
         self._ask(socket.AI_NUMERICHOST)
-        return bool(self._found)
+        return self.done.is_set()
 
     def tell(self, told: Callable[[], None]) -> None:
         """Call something, by any thread, when it is over."""
@@ -84,7 +85,7 @@ class Lookup:
 
     def _ask(self, flags: int) -> None:
         try:
-            found = socket.getaddrinfo(self._host, 0, type=socket.SOCK_STREAM, flags=flags)
+            found = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM, flags=flags)
         except OSError as error:
             if flags:
                 return
@@ -101,14 +102,36 @@ class Lookup:
             told()
 
 
+class _Table:
+    """The look-ups of one process that are under way, or kept."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.lock = threading.Lock()
+        self.lookups: dict[str, Lookup] = {}
+
+    def join(self, lookup: Lookup, now: float) -> Lookup:
+        """Return one of the same name that need not be done again, or begin this one; for who has the lock."""
+        self.lookups = {host: known for host, known in self.lookups.items() if known.is_current(now)}
+        if lookup.host not in self.lookups:
+            self._start(lookup)
+        return self.lookups[lookup.host]
+
+    def _start(self, lookup: Lookup) -> None:
+        if sum(not each.done.is_set() for each in self.lookups.values()) >= MOST_LOOKUPS:
+            raise ConnectionLost(f"{MOST_LOOKUPS} other names are being looked up and do not resolve")
+        try:
+            threading.Thread(target=lookup.run, name="name look-up", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            raise ConnectionLost(f"the name cannot be looked up: {error}") from error
+        self.lookups[lookup.host] = lookup
+
+
 class Resolver:
     """Looks names up, each in a daemon thread of its own, at most `MOST_LOOKUPS` at once. Any thread may ask."""
 
     def __init__(self) -> None:
-        # Kamailio forks without telling Python, and a script may publish before. The threads stay with the parent.
-        self._pid = 0
-        self._lookups: dict[str, Lookup] = {}
-        self._lock = threading.Lock()
+        self._table = _Table(os.getpid())
 
     def places(self, address: Address, deadline: float) -> list[Place]:
         """Return where to connect to; wait for it until `time.monotonic()` is `deadline`.
@@ -127,25 +150,15 @@ class Resolver:
             ConnectionLost: too many are.
         """
         lookup = Lookup(address.host)
-        if lookup.is_literal() or lookup.done.is_set():
+        if lookup.try_alone():
             return lookup
-        if self._pid != os.getpid():  # the lock, too: a thread of the parent may have held it
-            self._lookups, self._lock, self._pid = {}, threading.Lock(), os.getpid()
-        with self._lock:
-            now = time.monotonic()
-            self._lookups = {host: known for host, known in self._lookups.items() if known.is_current(now)}
-            if address.host not in self._lookups:
-                self._start(address.host, lookup)
-            return self._lookups[address.host]
-
-    def _start(self, host: str, lookup: Lookup) -> None:
-        if sum(not each.done.is_set() for each in self._lookups.values()) >= MOST_LOOKUPS:
-            raise ConnectionLost(f"{MOST_LOOKUPS} other names are being looked up and do not resolve")
-        try:
-            threading.Thread(target=lookup.run, name="name look-up", daemon=True).start()
-        except RuntimeError as error:  # no more threads
-            raise ConnectionLost(f"the name cannot be looked up: {error}") from error
-        self._lookups[host] = lookup
+        table = self._table
+        if table.pid != os.getpid():
+            # Kamailio forks without telling Python, and a script may publish before. The threads stay with the parent,
+            # one of which may have had the lock.
+            table = self._table = _Table(os.getpid())
+        with table.lock:
+            return table.join(lookup, time.monotonic())
 
 
 #: For names that the settings have.

@@ -169,14 +169,14 @@ def test_without_a_thread_that_is_said(names: Names, monkeypatch: pytest.MonkeyP
 def test_after_a_fork_nobody_waits_for_a_thread_of_the_parent(names: Names) -> None:
     resolver = Resolver()
     resolver.look_up(NSQD)
-    assert resolver._lock.acquire()  # as a thread of the parent may have it when Kamailio forks
+    assert resolver._table.lock.acquire()  # as a thread of the parent may have it when Kamailio forks
 
     def child() -> None:
         signal.alarm(int(LONG_S))  # or a child that waits for that lock would wait for ever
         names.let.set()
-        assert os.getpid() != resolver._pid
+        assert os.getpid() != resolver._table.pid
         assert places(resolver)
 
     with Fork(child) as fork:
         assert fork.wait() == 0
-    resolver._lock.release()
+    resolver._table.lock.release()
