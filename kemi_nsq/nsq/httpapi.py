@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,7 @@ class Client:
     def connected(self) -> bool:
         """Whether the last call has left a connection; the server may have closed it meanwhile."""
         # A script may publish before the fork. What two processes read of one connection is an answer to either.
-        if self._adapter is not None and self._pid != os.getpid():
-            self.close()
-        return self._adapter is not None
+        return self._adapter is not None and self._pid == os.getpid()
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -117,36 +115,35 @@ class Client:
 
     def _send(self, method: str, path: str, timeout_s: float, **request: Any) -> requests.Response:
         """Return an answer of which the head was read."""
-        if not self.connected or self._adapter is None:
-            self._adapter, self._pid = _Adapter(self._address, self._allowance), os.getpid()
+        if not self.connected:
+            self.close()  # what a parent has opened
+        self._adapter, self._pid = self._adapter or _Adapter(self._address, self._allowance), os.getpid()
         self._allowance.deadline = time.monotonic() + timeout_s
         self._allowance.size = MOST_BYTES
-        try:
+        with self._closed_if_it_fails():
             # By the adapter, without a session: so there are no redirects, proxies, cookies or passwords of a netrc.
             prepared = requests.Request(method, f"http://{self._address}{path}", headers=_HEADERS, **request).prepare()
             return self._adapter.send(prepared, stream=True)
-        except BaseException as error:
-            raise self._failed(error) from error
 
     def _body(self, response: requests.Response) -> bytes:
-        try:
-            with closing(response):  # which closes the connection, too, if it was not read to its end
-                return _read(response)
-        except BaseException as error:
-            raise self._failed(error) from error
+        # Closing it closes the connection, too, if it was not read to its end.
+        with self._closed_if_it_fails(), closing(response):
+            return _read(response)
 
-    def _failed(self, error: BaseException) -> BaseException:
-        """Close the connection, whose late answer must not be taken for another; return what to raise."""
-        self.close()
-        match error:
-            case ConnectionLost():
-                return error
-            case ProtocolError():
-                return ProtocolError(f"{self._address}: {error}")
-            # ValueError: an address that makes no URL, a chunk of a negative length.
-            case DeadlineExceeded() | requests.RequestException() | urllib3.exceptions.HTTPError() | ValueError():
-                return ConnectionLost(f"{self._address}: {_last_words(error)}")
-        return error
+    @contextmanager
+    def _closed_if_it_fails(self) -> Iterator[None]:
+        """Close a connection that failed: its late answer must not be taken for another. Raise errors of ours."""
+        try:
+            yield
+        except BaseException as error:
+            self.close()
+            match error:
+                case ProtocolError():
+                    raise ProtocolError(f"{self._address}: {error}") from error
+                # ValueError: an address that makes no URL, a chunk of a negative length.
+                case DeadlineExceeded() | requests.RequestException() | urllib3.exceptions.HTTPError() | ValueError():
+                    raise ConnectionLost(f"{self._address}: {_last_words(error)}") from error
+            raise
 
 
 def publish(address: Address, topic: str, body: bytes, *, timeout_s: float) -> None:

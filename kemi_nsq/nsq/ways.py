@@ -149,14 +149,11 @@ class HttpWay:
     def trial(self, deadline: float) -> None:
         """Ask for `/ping` anew, and keep that connection; raises as `httpapi.Client.ping`."""
         self._client.close()
-        self._client.ping(timeout_s=_left_s(deadline))
+        self._client.ping(timeout_s=deadline - time.monotonic())
 
     def _publish(self, message: Outgoing, deadline: float) -> None:
-        self._client.publish(message.topic, message.body, timeout_s=_left_s(deadline), delay_ms=message.delay_ms)
-
-
-def _left_s(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)  # `requests` takes no timeout of 0
+        timeout_s = deadline - time.monotonic()
+        self._client.publish(message.topic, message.body, timeout_s=timeout_s, delay_ms=message.delay_ms)
 
 
 def ways(settings: Settings) -> Ways:
