@@ -93,7 +93,8 @@ def settings() -> None:
     values = load({}, host_name=host_name())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
     for name, field, info in rows():
-        shown.add_row(name, _without_password(reference.value_text(getattr(values, field))), info.description or "")
+        value = reference.value_text(getattr(values, field))
+        shown.add_row(name, _without_password(value) if field == "db_url" else value, info.description or "")
     Console().print(shown)
 
 
@@ -156,9 +157,10 @@ def _standard_input() -> str:
         raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _without_password(value: str) -> str:
-    """Hide the password of a database URL."""
-    return re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", value)
+def _without_password(url: str) -> str:
+    """Hide the password of a database URL, and its options, which may have one as well (`?password=`)."""
+    place, mark, _ = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", url).partition("?")
+    return place + mark + "***" * bool(mark)
 
 
 def _tcp_settings(nsqd: str) -> Settings:

@@ -133,6 +133,15 @@ def test_settings_hides_the_password_of_the_database(run: Run, userinfo: str) ->
     assert "ter2" not in out
 
 
+def test_settings_hides_the_options_of_the_url_of_the_database_and_of_nothing_else(run: Run) -> None:
+    environment = {"NSQ_DB_URL": "postgres://kamailio@db.example/kamailio?password=hunter2&sslpassword=hunter3"}
+    code, out, _ = run("settings", **environment, NSQ_PUA_STATES="lost=open:Where?", COLUMNS="200")
+    assert code == 0
+    assert "//kamailio@db.example/kamailio?*** " in out
+    assert "hunter" not in out
+    assert "Where?" in out
+
+
 def test_settings_shows_each_with_its_value(run: Run) -> None:
     code, out, err = run("settings", NSQ_MAX_IN_FLIGHT="77", COLUMNS="200")
     assert (code, err) == (0, "")
