@@ -18,10 +18,10 @@ from kemi_nsq.presence.row import Key, thing_of
 AFTER_S = 0.5
 #: More than these are left to the next sweep.
 _MOST = 20_000
-#: So many are tried before events are handled again.
-_PAGE = 500
 #: Seconds between two tries of what nobody could be told, at most.
 _AGAIN_MOST_S = 30.0
+#: So many are told again in one go, which takes some tenths of a second; events that came meanwhile go before the rest.
+AT_ONCE = 50
 
 
 class Hiding:
@@ -64,7 +64,8 @@ class Hiding:
 class Untold:
     """Presentities and packages whose NOTIFY was refused, or perhaps never left: told again until that succeeds.
 
-    It is tried soon, and less and less often while nothing of what is tried succeeds.
+    Some of them are tried soon, and less and less often while nothing of what is tried succeeds; the rest follows at
+    once when something does.
 
     Args:
         soon_s: seconds to the first try.
@@ -90,28 +91,25 @@ class Untold:
         return self._due
 
     def take(self, now: float) -> list[Key]:
-        """Forget and return some that may be tried now; what is refused again is to be given back by `add`."""
+        """Forget and return what may be tried now; what is refused again is to be given back by `add`."""
         if self._due is None or now < self._due:
             return []
-        taken = list(islice(self._keys, _PAGE))
+        taken = list(islice(self._keys, AT_ONCE))
         for key in taken:
             del self._keys[key]
-        self._due = now if self._keys else None
         self._wait_s = min(max(AFTER_S, 2 * self._wait_s), _AGAIN_MOST_S)
+        self._due = now + self._wait_s if self._keys else None
         return taken
 
     def told(self, key: Key) -> None:
         """Note that a NOTIFY of one has left, for whatever reason."""
         self._keys.pop(key, None)
 
-    def succeeded(self) -> None:
-        """Note that something of what was taken was told."""
+    def succeeded(self, now: float) -> None:
+        """Note, at a monotonic second, that something of what was taken was told: what is left may go now."""
         self._wait_s = self._soon_s
-
-    def failed(self, now: float) -> None:
-        """Note that nothing was: all wait."""
         if self._keys:
-            self._due = now + self._wait_s
+            self._due = now
 
 
 class Pacer:

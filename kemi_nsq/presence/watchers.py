@@ -147,9 +147,7 @@ class Watchers:
     def _tell_again(self) -> None:
         tried = self._untold.take(self._clock.monotonic())
         if tried and len(self._refresh(tried)) < len(tried):
-            self._untold.succeeded()
-        elif tried:
-            self._untold.failed(self._clock.monotonic())
+            self._untold.succeeded(self._clock.monotonic())
 
     def _note_large(self, rows: Sequence[Row], saved: Saved) -> list[Key]:
         """Say which documents are about to be too large for UDP, and return them: such a NOTIFY reaches nobody."""

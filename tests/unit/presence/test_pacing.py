@@ -108,11 +108,29 @@ def test_what_is_refused_is_due_soon_then_less_often_and_soon_again_after_a_succ
         waits.append(due - now)
         now = due
         assert untold.take(now) == [A]
-        untold.failed(now)
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    untold.succeeded()
+    untold.succeeded(now)
     untold.add([A], now)
     assert untold.next_due() == now + 0.5
+
+
+def test_of_very_many_some_are_tried_and_the_rest_only_if_that_succeeds() -> None:
+    untold, now = Untold(0.5), 10.0
+    keys = [(f"sip:{number}@x", "dialog") for number in range(3 * pacing.AT_ONCE)]
+    untold.add(keys, now - 0.5)
+    first = untold.take(now)
+    assert first == keys[: pacing.AT_ONCE]
+    assert untold.take(now) == []
+    assert untold.next_due() == now + 1.0, "the rest waits with those that were refused"
+    untold.add(first[:1], now)
+    untold.succeeded(now)
+    rest = untold.take(now)
+    untold.succeeded(now)
+    rest += untold.take(now)
+    assert rest == keys[pacing.AT_ONCE :], "at once, and before what was refused"
+    untold.succeeded(now)
+    assert untold.take(now) == first[:1]
+    assert untold.next_due() is None
 
 
 def test_what_was_told_meanwhile_is_not_told_again() -> None:
@@ -120,19 +138,6 @@ def test_what_was_told_meanwhile_is_not_told_again() -> None:
     untold.add([A, B], 1.0)
     untold.told(A)
     assert untold.take(2.0) == [B]
-
-
-def test_a_great_number_is_tried_page_by_page_and_waits_if_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "_PAGE", 1)
-    untold = Untold(0.5)
-    untold.add([A, B], 1.0)
-    assert untold.take(1.5) == [A]
-    untold.succeeded()
-    assert untold.next_due() == 1.5, "the next page follows at once"
-    assert untold.take(1.5) == [B]
-    untold.add([B, A], 1.5)
-    untold.failed(1.5)
-    assert untold.next_due() == 2.5
 
 
 def test_what_could_not_be_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
