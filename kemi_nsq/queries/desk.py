@@ -28,6 +28,8 @@ from kemi_nsq.settings import limits
 MAX_SLOTS = int(limits("consumers")[1])
 #: Says nothing; that it can be sent says that somebody is there.
 EMPTY_LETTER = b"{}"
+#: Of a transaction: a C int.
+_LARGEST_INDEX = 2**31 - 1
 #: The desk looks this often whether its socket is still there.
 LOOK_S = 1.0
 
@@ -199,8 +201,11 @@ def _waiting(said: dict[str, Any]) -> Waiting:
     if not math.isfinite(deadline):
         raise ValueError(f"the deadline is {deadline}")
     if suspended is not None:
-        index, label = int(suspended["index"]), int(suspended["label"])
-        suspended = Suspended(index=index, label=label, route=_text(suspended["route"]))
+        index, label, route = int(suspended["index"]), int(suspended["label"]), _text(suspended["route"])
+        # KEMI takes no integer of more bits and no text with a NUL: it would raise when the transaction is resumed.
+        if not (0 <= index <= _LARGEST_INDEX and route.isprintable()):
+            raise ValueError(f"{index} of {route!r} is no transaction")
+        suspended = Suspended(index=index, label=label, route=route)
     mailbox = _text(said["mailbox"])
     return Waiting(msg_id=_text(said["msg_id"]), deadline=deadline, mailbox=mailbox, suspended=suspended)
 

@@ -29,10 +29,12 @@ SUSPENDED: dict[str, Any] = {"index": 1, "label": 2, "route": "R"}
 ODD: list[Any] = [5, [], {}, True]
 ODD_SUSPENDED: list[Any] = [5, [1], "x", True]
 ODD_DEADLINES: list[Any] = ["x", None, [1], {}]
+ODD_TRANSACTIONS: list[Any] = [{"index": -1}, {"index": 2**31}, {"index": 1e300}, {"route": "a\0b"}, {"route": "a\nb"}]
 WRONG: list[Any] = [
     *[WAITING | {name: value} for name in ("msg_id", "mailbox") for value in ODD],
     *[WAITING | {"suspended": value} for value in ODD_SUSPENDED],
     *[WAITING | {"deadline": value} for value in ODD_DEADLINES],
+    *[WAITING | {"suspended": SUSPENDED | odd} for odd in ODD_TRANSACTIONS],
     *[WAITING | {"suspended": SUSPENDED | {name: value}} for name in SUSPENDED for value in ODD[1:3]],
     *[{name: value for name, value in WAITING.items() if name != missing} for missing in WAITING],
     {"failed": "timeout"},
