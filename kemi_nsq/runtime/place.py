@@ -171,20 +171,22 @@ class Place:
                 return False
         except FileNotFoundError:
             return False
-        try:
-            return os.path.samestat(os.stat(LOCK, dir_fd=self._folder, follow_symlinks=False), os.fstat(self._held))
-        except FileNotFoundError:
-            return False
+        return _has_lock(self._folder, self._held)
 
     def _share(self, folder: int) -> None:
         """Hold a new folder together with the other processes of this Kamailio, each of which does this by itself."""
-        lock = os.open(LOCK, _FLAGS, FILE_MODE, dir_fd=folder)
-        try:
-            self._hold(lock, fcntl.LOCK_SH)
-            os.pwrite(lock, str(self._main_pid).encode(), 0)
-        except BaseException:
-            os.close(lock)
-            raise
+        if _has_lock(folder, self._slots):
+            # The folder of the start is back, whose lock all of us have. To close another descriptor of that file would
+            # end the claim of a slot (fcntl_locking(2)).
+            lock = self._slots
+        else:
+            lock = os.open(LOCK, _FLAGS, FILE_MODE, dir_fd=folder)
+            try:
+                self._hold(lock, fcntl.LOCK_SH)
+                os.pwrite(lock, str(self._main_pid).encode(), 0)
+            except BaseException:
+                os.close(lock)
+                raise
         if self._held != self._slots:
             os.close(self._held)
         self._held = lock
@@ -194,12 +196,18 @@ class Place:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(lock, 20, 0).decode("ascii", "replace")
-            if how == fcntl.LOCK_SH and pid == str(self._main_pid):
-                return  # the folder of the start is back, which all of us hold together
             left = "" if pid.isdigit() and is_running(int(pid)) else " (it has ended, a child of it has not)"
             raise RunFolderError(
                 f"{SETTING} {self.path} is in use by the Kamailio with pid {pid}{left}; each needs a folder of its own"
             ) from None
+
+
+def _has_lock(folder: int, lock: int) -> bool:
+    """Whether the lock in a folder is the one that is open."""
+    try:
+        return os.path.samestat(os.stat(LOCK, dir_fd=folder, follow_symlinks=False), os.fstat(lock))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path, uid: int, gid: int) -> int:

@@ -26,6 +26,7 @@ from kemi_nsq.runtime.folder import RunFolder, sheets
 from kemi_nsq.runtime.instance import instance_id, machine_id
 from kemi_nsq.runtime.page import Fact
 from kemi_nsq.runtime.place import LOCK, SOCKET, Place
+from tests.support.forks import Fork
 from tests.support.places import NOBODY, new_place
 
 UID, GID = os.geteuid(), os.getegid()
@@ -202,6 +203,24 @@ place = Place(Path(sys.argv[1]), uid=os.geteuid(), gid=os.getegid())
 print("ready", flush=True)
 sys.stdin.read()
 """
+
+
+def test_a_folder_that_comes_and_goes_leaves_each_its_slot(path: Path) -> None:
+    place, away = new_place(path), path.with_name("away")
+
+    def claim_another() -> None:
+        assert place.claim(3) == 1
+
+    assert place.claim(3) == 0
+    for back in (False, True, False):
+        if back:
+            shutil.rmtree(path)
+            away.rename(path)
+        else:
+            path.rename(away)
+        assert place.restore()
+    with Fork(claim_another) as other:
+        assert other.wait() == 0
 
 
 def test_a_folder_that_another_kamailio_has_taken_meanwhile_is_left_to_it(path: Path) -> None:
