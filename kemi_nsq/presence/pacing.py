@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from itertools import islice
+from itertools import chain, islice
 
 from kemi_nsq.presence.row import Key, thing_of
 
@@ -20,7 +20,8 @@ AFTER_S = 0.5
 _MOST = 20_000
 #: Seconds between two tries of what nobody could be told, at most.
 _AGAIN_MOST_S = 30.0
-#: So many are told again in one go, which takes some tenths of a second; events that came meanwhile go before the rest.
+#: So many of each package are told again in one go, which takes some tenths of a second; events that came meanwhile go
+#: before the rest.
 AT_ONCE = 50
 
 
@@ -94,12 +95,21 @@ class Untold:
         """Forget and return what may be tried now; what is refused again is to be given back by `add`."""
         if self._due is None or now < self._due:
             return []
-        taken = list(islice(self._keys, AT_ONCE))
+        taken = self._some()
         for key in taken:
             del self._keys[key]
         self._wait_s = min(max(AFTER_S, 2 * self._wait_s), _AGAIN_MOST_S)
         self._due = now + self._wait_s if self._keys else None
         return taken
+
+    def _some(self) -> list[Key]:
+        """Return the first of each package: one that is always refused must not keep the others waiting."""
+        some: dict[str, list[Key]] = {}
+        for key in self._keys:
+            of_package = some.setdefault(key[1], [])
+            if len(of_package) < AT_ONCE:
+                of_package.append(key)
+        return list(chain.from_iterable(some.values()))
 
     def told(self, key: Key) -> None:
         """Note that a NOTIFY of one has left, for whatever reason."""

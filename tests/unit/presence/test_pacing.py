@@ -133,6 +133,15 @@ def test_of_very_many_some_are_tried_and_the_rest_only_if_that_succeeds() -> Non
     assert untold.next_due() is None
 
 
+def test_a_package_that_is_always_refused_keeps_no_other_waiting() -> None:
+    untold = Untold(0.5)
+    untold.add([(f"sip:{number}@x", "reg") for number in range(3 * pacing.AT_ONCE)], 1.0)
+    untold.add([A], 1.0)
+    taken = untold.take(2.0)
+    assert len(taken) == pacing.AT_ONCE + 1
+    assert A in taken
+
+
 def test_what_was_told_meanwhile_is_not_told_again() -> None:
     untold = Untold(0.5)
     untold.add([A, B], 1.0)
