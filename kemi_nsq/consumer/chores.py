@@ -102,7 +102,8 @@ class Chores:
 
     def _sweep(self, expiry: Expiry) -> None:
         try:
-            expiry.sweep()
+            if expiry.sweep():
+                self._sweep_due = self._clock.monotonic()
             if self._clocks is not None:
                 self._clocks.look_at_table()
         except DatabaseError as error:

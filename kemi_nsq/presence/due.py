@@ -15,6 +15,8 @@ from kemi_nsq.presence.statements import is_ours, is_over
 
 #: Rows that one statement looks for, or hides, at most.
 PAGE = 500
+#: Rows that are ended in one go: each may have a NOTIFY, and events that came meanwhile go before the rest.
+ENDED_AT_ONCE = 50
 #: Documents that may have been written shortly before a start.
 _RECENT = 20_000
 
@@ -27,7 +29,7 @@ class Due:
 
     Attributes:
         living: rows of ours that are not over; the newest first, a page of them.
-        ending: those of them with `expires` from `first` to `last`.
+        ending: some of them with `expires` from `first` to `last`.
         shown: rows that leave the document because they have been over since the epoch second `until`; likewise.
         tombstones: ids of rows that are over, with `expires` from `first` to `last`.
         forget: deletes those of the ids `ids`.
@@ -45,7 +47,7 @@ class Due:
         rows = sa.select(table).where(ours).order_by(columns.id.desc()).limit(PAGE)
         since = columns.received_time <= sa.bindparam("until")
         self.living = rows.where(sa.not_(over))
-        self.ending = self.living.where(expiring)
+        self.ending = self.living.where(expiring).limit(ENDED_AT_ONCE)
         self.shown = rows.where(expiring, over, columns.event.in_(HIDING), since)
         self.tombstones = sa.select(columns.id).where(ours, over, expiring).limit(PAGE)
         which = columns.id.in_(sa.bindparam("ids", expanding=True))

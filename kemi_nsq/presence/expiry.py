@@ -17,6 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.due import ENDED_AT_ONCE
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.packages.state import document_version
@@ -72,11 +73,15 @@ class Expiry:
         self._watchers = watchers
         self._clock = clock
         self._swept_until = self._began = 0
+        self._doubted = not settings.pua_refresh
 
-    def sweep(self) -> None:
+    def sweep(self) -> bool:
         """End, hide and show what is due, and delete tombstones whose time is over.
 
         The presence module would end them later (`GRACE_S`), with an empty NOTIFY.
+
+        Returns:
+            Whether so much ended that the rest is to be done by another sweep, soon.
 
         Raises:
             DatabaseError: the database failed; the next sweep tries again.
@@ -84,14 +89,13 @@ class Expiry:
         # Every consumer process sweeps, and perhaps those of another node. They need no lock: an end is stored like any
         # other row, so of two that end one state the second finds an order key that is not greater, and tells nobody.
         now = int(self._clock.wall())
-        if not self._swept_until and self._settings.pua_refresh:
+        if not self._doubted:
             self._doubt_what_came_last(now)
+            self._doubted = True
         until = now + GRACE_S
-        for _ in range(_PAGES):
-            rows = self._table.search.expiring(until)
-            if not rows:
-                break
-            self._end(rows, 0)  # an event that is under way counts as later
+        rows = self._table.search.expiring(until)
+        if rows and self._end(rows, 0) and len(rows) >= ENDED_AT_ONCE:  # an event that is under way counts as later
+            return True
         self._hide_lingering(now - LINGER_S)
         with self._lock.writing():
             reseated = self._table.settle(now)
@@ -100,6 +104,7 @@ class Expiry:
             with self._lock.writing():
                 if not self._table.search.forget(until):
                     break
+        return False
 
     def _doubt_what_came_last(self, now: int) -> None:
         """Have the watchers told of what was written last before this start.
@@ -159,7 +164,8 @@ class Expiry:
         with self._lock.writing():
             self._table.remember_reset(reset_row(sender, position=position, now=now, tombstone_s=tombstone_s))
 
-    def _end(self, rows: Sequence[Row], position: int) -> None:
+    def _end(self, rows: Sequence[Row], position: int) -> int:
+        """End states; return how many had not ended, or changed, meanwhile."""
         wall = self._clock.wall()
         now, version = int(wall), document_version(wall)
         ends = []
@@ -170,9 +176,11 @@ class Expiry:
                 self._host.log(Level.ERROR, f"row of {row.uri} ({row.event}, {row.etag}) cannot be ended: {error}")
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
-        for change in self._writer.commit(ends, by_route=False):
-            if change is not Change.STALE:  # another process has ended it, or its producer has said something new
-                self._host.count(Counter.PUA_ENDED)
+        # Stale: another process has ended it, or its producer has said something new.
+        ended_now = [change for change in self._writer.commit(ends, by_route=False) if change is not Change.STALE]
+        for _ in ended_now:
+            self._host.count(Counter.PUA_ENDED)
+        return len(ended_now)
 
 
 def _columns(scope: str) -> dict[str, str]:

@@ -176,15 +176,26 @@ def test_two_processes_that_sweep_at_once_end_it_once(stage: Stage, monkeypatch:
     assert stage.host.counters[Counter.PUA_ENDED] == 1
 
 
-def test_many_states_end_page_by_page(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemi_nsq.presence.due.PAGE", 3)
-    monkeypatch.setattr(stage.table, "_due", Due(stage.table._table))
+def test_many_states_end_some_at_a_time_and_the_rest_is_due_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where in ("due", "expiry"):
+        monkeypatch.setattr(f"kemi_nsq.presence.{where}.ENDED_AT_ONCE", 3)
+    monkeypatch.setattr(stage.table.search, "_due", Due(stage.table._table))
     users = [f"sip:u{number}@example.com" for number in range(10)]
     for user in users:
         stage.publish(user)
     stage.host.refreshed.clear()
     stage.now += 60
-    stage.expiry.sweep()
+    for told in (3, 6, 9, 10):
+        due = stage.chores.next_due()
+        assert due is not None
+        assert due <= time.monotonic()
+        stage.chores.tick()
+        assert len(stage.host.refreshed) == told
+    due = stage.chores.next_due()
+    assert due is not None
+    assert due > time.monotonic()
     assert sorted(stage.host.refreshed) == sorted((user, "presence") for user in users)
 
 
