@@ -21,7 +21,7 @@ from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Broken, Level, Report
-from kemi_nsq.nsq.outboxfile import LOCK, OutboxFile
+from kemi_nsq.nsq.outboxfile import LOCK, SPARED, OutboxFile
 from kemi_nsq.nsq.privatefile import open_private
 from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.runtime.page import Fact, Gauge, Page
@@ -99,8 +99,11 @@ class Outbox:
         """Put a message in, after all that are there. When this returns it is in the file.
 
         Raises:
-            OutboxError: the outbox is full, or the file cannot be written.
+            OutboxError: the outbox or the disk is full, or the file cannot be written.
         """
+        if not self._file.may_grow():
+            text = f"has less than {SPARED >> 20} MiB left, which sending what it holds may take"
+            raise OutboxError(f"the disk of the outbox {self.path} {text}")
         values = {
             "topic": message.topic,
             "body": message.body,

@@ -19,6 +19,9 @@ from kemi_nsq.nsq.privatefile import alone, make, narrow
 from kemi_nsq.sqlitefile import SHM, WAL, OpenFile, identity
 
 BUSY_TIMEOUT_S = 0.2
+#: Bytes of the disk that are spared: to remove what was sent takes room as well, up to 4 MiB of the `-wal` (SQLite's
+#: wal_autocheckpoint) and as much of the file. An outbox that fills its disk would never get empty again.
+SPARED = 16 * 1024 * 1024
 #: What the name of the file that processes take turns by ends in.
 LOCK = ".lock"
 #: So often in a row the file may be replaced while a statement runs.
@@ -83,6 +86,18 @@ class OutboxFile:
                         self.close()
                 raise OutboxError(f"the outbox {self._path}: {error}") from error
         raise OutboxError(f"the outbox {self._path} is replaced again and again")
+
+    def may_grow(self) -> bool:
+        """Whether the disk has more room than what is spared.
+
+        Raises:
+            OutboxError: there is no folder for the file.
+        """
+        try:
+            disk = os.statvfs(os.path.dirname(self._path))
+        except OSError as error:
+            raise OutboxError(f"the outbox {self._path}: {error}") from error
+        return disk.f_bavail * disk.f_frsize >= SPARED or not disk.f_blocks  # 0: it does not tell
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

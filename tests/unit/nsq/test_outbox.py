@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, OutboxError
 from kemi_nsq.host import Level, Report
 from kemi_nsq.nsq.outbox import SAY_AGAIN_S, Depth, Outbox, Sender
+from kemi_nsq.nsq.outboxfile import SPARED
 from kemi_nsq.nsq.ways import Outgoing
 from tests.support.clock import SetClock
 from tests.support.doubles import FakePublisher
@@ -54,6 +57,28 @@ def opened(path: Path, clock: Clock, *, max_messages: int = 1000, max_bytes: int
 def outbox(path: Path, clock: SetClock) -> Iterator[Outbox]:
     with opened(path, clock.clock) as outbox:
         yield outbox
+
+
+def test_the_last_of_the_disk_is_spared_for_sending(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To remove a message takes room, too: an outbox that has filled its disk never gets empty."""
+    outbox.keep(FIRST)
+    disk = os.statvfs("/")
+    values = {name: getattr(disk, name) for name in dir(disk) if name.startswith("f_")}
+
+    def has(**changes: int) -> None:
+        monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(**values | changes))
+
+    has(f_blocks=100, f_frsize=4096, f_bavail=SPARED // 4096 - 1)
+    with pytest.raises(OutboxError, match=r"the disk of the outbox .* has less than 16 MiB left"):
+        outbox.keep(SECOND)
+    kept = outbox.oldest()
+    assert kept is not None
+    outbox.remove(kept)
+    assert outbox.depth() == Depth()
+    has(f_blocks=100, f_frsize=4096, f_bavail=SPARED // 4096)
+    outbox.keep(SECOND)
+    has(f_blocks=0, f_frsize=4096, f_bavail=0)
+    outbox.keep(THIRD)
 
 
 class Stage:
