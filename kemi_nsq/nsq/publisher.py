@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.delays import breaker_delay_s
-from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, TransientError
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, TransientError
 from kemi_nsq.names import Address
 from kemi_nsq.nsq.ways import Outgoing, Way, Ways, ways
 from kemi_nsq.settings import Settings
@@ -103,4 +103,6 @@ class Publisher:
 
 
 def _reason(nsqd: _Nsqd, error: TransientError) -> str:
-    return f"{nsqd.address} {error}" if isinstance(error, DeadlineExceeded) else str(error)
+    """Say which nsqd it was, if the error does not."""
+    text, address = str(error), str(nsqd.address)
+    return text if text.startswith(address) else f"{address} {text}"

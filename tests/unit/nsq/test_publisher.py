@@ -145,11 +145,11 @@ def test_when_all_fail_each_reason_is_named(three: Made) -> None:
     publisher, ways, _ = three
     ways[0].failure = ConnectionLost("nsqd1:4150: Connection refused")
     ways[1].failure = LATE
-    ways[2].failure = ProtocolError("nsqd3:4150 does not answer as nsqd")
+    ways[2].failure = ProtocolError("nsqd announced a frame of 0 bytes")
     with pytest.raises(ConnectionLost) as caught:
         publisher.publish(MESSAGE)
     assert str(caught.value) == (
-        "nsqd1:4150: Connection refused; nsqd2:4150 no answer in time; nsqd3:4150 does not answer as nsqd"
+        "nsqd1:4150: Connection refused; nsqd2:4150 no answer in time; nsqd3:4150 nsqd announced a frame of 0 bytes"
     )
 
 
