@@ -34,13 +34,17 @@ class Subscription(NamedTuple):
         return f"{self.topic}:{self.channel}"
 
 
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{0,41})\]|([A-Za-z0-9_.-]{1,255})):([0-9]{1,5})")
+
+
 def address(text: str) -> Address:
     """Read `host:port` or `[IPv6]:port`.
 
     Raises:
-        AddressRefused: the text is no address, or the port is not 1-65535.
+        AddressRefused: the text is no address, the name has more than 255 characters (RFC 1035, 2.3.4), or the port is
+            not 1-65535.
     """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text.strip())
+    match = _ADDRESS.fullmatch(text.strip())
     if match is None or not 0 < int(match[3]) < 65536:
         raise AddressRefused(f"{text.strip()!r} is no host:port")
     return Address(match[1] or match[2], int(match[3]))

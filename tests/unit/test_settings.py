@@ -95,7 +95,22 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_ROUTE_TIMEOUT": (30.0, ("1", 1.0), ("2.5", 2.5), ("3600", 3600.0)),
 }
 
-_BAD_ADDRESSES = ("a", "a:", ":1", "a:0", "a:65536", "a:x", "::1:1", "[::1]", "a b:1", "http://a:1", "a:1,b", "[ab]:1")
+_BAD_ADDRESSES = (
+    "a",
+    "a:",
+    ":1",
+    "a:0",
+    "a:65536",
+    "a:x",
+    "::1:1",
+    "[::1]",
+    "a b:1",
+    "http://a:1",
+    "a:1,b",
+    "[ab]:1",
+    f"{'a' * 256}:1",
+    f"[{'1' * 5}::]:1",
+)
 _BAD_NAMES = ("", " ", "a b", "a/b", "ä", "y" * 65, "x#other", "#ephemeral", "x\n", "a:b")
 _BAD_SWITCHES = ("2", "maybe", "", "-1")
 
