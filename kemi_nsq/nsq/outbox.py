@@ -121,10 +121,8 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        for row_id, topic, body, kept, delay_ms in self._file.execute(_OLDEST, {}):
-            # A clock that was set back makes nothing wait for longer than it was meant to.
-            left_ms = min(max(0, int((kept - self._clock.wall()) * 1000) + delay_ms), delay_ms)
-            return Kept(row_id=row_id, kept=kept, message=Outgoing(topic=topic, body=body, delay_ms=left_ms))
+        for row in self._file.execute(_OLDEST, {}):
+            return self._read(*row)
         return None
 
     def remove(self, kept: Kept) -> None:
@@ -141,8 +139,20 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        ((messages, size, oldest),) = self._file.execute(_DEPTH, {})
-        return Depth(messages=messages, size=size, oldest=oldest or 0.0)
+        try:
+            ((messages, size, oldest),) = self._file.execute(_DEPTH, {})
+            return Depth(messages=int(messages), size=int(size), oldest=float(oldest or 0.0))
+        except (TypeError, ValueError) as error:
+            raise OutboxError(f"the outbox {self.path} does not say how much it holds: move it away") from error
+
+    def _read(self, row_id: int, topic: object, body: object, kept: object, delay_ms: object) -> Kept:
+        """Read a row. Whatever else the file is, SQLite lets anything be in a column; it must not stop a consumer."""
+        match topic, body, kept, delay_ms:
+            case str(), bytes(), float() | int(), int():
+                # A clock that was set back makes nothing wait for longer than it was meant to.
+                left_ms = int(min(max(0, (kept - self._clock.wall()) * 1000 + delay_ms), delay_ms))
+                return Kept(row_id=row_id, kept=kept, message=Outgoing(topic=topic, body=body, delay_ms=left_ms))
+        raise OutboxError(f"the outbox {self.path}: row {row_id} of its table `message` is no message: delete it")
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

@@ -81,6 +81,38 @@ def test_the_last_of_the_disk_is_spared_for_sending(outbox: Outbox, monkeypatch:
     outbox.keep(THIRD)
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["topic = x'00'", "body = 'text'", "kept = 'soon'", "delay_ms = 0.5", "delay_ms = 'x'"],
+)
+def test_a_row_that_is_no_message_is_an_error_of_the_outbox(outbox: Outbox, path: Path, change: str) -> None:
+    outbox.keep(FIRST)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute(f"UPDATE message SET {change}")
+    with pytest.raises(OutboxError, match="row 1 of its table `message` is no message"):
+        outbox.oldest()
+
+
+def test_a_moment_that_never_comes_makes_nothing_wait_for_longer(outbox: Outbox, path: Path) -> None:
+    outbox.keep(FIRST)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE message SET kept = 9e999")
+    kept = outbox.oldest()
+    assert kept is not None
+    assert kept.message == FIRST
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM used", "INSERT INTO used VALUES (1, 1)", "UPDATE used SET bytes = 'x'"]
+)
+def test_a_file_that_does_not_say_what_it_holds_is_one_too(outbox: Outbox, path: Path, change: str) -> None:
+    outbox.keep(FIRST)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute(change)
+    with pytest.raises(OutboxError, match="does not say how much it holds"):
+        outbox.depth()
+
+
 class Stage:
     """A sender, whom it sends to, and what it said."""
 
