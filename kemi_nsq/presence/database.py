@@ -151,8 +151,14 @@ class Database:
             self._rest()
         if self._connection is None:
             self._deadline.spare_half()
-            self._engine = self._engine or self._make_engine()
-            self._connection = self._engine.connect()
+            try:
+                self._engine = self._engine or self._make_engine()
+                self._connection = self._engine.connect()
+            except (TypeError, ValueError) as error:  # the driver's own; its text may hold a part of the password
+                raise DatabaseError(
+                    f"the driver does not take NSQ_DB_URL ({type(error).__name__}): is an option in it wrong, or has "
+                    "the password letters beyond Latin-1, which MySQL's driver cannot send?"
+                ) from None
             self._deadline.spend()
         return self._connection
 

@@ -259,6 +259,17 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         table.save(ROW)
 
 
+@pytest.mark.parametrize("url", ["u:%E2%82%AC@127.0.0.1:1/db", "u@127.0.0.1:1/db?chrset=x", "u@h/db?read_timeout=x"])
+def test_a_url_that_the_driver_does_not_take_is_an_outage_and_not_repeated(url: str) -> None:
+    with (
+        closing(PresentityTable(f"mysql+pymysql://{url}", "presentity")) as table,
+        pytest.raises(DatabaseError, match="the driver does not take NSQ_DB_URL") as caught,
+    ):
+        table.search.newest()
+    assert caught.value.__cause__ is None
+    assert "20ac" not in str(caught.value)
+
+
 def test_the_error_is_one_line(path: Path) -> None:
     with (
         closing(PresentityTable(f"sqlite+pysqlite:///{path}", "none")) as table,
