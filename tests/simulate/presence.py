@@ -48,7 +48,7 @@ class PresenceModule:
 
     Attributes:
         watchers: those who are subscribed.
-        largest: the most live calls that a document ever had, and the most that are over.
+        largest: the most calls that a document ever had, and the most that were over.
     """
 
     def __init__(self, path: Path, wall: Callable[[], float]) -> None:
@@ -102,5 +102,4 @@ class PresenceModule:
         watcher.shown = document
         if watcher.event == DIALOG:
             over = sum(state == "terminated" for state in document.values())
-            live = len(document) - over
-            self.largest = max(self.largest[0], live), max(self.largest[1], over)
+            self.largest = max(self.largest[0], len(document)), max(self.largest[1], over)
