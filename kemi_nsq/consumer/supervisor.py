@@ -33,8 +33,7 @@ from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.nsq.outbox import MakeOutbox, OutboxSender, Sender
-from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.outbox import MakeSender, OutboxSender
 from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
@@ -84,7 +83,7 @@ class Supervisor:
         chores: what is to be done besides.
         gate: holds topics in an outage.
         clocks: judges the clocks of nsqd; None where they put nothing in order.
-        make_outbox: makes the outbox that is sent from here, given what takes its lines; None for no outbox.
+        make_sender: makes what sends the outbox, given what takes its reports; None for no outbox.
         clock: tells the time.
     """
 
@@ -97,7 +96,7 @@ class Supervisor:
         gate: Gate,
         *,
         clocks: Clocks | None,
-        make_outbox: MakeOutbox | None = None,
+        make_sender: MakeSender | None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
@@ -115,10 +114,7 @@ class Supervisor:
         self._quiet = Quiet(host, clock)
         self._stopping = threading.Event()
         #: One for all starts of the loop: it remembers what nsqd has taken.
-        self._sender: Sender | None = None
-        if make_outbox is not None:
-            outbox = make_outbox(lambda line: self._emit(Report(level=Level.WARNING, text=line)))
-            self._sender = Sender(outbox, Publisher(settings, clock), self._emit, clock)
+        self._sender = make_sender(self._emit) if make_sender else None
         self._stacks: Stacks
         self._io: IoThread
         self._connector: Connector

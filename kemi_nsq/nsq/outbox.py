@@ -87,7 +87,7 @@ class Outbox:
         *,
         max_messages: int,
         max_bytes: int,
-        say: Callable[[str], None] = lambda _line: None,
+        say: Callable[[str], None],
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
@@ -157,10 +157,6 @@ class Outbox:
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         self._file.close()
-
-
-#: Makes an outbox for a thread, given what takes its lines.
-MakeOutbox: TypeAlias = Callable[[Callable[[str], None]], Outbox]
 
 
 class Publishes(Protocol):
@@ -296,6 +292,10 @@ class Sender:
     def _since(self, lasting: _Lasting, why: str, now: float) -> str:
         began = now if lasting.since is None else lasting.since
         return f"since {local_time(self._clock.wall() - (now - began))}: {why}"
+
+
+#: Makes a sender for a thread, given what takes its reports.
+MakeSender: TypeAlias = Callable[[Callable[[Report], None]], Sender]
 
 
 class OutboxSender(threading.Thread):

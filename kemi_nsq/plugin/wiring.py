@@ -18,8 +18,8 @@ from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Verdicts
-from kemi_nsq.host import Host, Level
-from kemi_nsq.nsq.outbox import MakeOutbox, Outbox
+from kemi_nsq.host import Host, Level, Report
+from kemi_nsq.nsq.outbox import Outbox, Sender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.nsq.ways import ways as tcp_or_http
@@ -99,7 +99,6 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
-    make_outbox = _outboxes(settings, clock)
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
@@ -107,18 +106,16 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         host=host,
         current=current,
         calls=Calls(host, current, clock),
-        nsq=_nsq_functions(settings, host, publisher, make_outbox, clock),
+        nsq=_nsq_functions(settings, host, publisher, clock),
         pua=_pua_functions(settings, host, current, presence, clock),
         lock=presence.lock,
         work=work,
-        supervisor=_supervisor(settings, host, work, presence.clocks, make_outbox, clock),
+        supervisor=_supervisor(settings, host, work, presence.clocks, ways, clock),
     )
 
 
-def _nsq_functions(
-    settings: Settings, host: Host, publisher: Publisher, make_outbox: MakeOutbox | None, clock: Clock
-) -> NsqFunctions:
-    outbox = make_outbox(partial(host.log, Level.WARNING)) if make_outbox else None
+def _nsq_functions(settings: Settings, host: Host, publisher: Publisher, clock: Clock) -> NsqFunctions:
+    outbox = _outbox(settings, partial(host.log, Level.WARNING), clock) if settings.outbox else None
     return NsqFunctions(settings, host, publisher, outbox, clock)
 
 
@@ -162,10 +159,28 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
 
 
 def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
-    settings: Settings, host: Host, work: Work, clocks: Clocks | None, make_outbox: MakeOutbox | None, clock: Clock
+    settings: Settings,
+    host: Host,
+    work: Work,
+    clocks: Clocks | None,
+    ways: Callable[[Settings], Ways],
+    clock: Clock,
 ) -> Supervisor:
-    handling, chores, gate = work.handling, work.chores, work.gate
-    return Supervisor(settings, host, handling, chores, gate, clocks=clocks, make_outbox=make_outbox, clock=clock)
+    def make_sender(emit: Callable[[Report], None]) -> Sender:
+        outbox = _outbox(settings, lambda line: emit(Report(level=Level.WARNING, text=line)), clock)
+        # Publisher and outbox are its own: it has a thread of its own.
+        return Sender(outbox, Publisher(settings, clock, ways), emit, clock)
+
+    return Supervisor(
+        settings,
+        host,
+        work.handling,
+        work.chores,
+        work.gate,
+        clocks=clocks,
+        make_sender=make_sender if settings.outbox else None,
+        clock=clock,
+    )
 
 
 def wire_presence(
@@ -211,12 +226,10 @@ def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool)
     return [python, KamailioRoutes(host)] if native else [python]
 
 
-def _outboxes(settings: Settings, clock: Clock) -> MakeOutbox | None:
-    """Return what makes an outbox for each that uses one, a thread at a time; given what takes its lines."""
-    if not settings.outbox:
-        return None
+def _outbox(settings: Settings, say: Callable[[str], None], clock: Clock) -> Outbox:
+    """Make an outbox for one that uses it, a thread at a time; `say` takes its lines."""
     limits = {"max_messages": settings.outbox_messages, "max_bytes": settings.outbox_bytes}
-    return lambda say: Outbox(settings.outbox, **limits, say=say, clock=clock)
+    return Outbox(settings.outbox, **limits, say=say, clock=clock)
 
 
 def _nothing() -> None:

@@ -85,7 +85,7 @@ def test_a_publisher_takes_a_message_unless_it_raises(publishing: Publishing) ->
 def test_an_outbox_keeps_messages_in_order_until_it_is_full(kind: str, tmp_path: Path) -> None:
     outbox: Outbox = FakeOutbox()
     if kind == "real":
-        outbox = Outbox(str(tmp_path / "outbox.db"), max_messages=2, max_bytes=1000)
+        outbox = Outbox(str(tmp_path / "outbox.db"), max_messages=2, max_bytes=1000, say=print)
     for message in (FIRST, SECOND):
         outbox.keep(message)
     if isinstance(outbox, FakeOutbox):

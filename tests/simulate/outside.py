@@ -96,7 +96,11 @@ class FaultyOutbox(Outbox):
 
     def __init__(self, process: Process, settings: Settings, clock: Clock) -> None:
         super().__init__(
-            settings.outbox, max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes, clock=clock
+            settings.outbox,
+            max_messages=settings.outbox_messages,
+            max_bytes=settings.outbox_bytes,
+            say=process.world.log,
+            clock=clock,
         )
         self._process = process
 

@@ -67,7 +67,7 @@ class FakeOutbox(Outbox):
     """
 
     def __init__(self, failure: OutboxError | None = None) -> None:
-        super().__init__("", max_messages=0, max_bytes=0)
+        super().__init__("", max_messages=0, max_bytes=0, say=print)
         self.failure = failure
         self.kept: list[Outgoing] = []
 

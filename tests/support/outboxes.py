@@ -11,7 +11,7 @@ from kemi_nsq.nsq.ways import Outgoing
 
 def opened(path: Path) -> Outbox:
     """Return an outbox that does not fill up."""
-    return Outbox(str(path), max_messages=100_000, max_bytes=10**8)
+    return Outbox(str(path), max_messages=100_000, max_bytes=10**8, say=print)
 
 
 def message(text: str, topic: str = "t") -> Outgoing:

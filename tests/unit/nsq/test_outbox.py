@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, clock: Clock, *, max_messages: int = 1000, max_bytes: int = 10**6) -> Iterator[Outbox]:
-    outbox = Outbox(str(path), max_messages=max_messages, max_bytes=max_bytes, clock=clock)
+    outbox = Outbox(str(path), max_messages=max_messages, max_bytes=max_bytes, say=print, clock=clock)
     with closing(outbox):
         yield outbox
 

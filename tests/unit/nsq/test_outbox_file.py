@@ -153,7 +153,7 @@ def test_what_is_no_database_is_refused_and_left_as_it_is(folder: Folder) -> Non
 
 
 def test_a_folder_that_is_made_later_is_used_then(tmp_path: Path) -> None:
-    outbox = Outbox(str(tmp_path / "later" / "outbox.db"), max_messages=1, max_bytes=100)
+    outbox = Outbox(str(tmp_path / "later" / "outbox.db"), max_messages=1, max_bytes=100, say=print)
     with pytest.raises(OutboxError, match="No such file or directory"):
         outbox.keep(FIRST)
     (tmp_path / "later").mkdir()
@@ -220,7 +220,7 @@ def test_who_has_never_had_it_open_may_be_the_first_to_make_it_anew(
 def another(folder: Folder, tmp_path: Path) -> Path:
     """Make another outbox with one message."""
     path = tmp_path / "another.db"
-    with closing(Outbox(str(path), max_messages=10, max_bytes=100)) as outbox:
+    with closing(Outbox(str(path), max_messages=10, max_bytes=100, say=print)) as outbox:
         outbox.keep(Outgoing(topic="other", body=b"[9]"))
     return path
 
@@ -250,7 +250,7 @@ def test_a_file_that_was_moved_away_holds_all_that_was_in_it(
     folder.path.rename(tmp_path / "away.db")
     for each in processes:
         each.keep(THIRD)
-    with closing(Outbox(str(tmp_path / "away.db"), max_messages=10, max_bytes=100)) as away:
+    with closing(Outbox(str(tmp_path / "away.db"), max_messages=10, max_bytes=100, say=print)) as away:
         assert taken(away) == [FIRST, SECOND]
     assert taken(folder.process()) == [THIRD, THIRD]
 

@@ -145,7 +145,15 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
         def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
             handled.append(len(deliveries))
 
-    consumer = Supervisor(settings(batch=batch), FakeHost(), Handling(), None, None, clocks=None)  # type: ignore[arg-type]
+    consumer = Supervisor(
+        settings(batch=batch),
+        FakeHost(),
+        Handling(),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        clocks=None,
+        make_sender=None,
+    )
     consumer._io = None  # type: ignore[assignment]  # nobody is answered here
     consumer._take([message(number) for number in range(5)])
     assert handled == sizes
