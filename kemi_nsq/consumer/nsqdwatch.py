@@ -108,9 +108,9 @@ class NsqdWatch(threading.Thread):
         if self._clocks is not None:
             readings = {nsqd: each.reading for nsqd, each in found.items() if each.reading}
             self._show_clocks(*self._clocks.look(set(nsqds), readings, self._our_reading()))
+        nobody = "nobody looks who else reads replies" + (", nor at clocks" if self._clocks else "")
         for server in sorted(problems.keys() - self._problems.keys()):
-            text = f"nobody looks who else reads replies, nor at clocks: {problems[server]}"
-            self._emit(Report(level=Level.INFO, text=text))
+            self._emit(Report(level=Level.INFO, text=f"{nobody}: {problems[server]}"))
         self._problems = problems
 
     def _our_reading(self) -> Reading:

@@ -211,10 +211,7 @@ def _has_event_route(name: str) -> bool:
     try:
         routes = ctypes.byref(ctypes.c_char.in_dll(_PROGRAM, "event_rt"))
         return bool(_PROGRAM.route_lookup(routes, name.encode()) >= 0)
-    except (
-        ValueError,
-        AttributeError,
-    ):  # a Kamailio that has them no more: evrexec will say it, in a line for each name
+    except (ValueError, AttributeError):  # a Kamailio that has them no more: evrexec says it, in a line for each name
         return True
 
 

@@ -143,9 +143,8 @@ def _new_socket(name: str) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(_FULL_TIMEOUT_S))
     # Before the name is there: the kernel says who sent a letter if this was set when the letter came (unix(7)).
     made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    os.fchmod(
-        made.fileno(), FILE_MODE
-    )  # which its file gets, whatever the umask is (net/unix/af_unix.c, unix_bind_bsd)
+    # Which its file gets, whatever the umask is (net/unix/af_unix.c, unix_bind_bsd).
+    os.fchmod(made.fileno(), FILE_MODE)
     return made
 
 
