@@ -28,7 +28,7 @@ from kemi_nsq.event import Event
 from kemi_nsq.host import Report
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.names import Address, Subscription
-from kemi_nsq.nsq.outbox import Sender
+from kemi_nsq.nsq.outbox import LOOK_INTERVAL_S, Sender
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 #: The I/O thread turns at least so often: while something is in flight, and else.
 _TICK_S, _IDLE_S = 0.5, 5.0
-_LOOK_S = 0.5
 _EVENTS = Subscription("kamailio", "kamailio")
 
 
@@ -344,7 +343,7 @@ class Process:
     def send_due(self) -> float:
         """Return the second at which the sender looks into the outbox."""
         idle = self._sending or not self.world.kept
-        return self.world.now + 3600 if idle else self._sent_at + _LOOK_S
+        return self.world.now + 3600 if idle else self._sent_at + LOOK_INTERVAL_S
 
     def send(self) -> None:
         """Send what the outbox holds."""

@@ -344,16 +344,20 @@ class World:
             process.refuses = process.fails = process.loses = False
 
     def counted(self, counter: Counter) -> int:
-        """Return how often something was counted, in all processes."""
-        return self.record.counters[counter] + sum(each.host.counters[counter] for each in self.everybody())
+        """Return how often something was counted, in all processes, the worker too."""
+        hosts = [process.host for process in (*self.everybody(), *self._workers())]
+        return self.record.counters[counter] + sum(host.counters[counter] for host in hosts)
 
     def everybody(self) -> list[Process]:
-        """Return the processes that are alive."""
+        """Return the consumer processes that are alive."""
         return [process for process in self.processes if process is not None]
+
+    def _workers(self) -> list[Process]:
+        return [self._worker] if self._worker else []
 
     def close(self) -> None:
         """Close all files."""
-        for process in (*self.everybody(), *([self._worker] if self._worker else [])):
+        for process in (*self.everybody(), *self._workers()):
             process.end()
         self.presence.close()
 

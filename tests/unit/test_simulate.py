@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from kemi_nsq.names import Subscription
+from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.testing import FakeHost
 from tests.simulate import hoards
 from tests.simulate.faults import FAULTS, put_back
-from tests.simulate.steps import At, Database, Kill, Say, Scenario, Subscribe, Wait, scenario
+from tests.simulate.steps import At, Database, Kill, Publish, Say, Scenario, Subscribe, Wait, scenario
 from tests.simulate.truth import run
 from tests.support.gates import TestedGate
 
@@ -88,6 +90,16 @@ def test_a_fault_that_is_put_back_is_found(fault: str, tmp_path: Path) -> None:
     with put_back(fault):
         assert run(day, tmp_path)[0]
     assert run(day, tmp_path)[0] == []
+
+
+def test_a_bug_that_only_a_worker_meets_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise RuntimeError
+
+    day = Scenario(seed=1, consumers=1, clocks=[0.0], settings=_DEFAULTS, steps=[Publish(1)])
+    assert run(day, tmp_path)[0] == []
+    monkeypatch.setattr(NsqFunctions, "publish", broken)
+    assert run(day, tmp_path)[0] == ["1 bugs"]
 
 
 def test_what_is_never_forgotten_is_a_hoard() -> None:
