@@ -143,10 +143,11 @@ def test_what_cannot_be_connected_to_at_all_is_told(dials: Dials) -> None:
 
 
 def test_it_is_woken_by_any_thread(dials: Dials) -> None:
-    timer = threading.Timer(0.05, dials.wake)
-    timer.start()
-    dials.wait(START + 60, START)
-    timer.join()
+    waiting = threading.Thread(target=dials.wait, args=(START + 3600, START), daemon=True)
+    waiting.start()
+    dials.wake()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_close_gives_all_up(hole: int, nsqd: Address) -> None:
