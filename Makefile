@@ -16,7 +16,7 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types walls unit check integration acceptance test bench chaos simulate \
+.PHONY: help setup venv format style lint types walls unit check covered integration acceptance test bench chaos simulate \
 	demo docs lock clean
 
 help: ## list the targets
@@ -49,6 +49,12 @@ style: venv
 
 check: style lint types walls unit ## format, lint, types, walls and unit tests: before each commit
 
+covered: setup ## unit and integration tests, and whether they execute enough of each module
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) tests/integration tests/unit
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python -m tests.support.coverage_gate
+
 integration: setup ## tests against a real nsqd
 	$(BIN)/pytest $(PARALLEL) tests/integration
 
@@ -56,7 +62,7 @@ acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance
 	$(BIN)/pytest --quiet -m alone tests/acceptance
 
-test: setup check simulate integration acceptance ## all of the above, and 1,000 seeds
+test: setup style lint types walls simulate covered acceptance ## all of the above, and 1,000 seeds
 
 bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -80,5 +86,5 @@ lock: venv ## renew requirements.lock and requirements-dev.lock with the newest 
 		--output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove all that make and its tools made
-	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .tools .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find $(wildcard kemi_nsq tests kamailio) -name __pycache__ -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from coverage import Coverage
 
 from tests.support.groups import make_scheduler as pytest_xdist_make_scheduler
 
@@ -42,6 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its tier."""
     for item in items:
         item.add_marker(tier_of(item.path))
+
+
+def pytest_sessionfinish() -> None:
+    """Write what coverage has measured here: a worker of pytest-xdist may be killed while it ends."""
+    measured = Coverage.current()
+    if measured is not None:
+        measured.stop()
+        measured.save()
 
 
 def tier_of(path: Path) -> str:
