@@ -8,7 +8,8 @@ LOCK := $(BIN)/pip-compile --quiet --upgrade --strip-extras --all-build-deps --a
 	--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 # Tests wait more than they work, so there are more workers than cores; those that share servers stay together.
-PARALLEL := --quiet --numprocesses 4 --no-loadscope-reorder
+WORKERS := 4
+PARALLEL = --quiet --numprocesses $(WORKERS) --no-loadscope-reorder
 
 # nsqd of `make setup`, after one that the machine has; and the sbin folders, where Debian puts Kamailio.
 export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
@@ -41,8 +42,9 @@ types: venv ## check the types
 walls: venv ## check who imports whom, as pyproject.toml has it
 	$(BIN)/lint-imports --no-logo
 
+unit: WORKERS := 2
 unit: venv ## tests that need nothing else
-	$(BIN)/pytest $(PARALLEL) --numprocesses 2 tests/unit
+	$(BIN)/pytest $(PARALLEL) tests/unit
 
 style: venv
 	$(BIN)/ruff format --check $(SOURCES)
@@ -58,6 +60,7 @@ covered: setup ## unit and integration tests, and whether they execute enough of
 integration: setup ## tests against a real nsqd
 	$(BIN)/pytest $(PARALLEL) tests/integration
 
+acceptance: WORKERS := 3
 acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance
 	$(BIN)/pytest --quiet -m alone tests/acceptance
