@@ -96,7 +96,8 @@ class Expiry:
         rows = self._table.search.expiring(until)
         if rows and self._end(rows, 0) and len(rows) >= ENDED_AT_ONCE:  # an event that is under way counts as later
             return True
-        self._hide_lingering(now - LINGER_S)
+        if self._hide_lingering(now - LINGER_S):
+            return True
         with self._lock.writing():
             reseated = self._table.settle(now)
         self._watchers.tell(map(dialogs_of, reseated))
@@ -116,8 +117,8 @@ class Expiry:
         held_s = int(self._settings.notify_interval) + _UNTOLD_S
         self._watchers.doubt(self._table.search.written_since(self._began - _RESTART_S - held_s, held_s))
 
-    def _hide_lingering(self, until: int) -> None:
-        """Hide what was over at an epoch second and is still shown.
+    def _hide_lingering(self, until: int) -> bool:
+        """Hide what was over at an epoch second and is still shown; return whether there may be more.
 
         With NSQ_PUA_REFRESH 0 these are all: the route tells the watchers. Else the process that stored the end died
         before it hid it, perhaps before the NOTIFY. Where nothing strange has happened, only what ended since the last
@@ -127,14 +128,14 @@ class Expiry:
         expiring = (self._swept_until + lifetime_s, until + lifetime_s)
         if not 0 < self._swept_until <= until:  # the first sweep, or the clock was set back
             expiring = (1, MAX_INT32)
-        for _ in range(_PAGES):
-            rows = self._table.search.lingering(until, expiring=expiring)
-            if not rows:
-                self._swept_until = until - _CLOCKS_S
-                break
-            if self._settings.pua_refresh:
-                self._watchers.tell({(row.uri, row.event) for row in rows})
-            self._watchers.hide([row.ruid for row in rows])
+        rows = self._table.search.lingering(until, expiring=expiring)
+        if rows and self._settings.pua_refresh:
+            self._watchers.tell({(row.uri, row.event) for row in rows})
+        self._watchers.hide([row.ruid for row in rows])
+        if len(rows) >= ENDED_AT_ONCE:
+            return True
+        self._swept_until = until - _CLOCKS_S
+        return False
 
     def reset(self, scope: str, *, position: int, spare_later: bool) -> int:
         """End all states of a scope and return how many there were.

@@ -13,7 +13,7 @@ from kemi_nsq.errors import DatabaseError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change, Who
 from kemi_nsq.presence.lock import PresenceLock
-from kemi_nsq.presence.pacing import AFTER_S, Hiding, Pacer, Untold
+from kemi_nsq.presence.pacing import AFTER_S, AT_ONCE, Hiding, Pacer, Untold
 from kemi_nsq.presence.row import SEATED, Key, Row, leaves, tombstone_until
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.quiet import Quiet
@@ -100,13 +100,13 @@ class Watchers:
         large = self._note_large([row for row, _ in told], saved)
         if by_route and not self._settings.pua_refresh:
             return  # the route tells the watchers, and the sweep hides
-        self._refresh_changed(
-            [row for row, change in told if change is Change.STORED or row.redelivered], saved.reseated
-        )
+        changed = [row for row, change in told if change is Change.STORED or row.redelivered]
+        later = self._refresh_changed(changed, saved.reseated, most=None if by_route else AT_ONCE)
         over = [
             row.ruid
             for row, change in told
             if leaves(row) and (change in (Change.STORED, Change.UNCHANGED) or row.redelivered)
+            if (row.uri, row.event) not in later
         ]
         # Another process that stored that it is over, before this said the same, may have died before the NOTIFY.
         repeated = [row for row, _ in told if row.ruid in saved.repeated and not row.redelivered]
@@ -163,13 +163,23 @@ class Watchers:
             self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
         return large
 
-    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who]) -> None:
+    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who], *, most: int | None) -> set[Key]:
+        """Tell the watchers of what changed, at most of so many now; return those that are told later.
+
+        What ended is told then by the sweep, which hides it after that. A process without ticks tells all now.
+        """
         urgent = dict.fromkeys(map(dialogs_of, reseated), False)
         for row in rows:
             key = (row.uri, row.event)
             urgent[key] = urgent.get(key, False) or row.is_over
         now = self._clock.monotonic()
-        self._refresh([key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])])
+        admitted = [key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])]
+        if not self._ticks or most is None:
+            most = len(admitted)
+        self._refresh(admitted[:most])
+        later = set(admitted[most:])
+        self.doubt(later - {(row.uri, row.event) for row in rows if leaves(row)})
+        return later
 
     def _refresh(self, keys: Sequence[Key]) -> list[Key]:
         """Send NOTIFYs; return those that did not leave, and will be tried again."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,7 +20,7 @@ from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import pacing
 from kemi_nsq.presence.expiry import LINGER_S
-from kemi_nsq.presence.pacing import AFTER_S, Hiding
+from kemi_nsq.presence.pacing import AFTER_S, AT_ONCE, Hiding
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import GRACE_S, TOMBSTONE_BODY, Order, Row, tombstone_expires
 from kemi_nsq.presence.table import PresentityTable
@@ -206,6 +206,52 @@ def test_what_cannot_be_hidden_is_said_and_left_to_the_sweep(
 
 def fail(*_: object, **__: object) -> None:
     raise DatabaseError("it was told to fail")
+
+
+# Very many at once
+
+
+def keys_of(count: int, package: str) -> list[tuple[str, str]]:
+    return [(f"sip:{number}@example.com", package) for number in range(count)]
+
+
+def test_a_reset_of_very_many_calls_tells_and_hides_some_at_once_and_others_by_and_by(
+    process: Process, path: Path
+) -> None:
+    everybody = keys_of(3 * AT_ONCE, "dialog")
+    for uri, _ in everybody:
+        process.call("confirmed", From=uri)
+    process.host.refreshed.clear()
+    assert process.expiry.reset("all", position=9, spare_later=False) == len(everybody)
+    assert len(process.host.refreshed) == AT_ONCE
+    process.wait(LINGER_S)
+    assert sum(each < 0 for each in expiries(path)) == AT_ONCE, "nothing is hidden that was not told"
+    while process.expiry.sweep():
+        assert len(process.host.refreshed) % AT_ONCE == 0
+    assert sorted(process.host.refreshed) == sorted(everybody), "each once"
+    assert all(each < 0 for each in expiries(path))
+
+
+def test_a_reset_of_very_many_mailboxes_tells_the_rest_a_moment_later(process: Process) -> None:
+    everybody = keys_of(2 * AT_ONCE, "message-summary")
+    for uri, package in everybody:
+        mailbox: dict[str, Any] = {"From": uri, "Event-Package": package, "Messages-New": 1}
+        process.call("", **mailbox)
+    process.host.refreshed.clear()
+    process.expiry.reset("all", position=9, spare_later=False)
+    assert len(process.host.refreshed) == AT_ONCE
+    process.wait(1)
+    assert sorted(process.host.refreshed) == sorted(everybody)
+
+
+def test_a_process_without_ticks_tells_all_of_a_reset_at_once(table: PresentityTable) -> None:
+    worker = Process(table, ticks=False)
+    everybody = keys_of(2 * AT_ONCE, "dialog")
+    for uri, _ in everybody:
+        worker.call("confirmed", From=uri)
+    worker.host.refreshed.clear()
+    worker.expiry.reset("all", position=9, spare_later=False)
+    assert sorted(worker.host.refreshed) == sorted(everybody)
 
 
 # After a death
