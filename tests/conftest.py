@@ -6,8 +6,10 @@ A test's tier is its folder. `make setup` installs what the tiers need.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 
@@ -70,6 +72,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in COMMANDS[tier_of(item.path)] if shutil.which(name) is None]
     if missing:
         pytest.fail(f"not on PATH: {', '.join(missing)}; `make setup` installs it", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Close what a test left open that may leave something open, before its warnings are those of another test."""
+    ran = yield
+    if any(mark.args[0].startswith("ignore:unclosed") for mark in item.iter_markers("filterwarnings")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.unfreeze()  # a consumer froze what it found
+            gc.collect()
+    return ran
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the integration tests: the three databases, and the end of what a test left open."""
+"""Fixtures of the integration tests: the three databases."""
 
 from __future__ import annotations
-
-import gc
-from collections.abc import Iterator
-
-import pytest
 
 from tests.support.tables import (
     database,
@@ -25,10 +20,3 @@ __all__ = [
     "sqlite_database",
     "table",
 ]
-
-
-@pytest.fixture
-def closed() -> Iterator[None]:
-    """Close what a test opened, before its warnings are those of another test."""
-    yield
-    gc.collect()

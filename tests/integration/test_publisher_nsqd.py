@@ -27,10 +27,7 @@ from tests.support.settings import settings
 from tests.support.until import until
 
 #: A publisher keeps its connections as long as its process lives, so it has no `close`.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.usefixtures("closed"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 MAX_MSG_SIZE = 1_000_000
 #: How late a call may end on a busy machine.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
 import time
@@ -41,14 +40,6 @@ TOPIC = "where"
 #: How late a call may end on a busy machine.
 LATE_S = 0.1
 MB = 1_000_000
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close what a test opened, before its warnings are those of another test."""
-    yield
-    gc.unfreeze()  # a consumer froze what it found; an asker in it would keep its postbox's name
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

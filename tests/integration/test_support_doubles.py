@@ -20,10 +20,7 @@ from tests.support.places import new_place
 from tests.support.settings import settings
 
 #: A publisher, an asker and an outbox keep what they opened as long as their process lives, so they have no `close`.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.usefixtures("closed"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 FIRST, SECOND = (Outgoing(topic="t", body=body) for body in (b"[1]", b"[2]"))
 TOO_LARGE = Outgoing(topic="t", body=b"[%s]" % (b" " * 100))
