@@ -18,7 +18,8 @@ from tests.support.process import ChildProcess
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.demo"]
 LONGEST_S = 15
-MEDIAN_MS = 10.0
+#: Nothing on the way waits for a timer, such as the 250 ms of nsqd's buffer; how fast it is, `make bench` measures.
+MEDIAN_MS = 100.0
 
 
 @pytest.mark.alone
