@@ -168,7 +168,10 @@ class Chain:
         until(lambda: self._drained(topic, channel), timeout_s=timeout_s, what=f"{topic}:{channel} to be drained")
 
     def _drained(self, topic: str, channel: str) -> bool:
-        return self.nsqd.topic(topic)["depth"] == 0 and self.nsqd.channel(topic, channel).drained
+        # Between the queues of topic and channel a message is in nsqd's hand, and in neither.
+        published = self.nsqd.topic(topic)["message_count"]
+        found = self.nsqd.channel(topic, channel)
+        return found.messages >= published and found.drained
 
     def log_lines(self, pattern: str) -> list[str]:
         """Return the lines of Kamailio's log that match a regular expression."""
