@@ -10,13 +10,12 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
+from kemi_nsq.presence.pacing import AT_ONCE
 from kemi_nsq.presence.row import HIDING, RESET, SEATED, TOMBSTONE_BODY, WAITING
 from kemi_nsq.presence.statements import is_ours, is_over
 
 #: Rows that one statement looks for, or hides, at most.
 PAGE = 500
-#: Rows that are ended, or hidden, in one go: each may have a NOTIFY, and events that came meanwhile go before the rest.
-ENDED_AT_ONCE = 50
 #: Documents that may have been written shortly before a start.
 _RECENT = 20_000
 
@@ -47,8 +46,8 @@ class Due:
         rows = sa.select(table).where(ours).order_by(columns.id.desc()).limit(PAGE)
         since = columns.received_time <= sa.bindparam("until")
         self.living = rows.where(sa.not_(over))
-        self.ending = self.living.where(expiring).limit(ENDED_AT_ONCE)
-        self.shown = rows.where(expiring, over, columns.event.in_(HIDING), since).limit(ENDED_AT_ONCE)
+        self.ending = self.living.where(expiring).limit(AT_ONCE)
+        self.shown = rows.where(expiring, over, columns.event.in_(HIDING), since).limit(AT_ONCE)
         self.tombstones = sa.select(columns.id).where(ours, over, expiring).limit(PAGE)
         which = columns.id.in_(sa.bindparam("ids", expanding=True))
         self.forget = sa.delete(table).where(which, ours, over, expiring)

@@ -17,8 +17,8 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
-from kemi_nsq.presence.due import ENDED_AT_ONCE
 from kemi_nsq.presence.lock import PresenceLock
+from kemi_nsq.presence.pacing import AT_ONCE
 from kemi_nsq.presence.packages import ended
 from kemi_nsq.presence.packages.state import document_version
 from kemi_nsq.presence.row import GRACE_S, Row, ended_row, reset_row
@@ -94,7 +94,7 @@ class Expiry:
             self._doubted = True
         until = now + GRACE_S
         rows = self._table.search.expiring(until)
-        if rows and self._end(rows, 0) and len(rows) >= ENDED_AT_ONCE:  # an event that is under way counts as later
+        if rows and self._end(rows, 0) and len(rows) >= AT_ONCE:  # an event that is under way counts as later
             return True
         if self._hide_lingering(now - LINGER_S):
             return True
@@ -132,7 +132,7 @@ class Expiry:
         if rows and self._settings.pua_refresh:
             self._watchers.tell({(row.uri, row.event) for row in rows})
         self._watchers.hide([row.ruid for row in rows])
-        if len(rows) >= ENDED_AT_ONCE:
+        if len(rows) >= AT_ONCE:
             return True
         self._swept_until = until - _CLOCKS_S
         return False

@@ -20,8 +20,8 @@ AFTER_S = 0.5
 _MOST = 20_000
 #: Seconds between two tries of what nobody could be told, at most.
 _AGAIN_MOST_S = 30.0
-#: So many of each package are told again in one go, which takes some tenths of a second; events that came meanwhile go
-#: before the rest.
+#: So many of each package are told again in one go, and so many rows are ended, or hidden by a sweep: each may have a
+#: NOTIFY, which together take some tenths of a second. Events that came meanwhile go before the rest.
 AT_ONCE = 50
 
 

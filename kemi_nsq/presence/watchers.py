@@ -101,7 +101,7 @@ class Watchers:
         if by_route and not self._settings.pua_refresh:
             return  # the route tells the watchers, and the sweep hides
         changed = [row for row, change in told if change is Change.STORED or row.redelivered]
-        later = self._refresh_changed(changed, saved.reseated, most=None if by_route else AT_ONCE)
+        later = self._refresh_changed(changed, saved.reseated, by_route=by_route)
         over = [
             row.ruid
             for row, change in told
@@ -163,8 +163,8 @@ class Watchers:
             self._quiet.log(Level.ERROR, Counter.DOCUMENT_TOO_LARGE, text)
         return large
 
-    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who], *, most: int | None) -> set[Key]:
-        """Tell the watchers of what changed, at most of so many now; return those that are told later.
+    def _refresh_changed(self, rows: Sequence[Row], reseated: Iterable[Who], *, by_route: bool) -> set[Key]:
+        """Tell the watchers of what changed, of a batch all now, else some; return those that are told later.
 
         What ended is told then by the sweep, which hides it after that. A process without ticks tells all now.
         """
@@ -174,8 +174,7 @@ class Watchers:
             urgent[key] = urgent.get(key, False) or row.is_over
         now = self._clock.monotonic()
         admitted = [key for key in urgent if self._pacer.admit(key, now, urgent=urgent[key])]
-        if not self._ticks or most is None:
-            most = len(admitted)
+        most = len(admitted) if by_route or not self._ticks else AT_ONCE
         self._refresh(admitted[:most])
         later = set(admitted[most:])
         self.doubt(later - {(row.uri, row.event) for row in rows if leaves(row)})

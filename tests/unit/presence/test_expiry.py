@@ -180,7 +180,7 @@ def test_many_states_end_some_at_a_time_and_the_rest_is_due_at_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for where in ("due", "expiry"):
-        monkeypatch.setattr(f"kemi_nsq.presence.{where}.ENDED_AT_ONCE", 3)
+        monkeypatch.setattr(f"kemi_nsq.presence.{where}.AT_ONCE", 3)
     monkeypatch.setattr(stage.table.search, "_due", Due(stage.table._table))
     users = [f"sip:u{number}@example.com" for number in range(10)]
     for user in users:
