@@ -28,7 +28,6 @@ class Chores:
         expiry: ends what expires; None likewise.
         probe: asks producers for their state.
         gate: makes trials of what fails; while the database does, nothing here touches it.
-        clocks: want to know what is stored; None where nsqd's clocks put nothing in order.
         clock: tells the time.
     """
 
@@ -40,7 +39,6 @@ class Chores:
         expiry: Expiry | None,
         probe: Probe,
         gate: Gate,
-        clocks: Clocks | None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._host = host
@@ -48,7 +46,7 @@ class Chores:
         self._expiry = expiry
         self._probe = probe
         self._gate = gate
-        self._clocks = clocks
+        self._clocks: Clocks | None = None
         self._clock = clock
         self._quiet = Quiet(host, clock)
         self._sweep_due = clock.monotonic()
@@ -58,6 +56,10 @@ class Chores:
         """Take up what can only be done in a process that calls `tick`."""
         if self._watchers is not None:
             self._watchers.begin_ticking()
+
+    def look_for(self, clocks: Clocks | None) -> None:
+        """Look, at each sweep, what is stored, for those that want to know; None where nobody judges clocks."""
+        self._clocks = clocks
 
     def next_due(self) -> float | None:
         """Return the monotonic second at which `tick` has something to do, or None for never."""

@@ -208,11 +208,13 @@ class Supervisor:
         return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put, clock=self._clock)
 
     def _make_watch(self, desk: ReplyDesk, client_id: str) -> NsqdWatch:
+        clocks = self._clocks if desk.slot == 0 else None  # of all consumers, one judges them
+        self._chores.look_for(clocks)
         return NsqdWatch(
             self._settings,
             desk.subscription,
             client_id,
-            clocks=self._clocks if desk.slot == 0 else None,  # of all consumers, one says it
+            clocks=clocks,
             page=self._host.page,
             emit=self._emit,
             clock=self._clock,

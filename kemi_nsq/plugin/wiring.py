@@ -152,7 +152,6 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         expiry=presence.expiry,
         probe=presence.probe,
         gate=gate,
-        clocks=presence.clocks,
         clock=clock,
     )
     return Work(handling=handling, chores=chores, gate=gate)

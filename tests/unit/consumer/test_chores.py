@@ -24,7 +24,7 @@ from tests.support.until import until
 def chores(publisher: Publisher, host: FakeHost) -> Chores:
     wanted = settings(probe_topic="probes")
     probe = Probe(wanted, publisher, None)
-    return Chores(host, watchers=None, expiry=None, probe=probe, gate=TestedGate(host), clocks=None)
+    return Chores(host, watchers=None, expiry=None, probe=probe, gate=TestedGate(host))
 
 
 def tick_until(tested: Chores, fact: Callable[[], bool]) -> None:

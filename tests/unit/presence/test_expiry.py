@@ -43,9 +43,7 @@ class Stage:
         self.writer, self.expiry = parts.writer, parts.expiry
         self.gate = TestedGate(self.host)
         probe = Probe(chosen, Publisher(chosen), None)
-        self.chores = Chores(
-            self.host, watchers=parts.watchers, expiry=parts.expiry, probe=probe, gate=self.gate, clocks=None
-        )
+        self.chores = Chores(self.host, watchers=parts.watchers, expiry=parts.expiry, probe=probe, gate=self.gate)
         self.expiry.sweep()  # the first one, as after a start
 
     def row(self, user: str = ALICE, *, position: int = START, **changes: JsonValue) -> Row:

@@ -54,9 +54,7 @@ class Process:
         self.writer, self.watchers, self.expiry = parts.writer, parts.watchers, parts.expiry
         self.gate = TestedGate(self.host)
         probe = Probe(chosen, Publisher(chosen), None)
-        self.chores = Chores(
-            self.host, watchers=self.watchers, expiry=self.expiry, probe=probe, gate=self.gate, clocks=None
-        )
+        self.chores = Chores(self.host, watchers=self.watchers, expiry=self.expiry, probe=probe, gate=self.gate)
         if ticks:
             self.watchers.begin_ticking()
 
