@@ -7,11 +7,10 @@ nsqlookupd says, which threads of its own ask for (`lookups`).
 
 from __future__ import annotations
 
-import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.dials import Dials
 from kemi_nsq.consumer.discovery import Discovery
@@ -20,7 +19,7 @@ from kemi_nsq.consumer.message import Item
 from kemi_nsq.consumer.targets import Target, Targets
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, TransientError
-from kemi_nsq.host import Broken, Level, Report
+from kemi_nsq.host import Level, Report
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import sockets
 from kemi_nsq.nsq.resolver import SHARED, Resolver
@@ -32,7 +31,7 @@ LOG_EVERY = 100
 _JOIN_S = 5.0
 
 
-class Connector(threading.Thread):
+class Connector(Background):
     """Keeps one connection for each nsqd and subscription.
 
     Args:
@@ -54,7 +53,7 @@ class Connector(threading.Thread):
         emit: Callable[[Item], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(name="nsq-connector", daemon=True)
+        super().__init__("nsq-connector", emit)
         lookupds = settings.lookupd_address
         self._adopt = adopt
         self._page = page
@@ -71,7 +70,6 @@ class Connector(threading.Thread):
         self._closed: deque[tuple[Target, bool]] = deque()
         #: The last answer of each nsqlookupd that this thread has not seen.
         self._answers: dict[Address, Found] = {}
-        self._stopping = False
 
     def closed(self, target: Target, was_subscribed: bool) -> None:
         """Say, from any thread, that a connection is gone."""
@@ -80,26 +78,23 @@ class Connector(threading.Thread):
 
     def stop(self) -> None:
         """End the thread after what it is doing now."""
-        self._stopping = True
+        super().stop()
         self._dials.wake()
 
-    def run(self) -> None:
-        """Connect and wait, until `stop`; an error of ours is handed to the main thread."""
-        try:
-            for lookups in self._lookups:
-                lookups.start()
-            while not self._stopping:
-                self._turn()
-        except BaseException:  # whatever it is, the main thread must learn that nobody connects any more
-            self._emit(Broken(trace=traceback.format_exc()))
-        finally:
-            for lookups in self._lookups:
-                lookups.stop()
-            for lookups in self._lookups:
-                if lookups.is_alive():  # not so if no thread could be started
-                    lookups.join(_JOIN_S)
-            self._dials.close()
-            self._page.show(Fact.DISCOVERY, "")
+    def _work(self) -> None:
+        for lookups in self._lookups:
+            lookups.start()
+        while not self._stopping.is_set():
+            self._turn()
+
+    def _end(self) -> None:
+        for lookups in self._lookups:
+            lookups.stop()
+        for lookups in self._lookups:
+            if lookups.is_alive():  # not so if no thread could be started
+                lookups.join(_JOIN_S)
+        self._dials.close()
+        self._page.show(Fact.DISCOVERY, "")
 
     def _turn(self) -> None:
         now = self._clock.monotonic()

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Item
 from kemi_nsq.errors import TransientError
-from kemi_nsq.host import Broken
 from kemi_nsq.names import Address
 from kemi_nsq.nsq import httpapi, nodes
 
@@ -33,7 +31,7 @@ class Found:
     listed: nodes.Listed | TransientError
 
 
-class Lookups(threading.Thread):
+class Lookups(Background):
     """Asks one nsqlookupd, for ever.
 
     Args:
@@ -51,25 +49,15 @@ class Lookups(threading.Thread):
         emit: Callable[[Item], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(name="nsq-lookups", daemon=True)
+        super().__init__("nsq-lookups", emit)
         self._lookupd = lookupd
         self._found = found
-        self._emit = emit
         self._clock = clock
-        self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """End the thread after what it is asking now."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        """Ask and wait, until `stop`; an error of ours is handed to the main thread."""
-        try:
-            while not self._stopping.is_set():
-                self._found(Found(lookupd=self._lookupd, listed=self._ask()))
-                self._stopping.wait(LOOKUP_INTERVAL_S * (0.8 + 0.4 * self._clock.chance()))
-        except BaseException:  # whatever it is, the main thread must learn that nobody asks any more
-            self._emit(Broken(trace=traceback.format_exc()))
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            self._found(Found(lookupd=self._lookupd, listed=self._ask()))
+            self._stopping.wait(LOOKUP_INTERVAL_S * (0.8 + 0.4 * self._clock.chance()))
 
     def _ask(self) -> nodes.Listed | TransientError:
         try:

@@ -6,17 +6,16 @@ Who may read them is judged in `queries.readers`, the clocks in `presence.clocks
 
 from __future__ import annotations
 
-import threading
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Item
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DeadlineExceeded, TransientError
-from kemi_nsq.host import Broken, Level, Report
+from kemi_nsq.host import Level, Report
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi, nodes, stats
 from kemi_nsq.nsq.stats import Reader
@@ -44,7 +43,7 @@ class _Seen(NamedTuple):
     reading: Reading | None
 
 
-class NsqdWatch(threading.Thread):
+class NsqdWatch(Background):
     """Notices a stranger that reads our replies, and clocks that are wrong: one line, a counter, a fact in the page.
 
     Args:
@@ -68,7 +67,7 @@ class NsqdWatch(threading.Thread):
         emit: Callable[[Item], None],
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(name="nsq-watch", daemon=True)
+        super().__init__("nsq-watch", emit)
         self._lookupds = settings.lookupd_address
         self._named = settings.nsqd_address
         self._topic = subscription.topic
@@ -80,22 +79,14 @@ class NsqdWatch(threading.Thread):
         self._listed: dict[Address, list[Address]] = {}
         self._problems: dict[Address, str] = {}
         self._shown = ""
-        self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """End the thread after what it is asking now."""
-        self._stopping.set()
+    def _work(self) -> None:
+        while not self._stopping.wait(LOOK_INTERVAL_S * (0.8 + 0.4 * self._clock.chance())):
+            self._look()
 
-    def run(self) -> None:
-        """Look and wait, until `stop`; an error of ours is handed to the main thread."""
-        try:
-            while not self._stopping.wait(LOOK_INTERVAL_S * (0.8 + 0.4 * self._clock.chance())):
-                self._look()
-        except BaseException:  # whatever it is, the main thread must learn that nobody looks any more
-            self._emit(Broken(trace=traceback.format_exc()))
-        finally:
-            self._page.show(Fact.STRANGERS, "")
-            self._page.show(Fact.CLOCKS, "")
+    def _end(self) -> None:
+        self._page.show(Fact.STRANGERS, "")
+        self._page.show(Fact.CLOCKS, "")
 
     def _look(self) -> None:
         problems: dict[Address, str] = {}

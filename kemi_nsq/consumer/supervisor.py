@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
 
+from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.connector import Connector
@@ -169,7 +170,7 @@ class Supervisor:
             clock=self._clock,
         )
         watch = self._make_watch(desk, client_id)
-        threads: list[IoThread | Connector | NsqdWatch | OutboxSender] = [self._io, self._connector, watch]
+        threads: list[IoThread | Background] = [self._io, self._connector, watch]
         if self._sender is not None:
             threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
         try:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
@@ -298,7 +297,7 @@ class Sender:
 MakeSender: TypeAlias = Callable[[Callable[[Report], None]], Sender]
 
 
-class OutboxSender(threading.Thread):
+class OutboxSender(Background):
     """Runs a sender as soon as the lock is free. Of several, in several processes, one is at work.
 
     Args:
@@ -309,24 +308,16 @@ class OutboxSender(threading.Thread):
     """
 
     def __init__(self, path: str, sender: Sender, emit: Callable[[Report | Broken], None], page: Page) -> None:
-        super().__init__(name="nsq-outbox", daemon=True)
+        super().__init__("nsq-outbox", emit)
         self._path = path
         self._sender = sender
         self._emit = emit
         self._page = page
-        self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """End the thread after what it is doing now."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        """Wait for the lock, then send, until `stop`."""
-        try:
-            while not self._stopping.is_set():
-                self._serve()
-        except BaseException:  # the main thread must learn that nobody sends any more
-            self._emit(Broken(trace=traceback.format_exc()))
+    def _work(self) -> None:
+        """Wait for the lock, then send."""
+        while not self._stopping.is_set():
+            self._serve()
 
     def _serve(self) -> None:
         try:
