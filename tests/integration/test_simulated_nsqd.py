@@ -188,10 +188,16 @@ class Talk:
         return f"message {body} attempts {attempts}"
 
 
-def finish(talk: Talk) -> None:
-    me = talk.subscribe()
+def holding(talk: Talk) -> int:
+    """Return a subscriber that was handed the message `a`."""
+    peer = talk.subscribe()
     talk.publish("a")
-    talk.read(me)
+    talk.read(peer)
+    return peer
+
+
+def finish(talk: Talk) -> None:
+    me = holding(talk)
     talk.command(me, "FIN", "a")
     talk.command(me, "FIN", "a")
     talk.read(me)
@@ -199,9 +205,7 @@ def finish(talk: Talk) -> None:
 
 
 def requeue(talk: Talk) -> None:
-    me = talk.subscribe()
-    talk.publish("a")
-    talk.read(me)
+    me = holding(talk)
     for delay_ms in (0, 300, 0):
         talk.command(me, "REQ", "a", delay_ms)
         talk.read(me)
@@ -212,9 +216,7 @@ def requeue(talk: Talk) -> None:
 
 
 def touch(talk: Talk) -> None:
-    me = talk.subscribe()
-    talk.publish("a")
-    talk.read(me)
+    me = holding(talk)
     talk.command(me, "TOUCH", "a")
     talk.command(me, "FIN", "a")
     talk.command(me, "TOUCH", "a")

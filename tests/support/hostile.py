@@ -8,12 +8,11 @@ import json
 import re
 import select
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
+from tests.support.listening import PATIENCE_S, Listening
 from tests.support.ports import LOOPBACK
 
 #: Seconds between two bytes of a server that drips: far below any timeout of a single read.
@@ -21,7 +20,6 @@ DRIP_S = 0.02
 #: What one part of a bomb becomes: 16 KiB that are 16 MiB.
 _BOMB_PART = gzip.compress(bytes(16 * 1024 * 1024))
 _PIECE = b" " * 65536
-_JOIN_S = 10.0
 
 #: Answers a request: takes what sends bytes, and what waits between two of them until the test is over.
 Behaviour: TypeAlias = Callable[[Callable[[bytes], object], Callable[[float], bool]], object]
@@ -101,8 +99,8 @@ def redirects(to: str) -> Behaviour:
     return answer(b"", "302 Found", Location=to)
 
 
-class HostileHttp:
-    """Listens on a free port of loopback and treats every request alike, each connection in a thread of its own.
+class HostileHttp(Listening):
+    """Treats every request alike.
 
     Attributes:
         port: where it listens.
@@ -110,60 +108,37 @@ class HostileHttp:
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__("hostile server")
         self._behaviour = behaviour
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = self.listen(self._serve)
         self.requests = 0
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._accept, name="hostile server")]
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(_JOIN_S)
-            assert not thread.is_alive()
-        self._listener.close()
 
     @property
     def address(self) -> str:
         """`host:port`, as in NSQ_LOOKUPD_ADDRESS."""
         return f"{LOOPBACK}:{self.port}"
 
-    def _accept(self) -> None:
-        while not self._over.is_set():
-            if select.select([self._listener], [], [], 0.02)[0]:
-                accepted, _ = self._listener.accept()
-                thread = threading.Thread(target=self._serve, args=(accepted,), name="hostile answer")
-                self._threads.append(thread)
-                thread.start()
-
     def _serve(self, accepted: socket.socket) -> None:
         def send(data: bytes) -> None:
             rest = memoryview(data)
             while rest:
-                if self._over.is_set():
+                if self.over.is_set():
                     raise ConnectionAbortedError
-                if select.select([], [accepted], [], 0.02)[1]:
+                if select.select([], [accepted], [], PATIENCE_S)[1]:
                     rest = rest[accepted.send(rest, socket.MSG_DONTWAIT) :]
 
         with accepted, suppress(ConnectionError):
             while self._request(accepted):
                 self.requests += 1
-                self._behaviour(send, self._over.wait)
+                self._behaviour(send, self.over.wait)
 
     def _request(self, accepted: socket.socket) -> bool:
         """Wait for a request; return whether one came."""
         got = b""
         while not _whole(got):
-            if self._over.is_set():
+            if self.over.is_set():
                 return False
-            if select.select([accepted], [], [], 0.02)[0]:
+            if select.select([accepted], [], [], PATIENCE_S)[0]:
                 data = accepted.recv(65536)
                 if not data:
                     return False

@@ -12,24 +12,20 @@ import re
 import select
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from email.utils import formatdate, parsedate_to_datetime
-from types import TracebackType
-from typing import Self
 
 from tests.support import frames
+from tests.support.listening import PATIENCE_S, Listening
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
 
 _DATE = re.compile(rb"\r\nDate: ([^\r]+)\r\n")
-_JOIN_S = 10.0
-_PATIENCE_S = 0.02
 
 
-class ShiftedNsqd:
-    """Listens on two free ports of loopback, for TCP and for HTTP.
+class ShiftedNsqd(Listening):
+    """Listens for TCP and for HTTP.
 
     Attributes:
         behind: the nsqd; needed when somebody connects.
@@ -38,47 +34,21 @@ class ShiftedNsqd:
     """
 
     def __init__(self, behind: Nsqd | None = None) -> None:
+        super().__init__("shifted nsqd")
         self.behind = behind
         self.shift_s = self.asked = 0
-        self._over = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._tcp, self._http = socket.create_server((LOOPBACK, 0)), socket.create_server((LOOPBACK, 0))
-
-    def __enter__(self) -> Self:
-        self._start(self._accept, self._tcp, lambda nsqd: nsqd.tcp_port, _Messages)
-        self._start(self._accept, self._http, lambda nsqd: nsqd.http_port, _Dates)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(_JOIN_S)
-            assert not thread.is_alive()
-        self._tcp.close()
-        self._http.close()
+        self._tcp_port = self.listen(lambda client: self._serve(client, lambda nsqd: nsqd.tcp_port, _Messages()))
+        self._http_port = self.listen(lambda client: self._serve(client, lambda nsqd: nsqd.http_port, _Dates()))
 
     @property
     def tcp_address(self) -> str:
         """`host:port` of the NSQ protocol."""
-        return f"{LOOPBACK}:{self._tcp.getsockname()[1]}"
+        return f"{LOOPBACK}:{self._tcp_port}"
 
     @property
     def http_address(self) -> str:
         """`host:port` of the HTTP interface."""
-        return f"{LOOPBACK}:{self._http.getsockname()[1]}"
-
-    def _start(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, name="shifted nsqd")
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self, listener: socket.socket, port: Callable[[Nsqd], int], shifting: type[_Messages | _Dates]) -> None:
-        while not self._over.is_set():
-            if select.select([listener], [], [], _PATIENCE_S)[0]:
-                client, _ = listener.accept()
-                self._start(self._serve, client, port, shifting())
+        return f"{LOOPBACK}:{self._http_port}"
 
     def _serve(self, client: socket.socket, port: Callable[[Nsqd], int], shifting: _Messages | _Dates) -> None:
         assert self.behind is not None
@@ -87,8 +57,8 @@ class ShiftedNsqd:
                 stack.callback(self._count)
             stack.enter_context(client)
             server = stack.enter_context(socket.create_connection((LOOPBACK, port(self.behind))))
-            while not self._over.is_set():
-                for ready in select.select([client, server], [], [], _PATIENCE_S)[0]:
+            while not self.over.is_set():
+                for ready in select.select([client, server], [], [], PATIENCE_S)[0]:
                     data = ready.recv(65536)
                     if not data:
                         return
