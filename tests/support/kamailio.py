@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +34,16 @@ STOP_TIMEOUT_S = 20.0
 def quoted(text: object) -> str:
     """Return a value for a `#!define` that stands where the configuration wants a string: its quotes are part of it."""
     return f'"{text}"'
+
+
+@cache
+def release() -> tuple[int, ...]:
+    """Return the release that is installed, as (6, 0, 1); it is what its program says by -v."""
+    command = [find_program("kamailio", path=PROGRAM_PATH), "-v"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": CLEAN_PATH}, timeout=10)
+    found = re.search(r"kamailio (\d+)\.(\d+)\.(\d+)", done.stdout)
+    assert found is not None, f"kamailio -v names no release:\n{done.stdout}"
+    return tuple(map(int, found.groups()))
 
 
 class Kamailio:
