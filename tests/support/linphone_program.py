@@ -17,9 +17,8 @@ import signal
 import sys
 from collections.abc import Callable
 from ctypes import CDLL, CFUNCTYPE, c_bool, c_char_p, c_int, c_void_p, cast, string_at
+from ctypes.util import find_library
 from pathlib import Path
-
-LIBRARY = "liblinphone.so.10"
 
 #: LinphoneSubscriptionState of <linphone/types.h>.
 STATES = ("none", "progress", "incoming", "pending", "active", "terminated", "error", "expiring")
@@ -46,9 +45,6 @@ reg_proxy=<sip:{server};transport=udp>
 reg_route=<sip:{server};transport=udp;lr>
 reg_identity=sip:watcher@example.com
 reg_sendregister=0
-
-[storage]
-uri=null
 """
 
 _StateCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_int)
@@ -65,7 +61,7 @@ class Linphone:
             folder: where its files go, and the reports.
             server: host and port of the SIP server.
         """
-        self._library = CDLL(LIBRARY)
+        self._library = CDLL(find_library("linphone") or "liblinphone.so")
         self._reports = folder / "reports.jsonl"
         self._watched: dict[int, str] = {}  # by the address of the LinphoneEvent
         self._callbacks = (_StateCallback(self._state_changed), _NotifyCallback(self._notify_received))
