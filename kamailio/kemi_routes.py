@@ -7,7 +7,7 @@ import KSR
 import nsq  # noqa: F401  # lies beside this file; importing it makes the package known
 
 # isort: split
-from kemi_nsq import Event, KemiNsq, event_route
+from kemi_nsq import KemiNsq
 
 
 class Kamailio(KemiNsq):
@@ -47,19 +47,6 @@ class Kamailio(KemiNsq):
             KSR.presence.handle_subscribe()
         self.nsq_pua_probe(KSR.pv.get("$ru"), KSR.hdr.get("Event"))
         KSR.tm.t_release()
-
-    @event_route("nsq:consumer-event-presence-update")
-    def presence_update(self, event: Event) -> None:
-        """Publish a call, a mailbox or a presence: a row, and a NOTIFY to its watchers.
-
-        An event that announces nothing is logged, counted and dropped by the method.
-        """
-        self.nsq_pua_publish(event.payload)
-
-    @event_route("nsq:consumer-event-presence-reset")
-    def presence_reset(self, event: Event) -> None:
-        """End what a producer had published before it started anew."""
-        self.nsq_pua_reset()
 
 
 def mod_init() -> Kamailio:

@@ -77,6 +77,9 @@ class Host(Protocol):
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run the native `event_route[name]` with `payload` as `$evr(data)`; return whether there is such a route."""
 
+    def has_event_route(self, name: str) -> bool:
+        """Return whether the native configuration has an `event_route[name]`; False if that cannot be found out."""
+
     def has_route(self, name: str) -> bool:
         """Return whether the native configuration has a `route[name]`."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -108,6 +108,15 @@ def _states(value: object) -> object:
             raise ValueError(f"{part!r} is no word=basic:note:activity")
         states[word.strip().lower()] = Meaning(basic=basic, note=note, activity=activity)
     return states
+
+
+def _built_in(wanted: bool, info: ValidationInfo) -> bool:
+    """Refuse what is built in where nothing could come of it; a wrong value of the other settings has its own line."""
+    if wanted and info.data.get("pua_refresh") is False:
+        raise ValueError("with NSQ_PUA_REFRESH 0 a route tells the watchers, and what is built in runs none")
+    if wanted and info.data.get("db_url", "") is None:
+        raise ValueError("NSQ_DB_URL is not set, so there is no presentity table to write to")
+    return wanted
 
 
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
@@ -241,6 +250,13 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
     )
     pua_refresh: bool = _setting(True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.")
+    pua_builtin: Annotated[bool, AfterValidator(_built_in)] = _setting(
+        False,
+        "1: an event of the category `presence` named `update` goes to `nsq_pua_publish`, one named `reset` to "
+        "`nsq_pua_reset`, without an event route. A Python handler of that name goes before; native routes and general "
+        "ones do not see it.",
+        "0, or 1 with NSQ_PUA_REFRESH 1 and NSQ_DB_URL",
+    )
     pua_include_entity: bool = _setting(True, "1: dialog-info documents carry `target` elements.")
     pua_lock: str = _setting(
         "",

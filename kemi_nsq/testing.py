@@ -116,6 +116,10 @@ class FakeHost:
         route(self, payload)
         return True
 
+    def has_event_route(self, name: str) -> bool:
+        """Return whether the route was given."""
+        return name in self.event_routes
+
     def has_route(self, name: str) -> bool:
         """Return whether the route is among `routes`."""
         return name in self.routes

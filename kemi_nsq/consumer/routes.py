@@ -2,7 +2,8 @@
 """Event routes: which one handles an event, and what it decided.
 
 There are two kinds. A Python handler is a function decorated with `event_route`. A block `event_route[...]` is one of
-kamailio.cfg, which the host runs. For each name, the most specific first, a Python handler goes before a block.
+kamailio.cfg, which the host runs. For each name, the most specific first, a Python handler goes before a block. With
+NSQ_PUA_BUILTIN some events of presence need neither.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event, normal_name, route_names
 from kemi_nsq.host import Host, Level
+from kemi_nsq.jsontext import field_text
 from kemi_nsq.memory import remember
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.settings import Settings
@@ -36,6 +38,8 @@ ROUTE_VARIABLES: Mapping[str, str] = {
     "nqAttempts": "how often nsqd has delivered it, 1 for the first time",
     "nqAck": "set it to `requeue` and the event comes again later",
 }
+#: Events of this category are those that something built in may handle.
+BUILT_IN_CATEGORY = "presence"
 _ATTRIBUTE = "__kemi_nsq_routes__"
 #: Names come from the network, so what is remembered of them is bounded.
 _REMEMBERED_MISSES = 1000
@@ -148,6 +152,42 @@ class KamailioRoutes:
         return Outcome.REQUEUE if self._host.variable("nqAck") == "requeue" else Outcome.DONE
 
 
+class BuiltInRoutes:
+    """What events of presence are for, done without a route: NSQ_PUA_BUILTIN.
+
+    Args:
+        settings: which fields of an event name its route.
+        host: the SIP server.
+        python: handlers of the same names, which go before.
+        functions: what is called, by the event's name. Each logs and counts by itself how it ends, and tells the
+            handling what that means for the message: as it does in a native route, which returns nothing.
+    """
+
+    def __init__(
+        self, settings: Settings, host: Host, python: PythonRoutes, functions: Mapping[str, Callable[[], object]]
+    ) -> None:
+        self._key, self._subkey = settings.consumer_event_key, settings.consumer_event_subkey
+        self._host = host
+        self._python = python
+        self._functions = functions
+
+    def take(self, event: Event) -> bool:
+        """Whether the event is theirs alone: of the category presence, and named exactly so."""
+        return (
+            normal_name(field_text(event.fields, self._subkey)) in self._functions
+            and normal_name(field_text(event.fields, self._key)) == BUILT_IN_CATEGORY
+        )
+
+    def run(self, name: str, event: Event) -> Outcome:
+        """Call the Python handler of this name or, if there is none, what is built in."""
+        outcome = self._python.run(name, event)
+        if outcome is not Outcome.MISSING:
+            return outcome
+        self._host.page.begin(_named(name, event.topic))
+        self._functions[normal_name(field_text(event.fields, self._subkey))]()
+        return Outcome.DONE
+
+
 def _said(error: BaseException) -> str:
     """Return an exception in one line, whatever its own methods do."""
     return traceback.format_exception_only(error)[-1].strip()
@@ -166,13 +206,23 @@ class Router:
         settings: which fields of an event name its route.
         host: the SIP server.
         sources: what may have the route; of one name, the first that has it.
+        built_in: takes some events before all sources; None where nothing is built in.
         clock: tells the time.
     """
 
-    def __init__(self, settings: Settings, host: Host, sources: Sequence[RouteSource], clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        host: Host,
+        sources: Sequence[RouteSource],
+        *,
+        built_in: BuiltInRoutes | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._key, self._subkey = settings.consumer_event_key, settings.consumer_event_subkey
         self._host = host
         self._sources = sources
+        self._built_in = built_in
         self._unrouted: OrderedDict[str, None] = OrderedDict()
         self._quiet = Quiet(host, clock)
 
@@ -181,7 +231,12 @@ class Router:
         return route_names(event.fields, self._key, self._subkey)
 
     def run(self, names: Sequence[str], event: Event) -> Outcome:
-        """Run the first route that exists under one of `names`; if there is none, that is said once for each name."""
+        """Run the first route that exists under one of `names`; if there is none, that is said once for each name.
+
+        What is built in needs none, and then other names are not looked at.
+        """
+        if self._built_in is not None and self._built_in.take(event):
+            return self._built_in.run(names[0], event)
         for name in names:
             for source in self._sources:
                 outcome = source.run(name, event)

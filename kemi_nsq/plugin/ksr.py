@@ -126,7 +126,12 @@ class KamailioHost:
 
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
-        return _has_event_route(name) and _answered("evrexec.run", name, payload)
+        # Where that cannot be found out, evrexec says it, in a line for each name.
+        return _has_event_route(name) is not False and _answered("evrexec.run", name, payload)
+
+    def has_event_route(self, name: str) -> bool:
+        """Look an event route up as evrexec does."""
+        return _has_event_route(name) is True
 
     def has_route(self, name: str) -> bool:
         """Look a route up by the module cfgutils; t_continue leaves the caller of one that is not there waiting."""
@@ -202,17 +207,20 @@ def _line(text: str) -> str:
 
 
 @lru_cache(maxsize=_ROUTES_REMEMBERED)
-def _has_event_route(name: str) -> bool:
+def _has_event_route(name: str) -> bool | None:
     """Look an event route up as evrexec does, which writes an ERROR line for each that is not there.
 
     Names come from the network. `route_lookup` and `event_rt` (core/route.h) have been the same from 5.3 to 6.1 and are
     what modules use; KEMI has nothing for it. Routes do not change while Kamailio runs.
+
+    Returns:
+        None for a Kamailio that has them no more.
     """
     try:
         routes = ctypes.byref(ctypes.c_char.in_dll(_PROGRAM, "event_rt"))
         return bool(_PROGRAM.route_lookup(routes, name.encode()) >= 0)
-    except (ValueError, AttributeError):  # a Kamailio that has them no more: evrexec says it, in a line for each name
-        return True
+    except (ValueError, AttributeError):
+        return None
 
 
 def _own(name: str) -> int:

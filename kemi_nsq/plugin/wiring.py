@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,9 +15,18 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.outage import Kind
-from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router, RouteSource
+from kemi_nsq.consumer.routes import (
+    BUILT_IN_CATEGORY,
+    BuiltInRoutes,
+    Handler,
+    KamailioRoutes,
+    PythonRoutes,
+    Router,
+    RouteSource,
+)
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Verdicts
+from kemi_nsq.event import ROUTE_PREFIX
 from kemi_nsq.host import Host, Level, Report
 from kemi_nsq.nsq.outbox import Outbox, Sender
 from kemi_nsq.nsq.publisher import Publisher
@@ -100,14 +109,15 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
-    router = Router(settings, host, _route_sources(host, handlers, native=native), clock)
+    calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
+    router = _router(settings, host, handlers, calls, pua, clock=clock, native=native)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
     return Parts(
         host=host,
         current=current,
-        calls=Calls(host, current, clock),
+        calls=calls,
         nsq=_nsq_functions(settings, host, publisher, clock),
-        pua=_pua_functions(settings, host, current, presence, clock),
+        pua=pua,
         lock=presence.lock,
         work=work,
         supervisor=_supervisor(settings, host, work, presence.clocks, ways, clock),
@@ -220,9 +230,34 @@ def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | No
     return table
 
 
-def _route_sources(host: Host, handlers: Mapping[str, Handler], *, native: bool) -> list[RouteSource]:
+def _router(  # noqa: PLR0913  # a part of `wire`
+    settings: Settings,
+    host: Host,
+    handlers: Mapping[str, Handler],
+    calls: Calls,
+    pua: PuaFunctions,
+    *,
+    clock: Clock,
+    native: bool,
+) -> Router:
     python = PythonRoutes(handlers, host)
-    return [python, KamailioRoutes(host)] if native else [python]
+    sources: list[RouteSource] = [python, KamailioRoutes(host)] if native else [python]
+    built_in = None
+    if settings.pua_builtin:
+        functions: dict[str, Callable[[], object]] = {
+            "update": partial(calls.call, "nsq_pua_publish", pua.publish, None),
+            "reset": partial(calls.call, "nsq_pua_reset", pua.reset, None),
+        }
+        built_in = BuiltInRoutes(settings, host, python, functions)
+        _tell_of_idle_blocks(host, functions)
+    return Router(settings, host, sources, built_in=built_in, clock=clock)
+
+
+def _tell_of_idle_blocks(host: Host, built_in: Iterable[str]) -> None:
+    for name in built_in:
+        block = f"{ROUTE_PREFIX}-{BUILT_IN_CATEGORY}-{name}"
+        if host.has_event_route(block):
+            host.log(Level.WARNING, f"event_route[{block}] never runs: NSQ_PUA_BUILTIN is 1; remove one of the two")
 
 
 def _outbox(settings: Settings, say: Callable[[str], None], clock: Clock) -> Outbox:

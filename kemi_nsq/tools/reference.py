@@ -55,7 +55,9 @@ _ROUTES = """\
 ## Event routes
 
 For an event whose `{key}` is `Presence` and whose `{subkey}` is `Update_All` these are tried, in this order; the
-first that exists handles it. A missing field skips the names that need it.
+first that exists handles it. A missing field skips the names that need it. With `NSQ_PUA_BUILTIN=1` an event of the
+category `presence` that is named just `update` or `reset` needs no route, and none but a Python handler of the first of
+its names sees it.
 
 """
 

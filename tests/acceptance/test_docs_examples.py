@@ -115,9 +115,13 @@ def invite(chain: Chain) -> Response:
     return answer
 
 
+#: Its events are those of the pages.
+UPDATE = "nsq:consumer-event-presence-update"
+
+
 def event_for(route: str) -> bytes:
     """Return an event that the event route of this name handles."""
-    if route == "nsq:consumer-event-presence-update":
+    if route == UPDATE:
         return next(example for example in examples("json") if example.page.name == "events.md").text.encode()
     category = route.removeprefix("nsq:consumer-event").strip("-")
     return json.dumps({"Event-Category": category or "anything"}).encode()
@@ -168,7 +172,10 @@ def test_an_example_does_what_its_page_says(
             chain.publish(event_for(route))
             until(lambda: chain.counter("received") == 1, what="the event")
             chain.drain()
-            assert chain.counter("pua_stored") == int(route.endswith("presence-update"))
+            assert chain.counter("pua_stored") == int(route == UPDATE)
+        if "#!define NSQ_PUA_BUILTIN 1" in example.text:
+            chain.publish(event_for(UPDATE))
+            until(lambda: chain.counter("pua_stored") == 1, what="a state, without a route")
         for topic in published_topics(example.text):
             assert chain.nsqd.topic(topic)["message_count"] == 1
         assert "Unhandled exception" not in chain.kamailio.log_text()
@@ -204,7 +211,7 @@ def test_kamailio_accepts_the_grammar(example: Example, tmp_path: Path) -> None:
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run the shipped native configuration, which has had the first event of the quick start."""
     with Chain("native", tmp_path_factory.mktemp("shipped")) as chain:
-        chain.publish(event_for("nsq:consumer-event-presence-update"))
+        chain.publish(event_for(UPDATE))
         until(lambda: chain.counter("pua_stored") == 1, what="the first event")
         yield chain
 

@@ -72,6 +72,11 @@ def test_every_wrong_setting_has_its_line(kind: str, tmp_path: Path) -> None:
     assert sorted(line.split()[1] for line in lines) == ["NSQ_ACK", "NSQ_COLOUR", "NSQ_MAX_IN_FLIGHT"]
 
 
+def test_presence_without_a_route_is_refused_where_a_route_tells_the_watchers(kind: str, tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, kind, NSQ_PUA_REFRESH="0")
+    assert re.match(": NSQ_PUA_BUILTIN '1': with NSQ_PUA_REFRESH 0 a route .*; allowed: 0, or 1 with NSQ_PUA_REF", line)
+
+
 def test_an_unknown_name_in_the_environment_stops_the_start(tmp_path: Path) -> None:
     lines = refused(tmp_path, ENV_NSQ_LISTEN_TOPIK="calls")
     assert lines == [": NSQ_LISTEN_TOPIK (environment) is no setting of kemi-nsq; did you mean NSQ_LISTEN_TOPIC?"]

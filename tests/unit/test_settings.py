@@ -72,6 +72,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_DB_TIMEOUT": (5.0, ("0.5", 0.5), ("60", 60.0)),
     "NSQ_PRESENTITY_TABLE": ("presentity", ("_P2", "_P2"), ("t" * 63, "t" * 63)),
     "NSQ_PUA_REFRESH": (True, ("1", True), ("0", False)),
+    "NSQ_PUA_BUILTIN": (False, ("0", False)),  # 1 depends on others: below
     "NSQ_PUA_INCLUDE_ENTITY": (True, ("1", True), ("0", False)),
     "NSQ_PUA_LOCK": ("", ("presence", "presence"), ("", "")),
     "NSQ_PUA_STATES": (
@@ -145,6 +146,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_DB_TIMEOUT": ("0.4", "61", "nan", "5s", ""),
     "NSQ_PRESENTITY_TABLE": ("", "a b", "1a", "a;drop", "t" * 64, "x\n"),
     "NSQ_PUA_REFRESH": _BAD_SWITCHES,
+    "NSQ_PUA_BUILTIN": (*_BAD_SWITCHES, "1"),  # without NSQ_DB_URL
     "NSQ_PUA_INCLUDE_ENTITY": _BAD_SWITCHES,
     "NSQ_PUA_LOCK": ("l" * 65,),
     "NSQ_PUA_STATES": ("x", "x=", "=open:X", "x=busy:X", "x=open:", "x=open:X:sunbathing"),
@@ -246,6 +248,17 @@ def test_good_value(environment: pytest.MonkeyPatch, name: str, text: str, value
     assert getattr(load({name: text}), field(name)) == value
     environment.setenv(name, text)
     assert getattr(load({}), field(name)) == value
+
+
+def test_presence_without_a_route_wants_a_table_and_that_we_tell_its_watchers() -> None:
+    wanted = {"NSQ_PUA_BUILTIN": "1", "NSQ_DB_URL": "sqlite:////x/y"}
+    assert load(wanted).pua_builtin
+    (line,) = problems(wanted | {"NSQ_PUA_REFRESH": "0"})
+    assert line.startswith("NSQ_PUA_BUILTIN '1': with NSQ_PUA_REFRESH 0 a route tells the watchers")
+    (line,) = problems(wanted | {"NSQ_DB_URL": ""})
+    assert line.startswith("NSQ_PUA_BUILTIN '1': NSQ_DB_URL is not set")
+    lines = problems(wanted | {"NSQ_PUA_REFRESH": "maybe", "NSQ_DB_URL": "x"})
+    assert [line.split()[0] for line in lines] == ["NSQ_DB_URL:", "NSQ_PUA_REFRESH"]
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import orjson
 import pytest
 
 from kemi_nsq.consumer.routes import (
     BLOCK_NAME,
     ROUTE_VARIABLES,
+    BuiltInRoutes,
     KamailioRoutes,
     Outcome,
     PythonRoutes,
@@ -276,3 +278,57 @@ def test_a_route_that_failed_is_not_followed_by_the_next() -> None:
 
 def test_no_route_at_all() -> None:
     assert router(AskedHost()).run(["nsq:a", "nsq:b"], event()) is Outcome.MISSING
+
+
+# What is built in
+
+
+class BuiltIn:
+    """A router with something built in for `update`, and native routes of every name that its event may have."""
+
+    def __init__(self, python: Callable[[Event], int | None] | None = None) -> None:
+        self.ran: list[str] = []
+        blocks = ("consumer-event-presence-update", "consumer-event-presence", "consumer-event")
+        self.host = AskedHost(**dict.fromkeys(blocks, lambda *_: self.ran.append("native")))
+        chosen = settings()
+        handlers = PythonRoutes({f"{NAME}-update": python} if python else {}, self.host)
+        built_in = BuiltInRoutes(chosen, self.host, handlers, {"update": lambda: self.ran.append("built in")})
+        self.router = Router(chosen, self.host, [handlers, KamailioRoutes(self.host)], built_in=built_in)
+
+    def run(self, payload: str) -> Outcome:
+        arrived = event(payload)
+        return self.router.run(self.router.names(arrived), arrived)
+
+
+UPDATE = '{"Event-Category": "presence", "Event-Name": "update"}'
+
+
+def test_what_is_built_in_needs_no_route_and_asks_for_none() -> None:
+    stage = BuiltIn()
+    assert stage.run(UPDATE) is Outcome.DONE
+    assert (stage.ran, stage.host.asked, stage.host.variables) == (["built in"], [], {})
+
+
+@pytest.mark.parametrize(("result", "outcome"), [(None, Outcome.DONE), (-1, Outcome.REQUEUE)])
+def test_a_python_handler_of_its_name_goes_before_what_is_built_in(result: int | None, outcome: Outcome) -> None:
+    stage = BuiltIn(python=lambda _: result)
+    assert stage.run(UPDATE) is outcome
+    assert (stage.ran, stage.host.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("category", "name", "is_built_in"),
+    [
+        ("Presence", "UPDATE", True),
+        ("presence", "update-all", False),
+        ("presence", "", False),
+        ("presence-update", "", False),
+        ("presence-x", "update", False),
+        ("call", "update", False),
+        ("", "update", False),
+    ],
+)
+def test_only_the_exact_name_is_built_in(category: str, name: str, is_built_in: bool) -> None:
+    stage = BuiltIn()
+    assert stage.run(orjson.dumps({"Event-Category": category, "Event-Name": name}).decode()) is Outcome.DONE
+    assert stage.ran == ["built in" if is_built_in else "native"]

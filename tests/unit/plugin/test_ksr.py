@@ -194,6 +194,7 @@ def test_an_event_route_runs_with_its_payload(host: Host, ksr: FakeKsr) -> None:
     assert ran == [["nsq:consumer-event", '{"a": "\u00e9"}']]
     ksr.commands["evrexec.run"] = lambda _: (500, None)
     assert not host.run_event_route("nsq:missing", "")
+    assert not host.has_event_route("nsq:consumer-event"), "outside Kamailio nobody knows"
 
 
 def test_a_route_is_looked_up(host: Host, ksr: FakeKsr) -> None:
