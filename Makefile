@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 # The scripts that Kamailio loads are checked with the package.
-SOURCES := kemi_nsq tests $(wildcard kamailio/*.py)
+SOURCES := kemi_nsq tests hatch_build.py $(wildcard kamailio/*.py)
 LOCK := $(BIN)/pip-compile --quiet --upgrade --strip-extras --all-build-deps --allow-unsafe --generate-hashes \
 	--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 

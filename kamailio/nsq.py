@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What app_python3 loads: finds the package kemi-nsq for Kamailio's own Python, and hands its object over.
 
-Looked at, in this order: the virtual environment of the checkout that this file belongs to (a symbolic link to this
-file is followed), then whatever this Python finds by itself.
+A symbolic link to this file is followed. Looked at, in this order: the site-packages folder in which this file lies,
+when it came with a wheel; the virtual environment of the checkout that it belongs to; that of the Debian package; then
+whatever this Python finds by itself.
 """
 
 from __future__ import annotations
@@ -15,16 +16,29 @@ import sys
 import KSR
 
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_DEBIAN = "/usr/lib/kemi-nsq"  # the virtual environment of the .deb
+
+
+def _environments() -> list[str]:
+    """Return the site-packages folders in which the package may be, the one to be preferred first."""
+    here = os.path.dirname(os.path.realpath(__file__))
+    above = os.path.dirname(here)
+    of_venv = os.path.join("lib", _VERSION, "site-packages")
+    of_wheel = os.path.dirname(above)  # of its kemi_nsq/share
+    return [of_wheel, os.path.join(above, ".venv", of_venv), os.path.join(_DEBIAN, of_venv)]
+
+
+def _holds_package(folder: str) -> bool:
+    return os.path.isdir(folder) and any(re.match(r"kemi_nsq-.*\.dist-info$", name) for name in os.listdir(folder))
 
 
 def _use_environment() -> None:
-    """Put the packages of the checkout's virtual environment before those of the system."""
-    checkout = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    packages = os.path.join(checkout, ".venv", "lib", _VERSION, "site-packages")
-    if os.path.isdir(packages):
+    """Put the packages of the environment that has kemi-nsq before those of the system."""
+    for packages in filter(_holds_package, _environments()):
         known = set(sys.path)
         site.addsitedir(packages)
         sys.path.sort(key=lambda path: path in known)
+        return
 
 
 def _foreign_prefix() -> str:

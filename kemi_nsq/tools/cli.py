@@ -24,6 +24,7 @@ from kemi_nsq.jsontext import encode, json_object
 from kemi_nsq.loading import host_name, load
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
+from kemi_nsq.tools import files as shipped
 from kemi_nsq.tools import reference, responder
 from kemi_nsq.tools import status as shown
 
@@ -111,6 +112,14 @@ def status(
         shown.show(found, Console())
     if not found.well:
         raise typer.Exit(_EXIT_TRANSIENT)
+
+
+@app.command()
+def files(
+    name: Annotated[str, typer.Argument(help="One of the files, such as nsq.cfg; their folder where left out.")] = "",
+) -> None:
+    """Print where the files are that Kamailio loads and includes."""
+    sys.stdout.write(f"{shipped.path_of(name) if name else shipped.folder()}\n")
 
 
 @app.command("reference")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqError, PayloadError, QueryFailed, UsageError
 from kemi_nsq.settings import names
-from kemi_nsq.tools import cli, reference, responder
+from kemi_nsq.tools import cli, files, reference, responder
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.settings import wipe_environment
 
@@ -156,6 +156,25 @@ def test_reference_writes_the_page_of_the_docs(run: Run, tmp_path: Path) -> None
     assert out == reference.markdown()
     assert run("reference", "--write", str(tmp_path / "page.md")) == (0, "", "")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == out
+
+
+def test_files_are_those_of_the_checkout(run: Run) -> None:
+    shipped = Path(__file__).parents[3] / "kamailio"
+    assert run("files") == (0, f"{shipped}\n", "")
+    assert run("files", "examples/redirect.py") == (0, f"{shipped / 'examples/redirect.py'}\n", "")
+    code, output, errors = run("files", "nsq.conf")
+    assert (code, output) == (2, "")
+    assert re.fullmatch(r"kemi-nsq: no file is called 'nsq.conf'; there are .*\bnsq\.cfg, nsq\.py\b.*\n", errors)
+
+
+def test_an_installation_without_files_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "_FOLDERS", (tmp_path / "share", tmp_path / "kamailio"))
+    code, output, errors = run("files")
+    assert (code, output) == (2, "")
+    assert errors == (
+        f"kemi-nsq: this installation has no nsq.py, neither in {tmp_path}/share nor in {tmp_path}/kamailio: "
+        "install it anew\n"
+    )
 
 
 def test_help_names_the_commands(run: Run) -> None:
