@@ -22,7 +22,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
 .PHONY: help setup venv format style lint types walls unit check covered integration acceptance test bench chaos simulate \
-	demo docs lock clean
+	demo docs site lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,7 +53,7 @@ unit: venv ## tests that need nothing else
 style: venv
 	$(BIN)/ruff format --check $(SOURCES)
 
-check: style lint types walls unit ## format, lint, types, walls and unit tests: before each commit
+check: style lint types walls site unit ## format, lint, types, walls, site and unit tests: before each commit
 
 covered: setup ## unit and integration tests, and whether they execute enough of each module
 	$(BIN)/coverage erase
@@ -69,7 +69,7 @@ acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance
 	$(BIN)/pytest --quiet -m alone tests/acceptance
 
-test: setup style lint types walls simulate covered acceptance ## all of the above, and 1,000 seeds
+test: setup style lint types walls site simulate covered acceptance ## all of the above, and 1,000 seeds
 
 bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -83,9 +83,13 @@ simulate: setup ## bad days of many seeds, without threads, sockets or a clock; 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo
 
-docs: venv ## write docs/reference.md and the map in docs/how-it-works.md from the code
+docs: venv ## write docs/reference.md, the map in docs/how-it-works.md and the list of decisions
 	$(BIN)/kemi-nsq reference --write docs/reference.md
 	$(BIN)/python -m tests.support.code_map
+	$(BIN)/python -m tests.support.decisions
+
+site: venv ## build the documentation as a site, strictly, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lock: venv ## renew requirements.lock and requirements-dev.lock with the newest allowed versions
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --output-file requirements.lock pyproject.toml

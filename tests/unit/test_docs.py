@@ -39,7 +39,7 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.tools import reference
 from kemi_nsq.tools.cli import app
-from tests.support import code_map
+from tests.support import code_map, decisions
 from tests.support.deliveries import delivery
 from tests.support.markdown import (
     ROOT,
@@ -58,8 +58,8 @@ from tests.support.presentity_table import create_presentity_table
 
 EVENTS = ROOT / "docs/events.md"
 RIGHT = ROOT / "docs/presence-stays-right.md"
-#: The languages of fenced blocks. `text` and `mermaid` are shown and not run.
-LANGUAGES = {"json", "kamailio", "mermaid", "python", "sh", "text"}
+#: The languages of fenced blocks. `text` is shown and not run.
+LANGUAGES = {"json", "kamailio", "python", "sh", "text"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
 PROGRAMS = {"apt-get", "cd", "curl", "done", "for", "git", "install", "kamailio", "kamcmd", "kemi-nsq"}
 PROGRAMS |= {"env", "ln", "make", "mv", "nsqd", "setup.sh", "sqlite3", "systemctl"}
@@ -89,6 +89,10 @@ class TestMap:
     def test_each_wing_is_in_it(self) -> None:
         folders = {module.parent.relative_to(code_map.PACKAGE).parts[:1] for module in code_map.modules()}
         assert {"".join(folder) for folder in folders} == set(code_map.WINGS)
+
+
+def test_the_list_of_decisions_has_each_record() -> None:
+    assert decisions.PAGE.read_text(encoding="utf-8") == decisions.written(), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
