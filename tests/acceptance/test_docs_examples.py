@@ -35,7 +35,20 @@ CONTACT = "sip:bob@192.0.2.7"
 DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
 FILES = "/var/lib/kamailio/"
 #: Page to the final response that its request route gives to an INVITE; where there is none, ours gives 200.
-STATUS = {"README.md": 404, "howto-publish.md": 202, "howto-query.md": 302, "howto-query-async.md": 302}
+STATUS = {
+    "README.md": 404,
+    "howto-publish.md": 202,
+    "howto-query.md": 302,
+    "howto-query-async.md": 302,
+    "migrate-from-kazoo.md": 302,
+    "migrate-from-nsq.md": 404,
+    "migrate-from-pua-json.md": 200,
+}
+#: Page to what its example writes to the log about the first event of events.md.
+SAYS = {
+    "migrate-from-kazoo.md": "dialog of sip:alice@example.com",
+    "migrate-from-nsq.md": "dialog of sip:alice@example.com",
+}
 
 #: Answers OPTIONS, as the tests' Kamailio must, and lets the example do the rest.
 NATIVE_ROUTE = """
@@ -172,7 +185,9 @@ def test_an_example_does_what_its_page_says(
             chain.publish(event_for(route))
             until(lambda: chain.counter("received") == 1, what="the event")
             chain.drain()
-            assert chain.counter("pua_stored") == int(route == UPDATE)
+            given = example.text.count('"nsq_pua_publish", "')  # by the request route
+            assert chain.counter("pua_stored") == int(route == UPDATE) + given
+            assert chain.log_lines(SAYS.get(example.page.name, ""))
         if "#!define NSQ_PUA_BUILTIN 1" in example.text:
             chain.publish(event_for(UPDATE))
             until(lambda: chain.counter("pua_stored") == 1, what="a state, without a route")
