@@ -43,9 +43,7 @@ class Kamailio(KemiNsq):
         if KSR.tm.t_newtran() < 0:
             KSR.sl.sl_reply_error()
             return
-        with self.presence_lock():
-            KSR.presence.handle_subscribe()
-        self.nsq_pua_probe(KSR.pv.get("$ru"), KSR.hdr.get("Event"))
+        self.nsq_pua_handle()
         KSR.tm.t_release()
 
 

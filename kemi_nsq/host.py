@@ -104,6 +104,16 @@ class Host(Protocol):
     def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""
 
+    def handle_request(self) -> bool:
+        """Have the presence module answer the SUBSCRIBE or PUBLISH that is being handled; return whether it took it.
+
+        Raises:
+            UsageError: it is another request, or there is no presence module.
+        """
+
+    def wanted_state(self) -> tuple[str, str] | None:
+        """Return the presentity's URI and the event package that the request being handled begins to subscribe to."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspended:

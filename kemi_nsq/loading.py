@@ -27,7 +27,7 @@ def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Setting
     Raises:
         SettingsError: at least one name is unknown or one value is not allowed.
     """
-    known = set(names()) | CONFIGURATION_ONLY
+    known = {*names(), *CONFIGURATION_ONLY}
     unknown = [
         f"{name} ({where}) is no setting of kemi-nsq; did you mean {_nearest(name)}?"
         for where, given in (("#!define", defines), ("environment", os.environ))

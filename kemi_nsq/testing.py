@@ -39,6 +39,9 @@ class FakeHost:
         transaction: index and label of the SIP transaction that can be suspended, or None.
         suspended_for_s: how long each suspended transaction may wait at most.
         continued: what was continued, with the variables as they were then.
+        handled: the locks that were held when a SUBSCRIBE or PUBLISH was handled, for each.
+        request_accepted: what the presence module answers.
+        wanted: the presentity and the event package of the SUBSCRIBE that is being handled, or None.
     """
 
     def __init__(
@@ -61,6 +64,9 @@ class FakeHost:
         self.transaction: tuple[int, int] | None = None
         self.suspended_for_s: list[float] = []
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
+        self.handled: list[set[str]] = []
+        self.request_accepted = True
+        self.wanted: tuple[str, str] | None = None
         self._defines = dict(defines or {})
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
@@ -157,3 +163,12 @@ class FakeHost:
         """Remember a refresh and answer `refresh_accepted`."""
         self.refreshed.append((presentity_uri, package))
         return self.refresh_accepted
+
+    def handle_request(self) -> bool:
+        """Remember that the request was handled, and which locks were held, and answer `request_accepted`."""
+        self.handled.append(set(self.locked))
+        return self.request_accepted
+
+    def wanted_state(self) -> tuple[str, str] | None:
+        """Return what was given as `wanted`."""
+        return self.wanted

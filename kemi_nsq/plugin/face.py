@@ -103,6 +103,12 @@ class Face:
         """
         return self._parts.lock.held()
 
+    def _handle(self) -> int:
+        code = self._call("nsq_pua_handle", self._parts.pua.handle).code
+        if code == OK and (wanted := self._parts.host.wanted_state()):
+            self._call("nsq_pua_probe", self._parts.pua.probe, *wanted)
+        return code
+
     # Kamailio looks for these whether or not they are wanted; an absent one leaves an error behind (5.6, 5.7).
 
     def ksr_reply_route(self, _msg: object) -> int:

@@ -117,6 +117,14 @@ FUNCTIONS: Mapping[str, Function] = {
         failed=_PUA_INVALID,
         database_failed=_DATABASE_FAILED,
     ),
+    "nsq_pua_handle": Function(
+        does="Have the presence module answer a SUBSCRIBE or PUBLISH (`handle_subscribe`, `handle_publish`) while "
+        "nobody else holds NSQ_PUA_LOCK; then do for a new subscription what `nsq_pua_probe` does. A transaction must "
+        "be there (`t_newtran`) and is released afterwards (`t_release`).",
+        returns="1 done, -1 the presence module refused it, and has answered so.",
+        codes={False: FAILED},
+        failed=Failure(Counter.REQUEST_REFUSED),
+    ),
     "nsq_pua_probe": Function(
         does="Ask producers, on NSQ_PROBE_TOPIC, for the state of a presentity that has none. A process does so for "
         "each presentity at most every 30 s.",

@@ -31,6 +31,10 @@ class KemiNsq(Face):
         """Reset a scope: `kamcmd evrexec.run ksr_nsq_reset "realm example.com"`."""
         return self.nsq_pua_reset(scope)
 
+    def nsq_pua_handle(self) -> int:
+        """For the request that is being handled."""
+        return self._handle()
+
     def nsq_pua_probe(self, presentity: str, event: str) -> int:
         """Arguments: the presentity's URI and the event package."""
         return self._call("nsq_pua_probe", self._parts.pua.probe, presentity, event).code

@@ -11,7 +11,7 @@ import ctypes
 import math
 import os
 import syslog
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import KSR  # exists inside Kamailio only
 import orjson
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.errors import UsageError
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.page import Page
@@ -38,6 +39,8 @@ _STDERR = 2
 #: Kamailio's program. Unlike CDLL, a call through this lets no other thread have Python's lock meanwhile.
 _PROGRAM = ctypes.PyDLL(None)
 _ROUTES_REMEMBERED = 256
+#: Method to the function of the presence module that handles it.
+_HANDLERS: Mapping[str, str] = {"SUBSCRIBE": "handle_subscribe", "PUBLISH": "handle_publish"}
 #: Level to Kamailio's word for it (core/dprint.c) and to syslog's number.
 _ASIDE: Mapping[Level, tuple[str, int]] = {
     Level.CRITICAL: ("CRITICAL", syslog.LOG_CRIT),
@@ -95,8 +98,8 @@ class KamailioHost:
     def defines(self) -> Mapping[str, str]:
         """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
         found = orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"] if _answered("core.ppdefines") else []
-        names = [name for name in found if isinstance(name, str) and name.startswith(PREFIX)]
-        return {name: str(KSR.pv.get(f"$def({name})") or "").strip("\"'") for name in names}
+        names = [name for name in found if isinstance(name, str)]
+        return {name: _defined(name, names).strip("\"'") for name in names if name.startswith(PREFIX)}
 
     def count(self, counter: Counter) -> None:
         """Add one in the page and in the htable."""
@@ -190,6 +193,24 @@ class KamailioHost:
         presence = getattr(KSR, "presence", None)
         return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, package, 1) >= 0)
 
+    def handle_request(self) -> bool:
+        """Call `handle_subscribe` or `handle_publish` of the presence module.
+
+        Both answer the request. `handle_subscribe` returns 0, which would end a native route on the spot, where a From
+        cannot be read (presence/subscribe.c, `handle_subscribe0`).
+        """
+        method = KSR.pv.get("$rm")
+        handler = getattr(getattr(KSR, "presence", None), _HANDLERS.get(method, ""), None)
+        if handler is None:
+            raise UsageError(f"{method} cannot be handled: it is no SUBSCRIBE or PUBLISH, or presence.so is not loaded")
+        return bool(handler() > 0)
+
+    def wanted_state(self) -> tuple[str, str] | None:
+        """Read the Request-URI and Event; in a subscription that lasts, the former is our own Contact."""
+        if KSR.pv.get("$rm") != "SUBSCRIBE" or KSR.pv.get("$tt"):
+            return None
+        return str(KSR.pv.get("$ru") or ""), str(KSR.hdr.get("Event") or "").partition(";")[0].strip()
+
 
 def _more_keys() -> tuple[str, ...]:
     """Return what `lock` and `unlock` of this Kamailio want besides a lock's name.
@@ -199,6 +220,19 @@ def _more_keys() -> tuple[str, ...]:
     """
     two_keys = KSR.__version__ == _KEMI_OF_6 and not hasattr(KSR.cfgutils, "lock_key2")
     return ("",) if two_keys else ()
+
+
+def _defined(name: str, names: Collection[str]) -> str:
+    """Return the value of a define. Where that is a define too, return its value, as Kamailio's parser does.
+
+    It reads what it has put in place of a name again (core/cfg.lex, the rule of INITIAL for ID), so
+    `#!define NSQ_DB_URL DBURL` gives the text of DBURL; a define without a value stays a name.
+    """
+    value, seen = str(KSR.pv.get(f"$def({name})") or ""), {name}
+    while value in names and value not in seen and (further := KSR.pv.get(f"$def({value})")):
+        seen.add(value)
+        value = str(further)
+    return value
 
 
 def _line(text: str) -> str:

@@ -36,6 +36,11 @@ class NativeNsq(Face):
         return self._call("nsq_pua_reset", self._parts.pua.reset, scope).code
 
     @entry
+    def nsq_pua_handle(self, _msg: object) -> int:
+        """For the request that is being handled; `route(NSQ_PRESENCE)` of nsq.cfg calls it."""
+        return self._handle()
+
+    @entry
     def nsq_pua_probe(self, _msg: object, text: str = "") -> int:
         """Text: the presentity's URI, a blank, the event package."""
         return self._call("nsq_pua_probe", self._parts.pua.probe, *_split(text, 2)).code

@@ -14,6 +14,7 @@ from kemi_nsq.host import Host
 from kemi_nsq.jsontext import JsonObject, field_text, json_object
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages.state import sender_of
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import Order, position_of
@@ -35,6 +36,7 @@ class PuaFunctions:
         writer: stores states; None where there is no presentity table.
         expiry: ends states; None likewise.
         probe: asks producers for their state.
+        lock: held by consumers while they write or send a NOTIFY.
         clock: tells the time.
     """
 
@@ -47,6 +49,7 @@ class PuaFunctions:
         writer: PresenceWriter | None,
         expiry: Expiry | None,
         probe: Probe,
+        lock: PresenceLock,
         clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
@@ -55,6 +58,7 @@ class PuaFunctions:
         self._writer = writer
         self._expiry = expiry
         self._probe = probe
+        self._lock = lock
         self._clock = clock
 
     def publish(self, payload: str | None) -> Change:
@@ -115,6 +119,18 @@ class PuaFunctions:
         except Exception as error:
             self._current.fail(error)
             raise
+
+    def handle(self) -> bool:
+        """Have the presence module answer the SUBSCRIBE or PUBLISH that is being handled, while no consumer writes.
+
+        Raises:
+            UsageError: it is another request, or there is no presence module.
+        """
+        with self._lock.held():
+            taken = self._host.handle_request()
+        if not taken:
+            self._host.count(Counter.REQUEST_REFUSED)
+        return taken
 
     def probe(self, presentity: str, package: str) -> bool:
         """Ask producers for a presentity's state if there is none; return whether a probe left.

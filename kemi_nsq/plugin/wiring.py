@@ -131,7 +131,9 @@ def _nsq_functions(settings: Settings, host: Host, publisher: Publisher, clock: 
 
 def _pua_functions(settings: Settings, host: Host, current: Current, presence: Presence, clock: Clock) -> PuaFunctions:
     writer, expiry, probe = presence.writer, presence.expiry, presence.probe
-    return PuaFunctions(settings, host, current, writer=writer, expiry=expiry, probe=probe, clock=clock)
+    return PuaFunctions(
+        settings, host, current, writer=writer, expiry=expiry, probe=probe, lock=presence.lock, clock=clock
+    )
 
 
 def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`

@@ -4,8 +4,9 @@
 db_sqlite does not wait for another writer, and a NOTIFY for a subscription that a worker is refreshing would use its
 CSeq twice.
 
-`writer`, `watchers` and `expiry` take it here; routes take it by cfgutils' `lock` in kamailio.cfg, and in Python by
-`presence_lock` of `plugin.face`.
+`writer`, `watchers` and `expiry` take it, and the function `nsq_pua_handle` of routes does. A Python script that calls
+the presence module itself takes it by `presence_lock` of `plugin.face`; a native route had better not: what ends it
+leaves the lock taken.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
 from kemi_nsq.plugin.functions import FUNCTIONS
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
-from kemi_nsq.settings import allowed, rows
+from kemi_nsq.settings import CONFIGURATION_ONLY, allowed, rows
 
 _HEAD = """\
 # Reference
@@ -31,9 +31,9 @@ Each is set by `#!define NAME value` in kamailio.cfg before `include_file "nsq.c
 in the environment; the first two win. A wrong value, or an unknown name that starts with `NSQ_`, stops Kamailio at
 start with one line for each. `kemi-nsq settings` checks and shows what the environment sets.
 
-`nsq.cfg` knows three more. `NSQ_SCRIPT` (default `"/etc/kamailio/nsq.py"`) is the Python file that Kamailio loads. For
-routes in Python let it be yours, and write `#!define NSQ_KEMI` before the include: that sets `cfgengine "python"`.
-`#!define NSQ_OWN_NOTIFY_REPLY` leaves `event_route[presence:notify-reply]` to you.
+"""
+_DEFINES = """
+These are for `nsq.cfg` and `nsq-presence.cfg`, so they are defined before the include:
 
 """
 _FUNCTIONS = """\
@@ -72,7 +72,10 @@ def markdown() -> str:
     """Return the whole page."""
     sections = [
         _HEAD,
-        _SETTINGS + _table(("setting", "default", "allowed", "meaning"), _setting_rows()),
+        _SETTINGS
+        + _table(("setting", "default", "allowed", "meaning"), _setting_rows())
+        + _DEFINES
+        + _table(("define", "does"), ((f"`{name}`", does) for name, does in CONFIGURATION_ONLY.items())),
         _FUNCTIONS + "\n".join(map(_function, _function_names())),
         _HANDLERS + _table(("field of `Event`", "holds"), _attribute_rows(Event)),
         "## Variables of a native event route\n\n" + _table(("variable", "holds"), _variable_rows()),

@@ -90,7 +90,7 @@ def native_text(example: Example) -> str:
 
 def chain_of(example: Example, folder: Path) -> Chain:
     """Return a chain whose Kamailio runs the example."""
-    for name in ("kamailio.cfg", "nsq.cfg", "presence.cfg", "nsq.py"):
+    for name in ("kamailio.cfg", "nsq.cfg", "nsq-presence.cfg", "presence.cfg", "nsq.py"):
         (folder / name).symlink_to(SHIPPED / name)
     if example.language == "kamailio":
         config = folder / "example.cfg"

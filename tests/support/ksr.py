@@ -67,6 +67,8 @@ class FakeKsr:
         suspends: what t_suspend returns.
         continues: runs while t_continue does, as the route in which the transaction goes on.
         refreshes: what pres_refresh_watchers returns.
+        handles: what handle_subscribe and handle_publish return.
+        headers: of the SIP request that is being handled.
     """
 
     def __init__(self, version: int = KEMI_OF_5_6, cfgutils: Cfgutils | None = None) -> None:
@@ -80,6 +82,8 @@ class FakeKsr:
         self.suspends = 1
         self.continues: Callable[[], None] = lambda: None
         self.refreshes = 0
+        self.handles = 1
+        self.headers: dict[str, str] = {}
         self.pv = SimpleNamespace(get=self._get, sets=self._set, seti=self._set)
         self.jsonrpcs = SimpleNamespace(exec=self._exec)
         self.htable = SimpleNamespace(sht_inc=self._increment, sht_seti=self._set_item)
@@ -88,7 +92,12 @@ class FakeKsr:
             t_reset_max_lifetime=self._recorded("t_reset_max_lifetime"),
         )
         self.tmx = SimpleNamespace(t_suspend=lambda: self.suspends, t_continue=self._continue)
-        self.presence = SimpleNamespace(pres_refresh_watchers=self._refresh)
+        self.presence = SimpleNamespace(
+            pres_refresh_watchers=self._refresh,
+            handle_subscribe=lambda: self.handles,
+            handle_publish=lambda: self.handles,
+        )
+        self.hdr = SimpleNamespace(get=self.headers.get)
         self.cfgutils = cfgutils or Cfgutils()
 
     def __getattr__(self, name: str) -> Callable[[str], None]:

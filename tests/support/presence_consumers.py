@@ -22,6 +22,7 @@ from kemi_nsq.errors import DatabaseError, NsqError
 from kemi_nsq.event import Event
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.pua_functions import PuaFunctions
+from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable, Saved
@@ -159,6 +160,7 @@ class PresenceConsumer:
             writer=self.writer,
             expiry=self.expiry,
             probe=Probe(self._settings, publisher, None),
+            lock=PresenceLock(self.host, "", one_writer=False),
         )
         self._gate = TestedGate(self.host)
         self.handling = EventHandling(

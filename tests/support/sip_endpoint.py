@@ -196,14 +196,12 @@ class SipEndpoint:
             return request.response(400, "Bad Request")
 
 
-def send_options(target: Target, *, timeout_s: float = 2.0) -> Response:
-    """Send an OPTIONS to a SIP server and return its final response: whatever it is, the server is alive.
+def exchange(target: Target, request: Request, *, timeout_s: float = 2.0) -> Response:
+    """Send one request to a SIP server and return its final response.
 
     Raises:
         AssertionError: no answer came in time.
     """
-    host, port = target
-    uri = f"sip:{host}:{port}"
     answered = threading.Event()
     answers: list[Response | None] = []
 
@@ -213,16 +211,25 @@ def send_options(target: Target, *, timeout_s: float = 2.0) -> Response:
 
     errors: list[str] = []
     with SipEndpoint(lambda request: request.response(501, "Not Implemented"), errors.append) as endpoint:
-        here = f"sip:probe@{LOOPBACK}:{endpoint.address[1]}"
-        headers = (
-            ("from", f"<{here}>;tag={secrets.token_hex(4)}"),
-            ("to", f"<{uri}>"),
-            ("call-id", secrets.token_hex(12)),
-            ("cseq", "1 OPTIONS"),
-            ("contact", f"<{here}>"),
-        )
-        endpoint.send(Request(method="OPTIONS", uri=uri, headers=headers), target, on_final)
+        endpoint.send(request, target, on_final)
         answered.wait(timeout_s)
     answer = answers[0] if answers else None
-    assert answer is not None, f"no answer to OPTIONS from {uri} within {timeout_s:g} s {errors}"
+    assert answer is not None, f"no answer to {request.method} from {request.uri} within {timeout_s:g} s {errors}"
     return answer
+
+
+def send_options(target: Target, *, timeout_s: float = 2.0) -> Response:
+    """Send an OPTIONS to a SIP server and return its final response: whatever it is, the server is alive.
+
+    Raises:
+        AssertionError: no answer came in time.
+    """
+    host, port = target
+    uri = f"sip:{host}:{port}"
+    headers = (
+        ("from", f"<sip:probe@{LOOPBACK}>;tag={secrets.token_hex(4)}"),
+        ("to", f"<{uri}>"),
+        ("call-id", secrets.token_hex(12)),
+        ("cseq", "1 OPTIONS"),
+    )
+    return exchange(target, Request(method="OPTIONS", uri=uri, headers=headers), timeout_s=timeout_s)

@@ -66,6 +66,18 @@ def test_it_answers_a_refresh_as_it_was_told() -> None:
     assert host.refreshed == [("sip:a@b", "dialog"), ("sip:a@b", "presence")]
 
 
+def test_it_handles_a_request_as_it_was_told() -> None:
+    host = FakeHost()
+    host.lock("presence")
+    assert host.handle_request()
+    host.request_accepted = False
+    host.unlock("presence")
+    assert not host.handle_request()
+    assert host.handled == [{"presence"}, set()]
+    host.wanted = ("sip:a@b", "dialog")
+    assert host.wanted_state() == host.wanted
+
+
 def test_it_refuses_what_kamailio_would_refuse() -> None:
     host = FakeHost()
     with pytest.raises(ValueError, match="null character"):

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
 from kemi_nsq.plugin.face import Face
+from kemi_nsq.plugin.pua_functions import PuaFunctions
 from kemi_nsq.presence.row import TOMBSTONE_BODY
 from kemi_nsq.runtime.page import read
 from kemi_nsq.testing import FakeHost
@@ -247,6 +249,44 @@ def test_a_script_can_hold_the_lock(make: Make, path: Path) -> None:
     assert host.locked == set()
 
 
+@both
+def test_a_request_is_handled_in_the_lock_and_its_state_asked_for(make: Make, path: Path) -> None:
+    host = FakeHost(
+        defines={"NSQ_DB_URL": f"sqlite:///{path}", "NSQ_PUA_LOCK": "presence", "NSQ_PROBE_TOPIC": "probes"}
+    )
+    plugin, _ = make(host)
+    asked: list[tuple[str, str]] = []
+    plugin._parts = dataclasses.replace(plugin._parts, pua=Asked(plugin._parts.pua, asked))  # type: ignore[arg-type]
+    host.wanted = ("sip:alice@example.com", "dialog")
+    assert handle(plugin) == 1
+    assert (host.handled, host.locked, asked) == ([{"presence"}], set(), [host.wanted])
+    host.wanted = None
+    assert handle(plugin) == 1
+    assert len(asked) == 1
+
+
+@both
+def test_a_request_that_is_refused_is_counted_and_asks_for_nothing(make: Make, path: Path) -> None:
+    host = FakeHost(defines={"NSQ_PUA_LOCK": "presence"})
+    host.request_accepted, host.wanted = False, ("sip:alice@example.com", "dialog")
+    plugin, _ = make(host)
+    assert handle(plugin) == -1
+    assert (host.counters, host.locked, host.lines) == ({Counter.REQUEST_REFUSED: 1}, set(), [])
+
+
+def handle(plugin: Face) -> int:
+    """Handle a request as its routes do."""
+    return plugin.nsq_pua_handle(MESSAGE) if isinstance(plugin, NativeNsq) else plugin.nsq_pua_handle()  # type: ignore[attr-defined]
+
+
+class Asked:
+    """The functions of presence, whose probes only say for what they are."""
+
+    def __init__(self, real: PuaFunctions, asked: list[tuple[str, str]]) -> None:
+        self.handle = real.handle
+        self.probe = lambda *wanted: asked.append(wanted)
+
+
 # Whatever goes wrong
 
 
@@ -287,7 +327,10 @@ def test_a_bug_is_one_line_with_its_traceback_and_a_negative_code(
     assert any("in call" in text for _, text in trace)
 
 
-NATIVE_NAMES = [name for name in dir(NativeNsq) if name.startswith("nsq_") and name != "nsq_consumer"]
+#: Those that take a text, besides the object and the message.
+NATIVE_NAMES = [
+    name for name, method in vars(NativeNsq).items() if name[0] != "_" and len(signature(method).parameters) > 2
+]
 
 
 @pytest.mark.parametrize("name", NATIVE_NAMES)

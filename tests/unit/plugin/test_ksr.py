@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.errors import UsageError
 from kemi_nsq.host import Host, Level, Suspended
 from kemi_nsq.runtime.page import read
 from tests.support.ksr import Cfgutils, FakeKsr
@@ -154,6 +155,25 @@ def test_the_defines_are_read_without_quotes(host: Host, ksr: FakeKsr) -> None:
     assert host.defines() == {"NSQ_NODE": "a", "NSQ_ACK": "received", "NSQ_KEMI": ""}
 
 
+@pytest.mark.parametrize(
+    ("defines", "value"),
+    [
+        ({"NSQ_NODE": "HERE", "HERE": '"a"'}, "a"),
+        ({"NSQ_NODE": "HERE", "HERE": "THERE", "THERE": "a"}, "a"),
+        ({"NSQ_NODE": "HERE", "HERE": 0}, "HERE"),  # defined without a value
+        ({"NSQ_NODE": '"HERE"', "HERE": "a"}, "HERE"),
+        ({"NSQ_NODE": "HERE", "HERE": "NSQ_NODE"}, "NSQ_NODE"),  # which Kamailio's parser would follow for ever
+    ],
+    ids=["one", "two", "no value", "quoted", "a circle"],
+)
+def test_a_define_of_a_define_is_followed_as_kamailio_does(
+    host: Host, ksr: FakeKsr, defines: dict[str, str | int], value: str
+) -> None:
+    ksr.commands["core.ppdefines"] = lambda _: (200, list(defines))
+    ksr.variables |= {f"$def({name})": text for name, text in defines.items()}
+    assert host.defines() == {"NSQ_NODE": value}
+
+
 def test_a_kamailio_that_lists_no_defines_has_none(host: Host) -> None:
     assert host.defines() == {}
 
@@ -241,6 +261,39 @@ def test_from_native_routes_it_goes_on_in_an_event_route(host: Host, ksr: FakeKs
     assert host.continue_transaction(SUSPENDED)
     assert seen == [["nsq:continue", ""], 7, SIGNED_LABEL, "ANSWERED"]
     assert ksr.calls == []
+
+
+# --- requests
+
+
+@pytest.mark.parametrize("method", ["SUBSCRIBE", "PUBLISH"])
+@pytest.mark.parametrize(("answer", "taken"), [(1, True), (0, False), (-1, False)])
+def test_a_request_is_handled_by_the_presence_module(
+    host: Host, ksr: FakeKsr, method: str, answer: int, taken: bool
+) -> None:
+    ksr.variables["$rm"], ksr.handles = method, answer
+    assert host.handle_request() is taken
+
+
+@pytest.mark.parametrize("method", ["INVITE", "SUBSCRIBE"])
+def test_what_nobody_handles_is_named(host: Host, ksr: FakeKsr, method: str) -> None:
+    ksr.variables["$rm"] = method
+    if method == "SUBSCRIBE":
+        del ksr.presence
+    with pytest.raises(UsageError, match=f"^{method} cannot be handled"):
+        host.handle_request()
+
+
+@pytest.mark.parametrize(
+    ("method", "tag", "wanted"),
+    [("SUBSCRIBE", None, (URI, "dialog")), ("SUBSCRIBE", "t1", None), ("PUBLISH", None, None)],
+)
+def test_a_new_subscription_wants_a_state(
+    host: Host, ksr: FakeKsr, method: str, tag: str, wanted: tuple[str, str] | None
+) -> None:
+    ksr.variables |= {"$rm": method, "$tt": tag, "$ru": URI}
+    ksr.headers["Event"] = "dialog;id=7"
+    assert host.wanted_state() == wanted
 
 
 # --- watchers
