@@ -22,7 +22,9 @@ server_packages=(
     kamailio-presence-modules kamailio-python3-modules kamailio-sqlite-modules kamailio-utils-modules
     kamailio-xml-modules python3-venv
 )
-test_packages=(baresip-core curl mariadb-server mmdebstrap postgresql sip-tester sqlite3)
+test_packages=(
+    baresip-core curl kamailio-tls-modules mariadb-server mmdebstrap openssl postgresql sip-tester sqlite3
+)
 # A library's name ends with its version, so each release has its own; elsewhere the program brings it along.
 declare -A liblinphone=([bookworm]=liblinphone10 [trixie]=liblinphone12)
 test_packages+=("${liblinphone[$(. /etc/os-release; echo "${VERSION_CODENAME:-unknown}")]:-linphone-cli}")

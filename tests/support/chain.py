@@ -68,7 +68,7 @@ class Chain:
         *,
         config: Path | None = None,
         script: Path | None = None,
-        defines: Mapping[str, str | int] | None = None,
+        defines: Mapping[str, str | int | None] | None = None,
         environment: Mapping[str, str] | None = None,
         nsqd_options: Mapping[str, Option] | None = None,
         options: Sequence[str] = (),
@@ -80,7 +80,7 @@ class Chain:
             folder: where logs and data go.
             config: a configuration instead of the shipped one.
             script: a script instead of the shipped one.
-            defines: more values for `#!define`.
+            defines: more values for `#!define`; None for one of ours that is not to be defined.
             environment: the environment of Kamailio, besides PATH.
             nsqd_options: options of nsqd.
             options: more options of Kamailio.
@@ -134,7 +134,7 @@ class Chain:
             self._kamailio = Kamailio(
                 self._config,
                 self.folder / "kamailio",
-                defines=defines,
+                defines={name: value for name, value in defines.items() if value is not None},
                 environment=self._environment,
                 options=self._options,
             )
