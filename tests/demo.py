@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make demo`: a call, a mailbox and presence, from JSON on NSQ to a lamp on a phone, with real servers on loopback.
 
-Exit code 0: every NOTIFY came and said the right thing. With KEEP=1 in the environment all of it keeps running.
+Exit code 0: every NOTIFY came and said the right thing, and Kamailio's log has no warning and no error. With KEEP=1 in
+the environment all of it keeps running.
 """
 
 from __future__ import annotations
@@ -198,6 +199,7 @@ def _show(chain: Chain, console: Console) -> int:
             subscription.wait(lambda notify: True, what=f"the initial NOTIFY of {package}")
         demo = Demo(chain, subscriptions)
         demo.run()
+        demo.problems += chain.complaints()
         console.print(demo.table)
         for problem in demo.problems:
             console.print(problem, style="red", markup=False, highlight=False)

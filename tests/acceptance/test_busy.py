@@ -11,7 +11,6 @@ import pytest
 
 from kemi_nsq.presence.expiry import SWEEP_INTERVAL_S
 from kemi_nsq.presence.watchers import UDP_LIMIT
-from tests.acceptance.conftest import complaints
 from tests.support.chain import TOPIC, Chain, Person, event
 from tests.support.database import rows
 from tests.support.notify import Notify
@@ -119,7 +118,7 @@ def test_a_document_that_no_datagram_holds_is_said_and_counted(unlimited: Chain)
     assert person.uri in line
     assert "NSQ_PUA_MAX_DIALOGS" in line
     expected = ("too many for a NOTIFY over UDP", "Message too long", "udp_send|msg_send|retransmission|t_uac|send_pr")
-    assert complaints(unlimited, expected) == []
+    assert unlimited.complaints(expected) == []
 
 
 def test_what_a_crash_left_in_the_document_leaves_with_the_next_sweep(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import TypeVar
 import pytest
 
 from kemi_nsq.presence.row import TOMBSTONE_BODY
-from tests.acceptance.conftest import complaints
 from tests.support.chain import SHIPPED, TOPIC, Person, event
 from tests.support.documents import MessageCounts
 from tests.support.kamailio import quoted
@@ -84,7 +83,7 @@ def run(database: str, folder: Path) -> Iterator[Running]:
             yield Running(stored=stored, short_lived=ShortLived(person=person, lamps=lamps))
         stored.chain.drain()
         assert stored.chain.counter("refresh_failed") == 0
-    assert complaints(stored.chain, CLEANER if database == "sqlite" else ()) == []
+    assert stored.chain.complaints(CLEANER if database == "sqlite" else ()) == []
 
 
 def test_a_call_lights_and_clears_a_lamp(running: Running) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kemi_nsq.event import Event
-from tests.acceptance.conftest import complaints, custom_chain
+from tests.acceptance.conftest import custom_chain
 from tests.support.chain import CHANNEL, TOPIC, Chain, event
 from tests.support.consuming import Consuming
 from tests.support.kamailio import quoted
@@ -63,7 +63,7 @@ def letters(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Let
         with Consuming(chain.nsqd, letters.take, topic_channel=f"{DEAD}:reader", max_event_size="200000"):
             yield letters
         chain.drain()
-    assert complaints(chain, EXPECTED_LINES) == []
+    assert chain.complaints(EXPECTED_LINES) == []
 
 
 @pytest.mark.parametrize(("body", "route", "reason"), [each[1:] for each in BAD], ids=[each[0] for each in BAD])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints, custom_chain
+from tests.acceptance.conftest import custom_chain
 from tests.support.chain import CHANNEL, TOPIC, Chain, Person, event
 from tests.support.database import rows
 from tests.support.process import is_running
@@ -77,7 +77,7 @@ def test_two_consumer_processes_share_the_work_and_keep_the_order(kind: str, tmp
                 assert lamp.notifies[-1] == last
         assert chain.counter("received") == len(events)
         assert sum(name.startswith("EVREXEC") for name in chain.kamailio.pids().values()) == 2
-    assert complaints(chain) == []
+    assert chain.complaints() == []
 
 
 @pytest.mark.parametrize(("ack", "kept"), [("processed", 1), ("received", 0)])
@@ -120,7 +120,7 @@ def test_nsqd_goes_and_comes_back(kind: str, tmp_path: Path) -> None:
         assert chain.kamailio.alive()
         chain.nsqd.start()
         shown(chain, Person(chain=chain))
-    assert complaints(chain, ("kemi-nsq: lost ", "kemi-nsq: cannot connect to nsqd ")) == []
+    assert chain.complaints(("kemi-nsq: lost ", "kemi-nsq: cannot connect to nsqd ")) == []
 
 
 def test_kamailio_starts_without_nsqd_and_consumes_when_it_comes(kind: str, tmp_path: Path) -> None:

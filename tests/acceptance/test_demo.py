@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests import demo
+from tests.support.chain import SHIPPED, Chain
 from tests.support.process import ChildProcess
 
 PROJECT = Path(__file__).parents[2]
@@ -45,6 +47,24 @@ def test_a_wrong_notify_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: py
     said = capsys.readouterr().out
     assert "no such NOTIFY" in said
     assert "a lie: waited 5 s for Offline" in said
+
+
+def test_an_error_in_kamailios_log_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "kamailio.cfg"
+    said = 'event_route[htable:mod-init] { xlog("L_ERR", "something is wrong\\n"); }'
+    config.write_text(f'include_file "{SHIPPED / "kamailio.cfg"}"\n{said}\n')
+    monkeypatch.setattr(demo, "Chain", partial(Chain, config=config))
+    monkeypatch.setattr(demo, "STEPS", demo.STEPS[:1])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert demo.main() == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    shown = capsys.readouterr().out
+    assert "● ringing" in shown
+    assert "ERROR: <script>: something is wrong" in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

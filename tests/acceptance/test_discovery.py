@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.tools.status import CONSUMER, look
-from tests.acceptance.conftest import complaints
 from tests.support import hostile
 from tests.support.chain import TOPIC, Chain, event
 from tests.support.database import rows
@@ -84,4 +83,4 @@ def test_consuming_at_start_and_at_nsqds_return(
         returned = time.monotonic()
         chain.nsqd.publish(TOPIC, call("second"))
         is_consumed(chain, "second", since=returned)
-    assert complaints(chain, EXPECTED_LINES) == []
+    assert chain.complaints(EXPECTED_LINES) == []

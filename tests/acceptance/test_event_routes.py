@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints, custom_chain
+from tests.acceptance.conftest import custom_chain
 from tests.support.chain import CHANNEL, CONFIGURATIONS, DOMAIN, TOPIC, Chain, Person
 from tests.support.until import until
 
@@ -39,7 +39,7 @@ def custom(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chai
         yield chain
         chain.drain()
         assert chain.kamailio.alive()
-    assert complaints(chain, EXPECTED) == []
+    assert chain.complaints(EXPECTED) == []
 
 
 def publish(chain: Chain, name: str, **fields: str) -> None:

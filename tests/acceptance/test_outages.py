@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints
 from tests.support import sqlservers
 from tests.support.chain import CHANNEL, SHIPPED, TOPIC, Chain, event
 from tests.support.kamailio import quoted
@@ -84,7 +83,7 @@ def running(folder: Path, database: str = "postgresql") -> Iterator[Running]:
         with Chain("native", folder, config=config, defines=wanted, nsqd_options={"mem_queue_size": 50_000}) as chain:
             yield Running(chain=chain, server=server)
             assert chain.kamailio.alive()
-        assert complaints(chain, (*KAMAILIO_SAYS, *WE_SAY)) == []
+        assert chain.complaints((*KAMAILIO_SAYS, *WE_SAY)) == []
 
 
 def calls(first: int, count: int, state: str) -> list[bytes]:

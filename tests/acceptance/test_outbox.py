@@ -18,7 +18,6 @@ from kemi_nsq.names import Subscription, address
 from kemi_nsq.tools import cli
 from kemi_nsq.tools.reader import Reader
 from kemi_nsq.tools.status import CONSUMER, look
-from tests.acceptance.conftest import complaints
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain, Person
 from tests.support.database import create_database, rows
@@ -110,7 +109,7 @@ def test_a_presentity_database_that_is_replaced_is_told_and_the_new_one_is_used(
         found = look(chain.kamailio.pages_folder, time.time())
         assert [each.facts["database_file"] for each in found.processes if each.role == CONSUMER]
         assert not found.well
-        (line,) = complaints(chain)
+        (line,) = chain.complaints()
         assert "was deleted or replaced" in line
         chain.kamailio.stop()
         chain.kamailio.start()

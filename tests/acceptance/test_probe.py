@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.event import Event
-from tests.acceptance.conftest import complaints, custom_chain
+from tests.acceptance.conftest import custom_chain
 from tests.support.chain import DOMAIN, Chain, Person
 from tests.support.consuming import Consuming
 from tests.support.kamailio import quoted
@@ -54,7 +54,7 @@ def producer(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
         producer = Producer(chain)
         with Consuming(chain.nsqd, producer.take, topic_channel=f"{PROBES}:switch"):
             yield producer
-    assert complaints(chain) == []
+    assert chain.complaints() == []
 
 
 def test_everybody_is_asked_at_start(producer: Producer) -> None:

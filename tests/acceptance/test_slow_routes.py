@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.acceptance.conftest import HERE, complaints, custom_chain, with_handlers
+from tests.acceptance.conftest import HERE, custom_chain, with_handlers
 from tests.support.chain import CHANNEL, TOPIC, Chain
 from tests.support.until import until
 
@@ -56,7 +56,7 @@ def test_a_handler_that_waits_is_touched_and_runs_once(tmp_path: Path) -> None:
         assert chain.nsqd.channel(TOPIC, CHANNEL).timed_out == 0
         assert chain.counter("received") == EVENTS
         assert chain.counter("stuck") == 1
-    assert complaints(chain, ("no message was answered for 2 s",)) == []
+    assert chain.complaints(("no message was answered for 2 s",)) == []
 
 
 def test_a_native_route_that_blocks_runs_once_too(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints, custom_chain, with_handlers
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.chain import CHANNEL, TOPIC, Chain, Person, event
 from tests.support.kamailio import quoted
 from tests.support.notify import Notify
@@ -33,7 +33,7 @@ def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     defines = {"NSQ_NOTIFY_INTERVAL": quoted(INTERVAL_S)}
     with Chain("native", tmp_path_factory.mktemp("paced"), defines=defines) as chain:
         yield chain
-    assert complaints(chain) == []
+    assert chain.complaints() == []
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def dated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run a chain that drops events that waited for too long."""
     with Chain("native", tmp_path_factory.mktemp("dated"), defines={"NSQ_MAX_EVENT_AGE": MAX_AGE_S}) as chain:
         yield chain
-    assert complaints(chain, ("kemi-nsq: an event [0-9]+ s old is dropped",)) == []
+    assert chain.complaints(("kemi-nsq: an event [0-9]+ s old is dropped",)) == []
 
 
 def notes(notifies: tuple[Notify, ...]) -> list[str | None]:
@@ -112,7 +112,7 @@ def test_a_backlog_becomes_one_notify_for_each_presentity(tmp_path: Path) -> Non
         for lamp in lamps:
             lamp.wait(lambda notify: notify.dialog_info.states == ("terminated",), what="the end", after=1)
         assert [len(lamp.notifies) for lamp in lamps] == [2] * len(people)
-    assert complaints(chain) == []
+    assert chain.complaints() == []
 
 
 def test_old_events_are_dropped_unless_they_end_a_call(dated: Chain) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.conftest import HERE, complaints, custom_chain, with_handlers
+from tests.acceptance.conftest import HERE, custom_chain, with_handlers
 from tests.support.chain import TOPIC, Chain
 from tests.support.until import until
 
@@ -64,7 +64,7 @@ def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) 
         until(lambda: chain.counter("route_timeout") == 1, what="the table to have it, too")
         assert chain.counter("given_back") == 2
     expected = (r"ERROR: kemi-nsq: (stuck for| )", "no message was answered for 2 s", "stuck no more: ")
-    assert complaints(chain, expected) == []
+    assert chain.complaints(expected) == []
     assert len(chain.log_lines("stuck no more: ")) == 1
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,11 @@ CONFIGURATIONS = {
 }
 DOMAIN = "example.com"
 TOPIC = CHANNEL = "kamailio"
+
+#: What Kamailio's TCP process may say while the others end.
+_SHUTDOWN = "receive_fd.*: EOF on "
+#: Levels of Kamailio's log that an operator must look at.
+_COMPLAINT = r"\b(WARNING|ERROR|CRITICAL|ALERT|BUG):"
 
 JsonField = str | int | float | bool | list[str] | None
 
@@ -176,6 +181,11 @@ class Chain:
     def log_lines(self, pattern: str) -> list[str]:
         """Return the lines of Kamailio's log that match a regular expression."""
         return [line for line in self.kamailio.log_text().splitlines() if re.search(pattern, line)]
+
+    def complaints(self, expected: Iterable[str] = ()) -> list[str]:
+        """Return the warnings and errors of Kamailio's log, without those that match a regular expression."""
+        known = re.compile("|".join((_SHUTDOWN, *expected)))
+        return [line for line in self.log_lines(_COMPLAINT) if not known.search(line)]
 
 
 _numbers = itertools.count(1)
