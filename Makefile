@@ -22,7 +22,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
 .PHONY: help setup venv format style lint types walls unit check covered integration acceptance test bench chaos simulate \
-	demo docs site lock clean
+	demo docs site release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +90,9 @@ docs: venv ## write docs/reference.md, the map in docs/how-it-works.md and the l
 
 site: venv ## build the documentation as a site, strictly, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+release: venv ## build a release into dist/ and tag it; VERSION=0.1.0; DEBS=no leaves out the Debian packages
+	$(BIN)/python -m tests.support.release "$(VERSION)" $(if $(filter no,$(DEBS)),--without-debs)
 
 lock: venv ## renew requirements.lock and requirements-dev.lock with the newest allowed versions
 	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --output-file requirements.lock pyproject.toml

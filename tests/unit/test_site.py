@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import site
+from tests.support import site_layout
 from tests.support.markdown import ROOT, pages
 
 #: What a browser would fetch by itself: scripts, images, styles, icons.
@@ -76,11 +76,11 @@ def test_a_link_that_leads_nowhere_fails(tmp_path: Path, text: str, complaint: s
 def small_project(folder: Path) -> Path:
     """Make a project of two pages with this project's settings, hook and layout."""
     project = folder / "project"
-    (project / site.RECORDS).mkdir(parents=True)
-    (project / site.RECORDS / "README.md").write_text("# Decisions\n", encoding="utf-8")
+    (project / site_layout.RECORDS).mkdir(parents=True)
+    (project / site_layout.RECORDS / "README.md").write_text("# Decisions\n", encoding="utf-8")
     (project / "docs/quickstart.md").write_text("# Quick start\n", encoding="utf-8")
     (project / "tests/support").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/support/site.py", project / "tests/support")
+    shutil.copy(ROOT / "tests/support/site_layout.py", project / "tests/support")
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     nav = "nav:\n  - Start:\n      - README.md\n      - docs/quickstart.md\n"
     (project / "mkdocs.yml").write_text(settings.partition("nav:\n")[0] + nav, encoding="utf-8")
