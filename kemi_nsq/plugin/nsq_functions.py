@@ -33,6 +33,8 @@ TIMEOUT_VARIABLE = "nsq_query_timeout"
 _SHORTEST_QUERY_S, _LONGEST_QUERY_S = limits("query_timeout")
 #: So much later than the query itself its transaction ends, if no consumer has resumed it.
 _RESUME_S = 1.0
+#: How Kamailio writes a variable that is not set: `$var(x)`, and any other (core/pvapi.c). A script has 0 or None.
+_UNSET = frozenset({"0", "<null>"})
 #: nsqd's default for --max-req-timeout, which bounds DPUB too.
 _LONGEST_DELAY_MS = 3_600_000
 
@@ -68,10 +70,11 @@ class NsqFunctions:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
 
         Raises:
-            NameRefused, PayloadError: the topic or the payload cannot be published.
+            UsageError: the topic or the payload cannot be published, or is a variable that is not set.
             ConnectionLost, NsqdRefused: no nsqd took it, and there is no outbox.
             OutboxError: no nsqd took it, and the outbox did not either.
         """
+        _check_set(topic, payload)
         message = Outgoing(topic=topic_name(topic), body=self._body(payload), delay_ms=_delay(delay_ms))
         try:
             self._publisher.publish(message)
@@ -97,6 +100,7 @@ class NsqFunctions:
         """
         try:
             timeout_s = self._timeout(timeout_s)
+            _check_set(topic, payload)
             reply = self._asker.ask(topic_name(topic), payload, timeout_s)
         except NsqError as error:
             self._leave("", failure_reason(error))
@@ -121,6 +125,7 @@ class NsqFunctions:
         """
         try:
             timeout_s = self._timeout(None)
+            _check_set(topic, payload)
             if not exists(route):
                 raise UsageError(f"there is no route or method {route!r} in which the transaction could go on")
             query = self._asker.prepare(topic_name(topic), payload, timeout_s)
@@ -169,6 +174,13 @@ class NsqFunctions:
         """Set the variables in which a route looks; return whether there was room for the reply."""
         self._host.set_variable(REASON_VARIABLE, reason)
         return self._host.leave_variable(REPLY_VARIABLE, reply)
+
+
+def _check_set(topic: object, payload: object) -> None:
+    """Refuse a variable that is not set: 0 would do as a topic, and as JSON."""
+    for what, given in (("topic", topic), ("payload", payload)):
+        if given is None or given == 0 or (isinstance(given, str) and given.strip() in _UNSET):
+            raise UsageError(f"the {what} is {given!r}, which is what a variable holds that is not set")
 
 
 def _delay(given: int | str) -> int:

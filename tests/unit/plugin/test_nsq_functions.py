@@ -194,6 +194,47 @@ def test_the_outbox_keeps_nothing_that_nsqd_refuses(
     assert outbox.kept == []
 
 
+# A variable that is not set
+
+
+@pytest.mark.parametrize("raw", ["0", "1"])
+@pytest.mark.parametrize("text", ["0 {}", "<null> {}", "0", "<null>", "t 0", "t <null>", "t  0"])
+def test_a_native_variable_that_is_not_set_is_refused(parts: Parts, text: str, raw: str) -> None:
+    host = FakeHost(defines={"NSQ_PUBLISH_RAW": raw})
+    native = NativeNsq(host)
+    fill(native, parts)
+    topic, _, payload = text.partition(" ")
+    assert native.nsq_publish(MESSAGE, text) == -1
+    assert native.nsq_publish_deferred(MESSAGE, f"{topic} 50 {payload}") == -1
+    assert native.nsq_query(MESSAGE, text) == -1
+    assert host.variables["nqErr"] == "bad payload"
+    assert native.nsq_query_async(MESSAGE, f"{topic} R {payload}") == -1
+    assert (parts[0].sent, parts[1].asked, parts[1].later) == ([], [], [])
+    wrong, found = ("payload", payload) if topic == "t" else ("topic", topic)
+    assert {line.partition(": ")[2] for _, line in host.lines} == {
+        f"the {wrong} is {found!r}, which is what a variable holds that is not set"
+    }
+    assert len(host.lines) == 4
+
+
+@pytest.mark.parametrize("unset", [None, 0, "0", "<null>"])
+def test_a_variable_of_a_script_that_is_not_set_is_refused(
+    kemi: KemiNsq, parts: Parts, host: FakeHost, unset: Any
+) -> None:
+    for topic, payload in ((unset, {"a": 1}), ("t", unset)):
+        assert kemi.nsq_publish(topic, payload) == -1
+        assert kemi.nsq_query(topic, payload) is None
+        assert kemi.nsq_query_async(topic, payload, "ksr_reply_route") == -1
+    assert (parts[0].sent, parts[1].asked, parts[1].later) == ([], [], [])
+    assert host.counters == {Counter.PUBLISH_FAILED: 2, Counter.QUERY_FAILED: 4}
+    assert all(line.endswith("which is what a variable holds that is not set") for _, line in host.lines)
+
+
+def test_an_empty_object_and_names_that_only_contain_it_are_sent(kemi: KemiNsq, publisher: FakePublisher) -> None:
+    assert [kemi.nsq_publish("00", {}), kemi.nsq_publish("None", "[0]"), kemi.nsq_publish("t", "null")] == [1] * 3
+    assert len(publisher.sent) == 3
+
+
 # nsq_query
 
 
