@@ -74,6 +74,7 @@ class Counter(Named):
     QUERIED = "queried", "queries that got their reply, or were sent off by nsq_query_async"
     QUERY_FAILED = "query_failed", "queries that failed; `$var(nqErr)` said why"
     JSON_FAILED = "json_failed", "calls of nsq_json with no JSON, or no path"
+    UNKNOWN_FUNCTION = "unknown_function", "calls of python_exec by a name that is none"
     REPLY_DROPPED = "reply_dropped", "replies of no use: late, second, foreign, too large, or no reply at all"
     REPLY_STRANGERS = (
         "reply_strangers",

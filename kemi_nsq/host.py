@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +58,9 @@ class Host(Protocol):
 
     def defines(self) -> Mapping[str, str]:
         """Return the configuration's `#!define` names that start with NSQ_ and their values without quotes."""
+
+    def configuration(self) -> tuple[str, Collection[str]]:
+        """Return the path of the configuration file, '' if nobody knows, and all names that its preprocessor has."""
 
     def count(self, counter: Counter) -> None:
         """Add one to a counter that the operator can read: in the page, and where `mirror` does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -29,7 +29,7 @@ def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Setting
     """
     known = {*names(), *CONFIGURATION_ONLY}
     unknown = [
-        f"{name} ({where}) is no setting of kemi-nsq; did you mean {_nearest(name)}?"
+        f"{name} ({where}) is no setting of kemi-nsq; did you mean {nearest(name, names())}?"
         for where, given in (("#!define", defines), ("environment", os.environ))
         for name in sorted(given)
         if name.startswith(PREFIX) and name not in known
@@ -55,10 +55,11 @@ def _problem(detail: ErrorDetails) -> str:
     return f"{PREFIX}{field.upper()}{found}: {reason}; allowed: {allowed(field)}"
 
 
-def _nearest(name: str) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return which of some known names a misspelled one looks like most."""
     from difflib import get_close_matches  # only needed to report a mistake
 
-    return next(iter(get_close_matches(name, names(), n=1, cutoff=0)))
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0)))
 
 
 def host_name() -> str:

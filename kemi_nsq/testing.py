@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter as Multiset
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
@@ -29,6 +29,7 @@ class FakeHost:
         place: None likewise, unless a test gives one: queries go through it.
         lines: the log, as (level, text).
         counters: how often each counter was raised.
+        configuration_file: the path of kamailio.cfg, '' for none.
         variables: the values of `$var(...)`.
         longest: how long a value may be: Kamailio's memory for a process (`-M`) is bounded.
         refreshed: presentity URI and event package of each refresh.
@@ -54,6 +55,7 @@ class FakeHost:
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
+        self.configuration_file = ""
         self.variables: dict[str, str] = {}
         self.longest = sys.maxsize
         self.refreshed: list[tuple[str, str]] = []
@@ -88,6 +90,10 @@ class FakeHost:
     def defines(self) -> Mapping[str, str]:
         """Return what was given."""
         return self._defines
+
+    def configuration(self) -> tuple[str, Collection[str]]:
+        """Return the file that was given."""
+        return self.configuration_file, self._defines
 
     def count(self, counter: Counter) -> None:
         """Add one to a counter, and in the page."""

@@ -135,6 +135,11 @@ FUNCTIONS: Mapping[str, Function] = {
 }
 
 
+def no_function(meant: str) -> str:
+    """Say in words that there is no function of a name."""
+    return f"there is no such function; did you mean {meant}?"
+
+
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Value]):
     """How a call ended: the code, and what the work returned, None if it raised."""
@@ -173,6 +178,12 @@ class Calls:
             text = f"{name}: {type(error).__name__}: {error}; please report this"
             self._quiet.log(Level.CRITICAL, Counter.BUG, text, error=error)
             return Done(FAILED)
+
+    def unknown(self, name: str, meant: str) -> int:
+        """Say that kamailio.cfg calls a name that is none."""
+        self._host.count(Counter.UNKNOWN_FUNCTION)
+        self._quiet.log(Level.ERROR, "unknown", f'python_exec("{name}"): {no_function(meant)}')
+        return FAILED
 
     def _failed(self, name: str, failure: Failure, error: NsqError) -> int:
         self._host.count(failure.counter)

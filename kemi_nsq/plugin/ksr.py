@@ -96,10 +96,17 @@ class KamailioHost:
                 ctypes.CDLL(None).syslog(priority, b"%s", said.encode())
 
     def defines(self) -> Mapping[str, str]:
-        """Read the NSQ_ names of `core.ppdefines` (core/core_cmd.c) and the value of each by `$def(name)`."""
-        found = orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"] if _answered("core.ppdefines") else []
-        names = [name for name in found if isinstance(name, str)]
+        """Read the value of each name of NSQ_."""
+        names = _defined_names()
         return {name: _defined(name, names).strip("\"'") for name in names if name.startswith(PREFIX)}
+
+    def configuration(self) -> tuple[str, Collection[str]]:
+        """Read Kamailio's `cfg_file` (main.c), which is absolute unless it is `-`, and the names it has defined."""
+        try:
+            path = ctypes.c_char_p.in_dll(_PROGRAM, "cfg_file").value
+        except ValueError:
+            path = None
+        return os.fsdecode(path or b""), _defined_names()
 
     def count(self, counter: Counter) -> None:
         """Add one in the page and in the htable."""
@@ -263,6 +270,12 @@ def _own(name: str) -> int:
         return ctypes.c_int.in_dll(_PROGRAM, name).value
     except ValueError:
         return 0
+
+
+def _defined_names() -> list[str]:
+    """List the names of the preprocessor (core/core_cmd.c, `core.ppdefines`)."""
+    found = orjson.loads(KSR.pv.get("$jsonrpl(body)"))["result"] if _answered("core.ppdefines") else []
+    return [name for name in found if isinstance(name, str)]
 
 
 def _answered(method: str, *params: str) -> bool:

@@ -6,10 +6,17 @@ Each docstring says what the text is; what the function does, and what it return
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import lookup
+from kemi_nsq.loading import nearest
 from kemi_nsq.names import encode_key
+from kemi_nsq.plugin.configuration import python_calls
 from kemi_nsq.plugin.face import Face, entry
-from kemi_nsq.plugin.functions import FAILED, OK
+from kemi_nsq.plugin.functions import FAILED, OK, no_function
 
 #: Where `nsq_json` and `nsq_encode` leave their result.
 RESULT_VARIABLE = "nqJ"
@@ -19,6 +26,33 @@ class NativeNsq(Face):
     """For a native kamailio.cfg: each method is called by `python_exec`, with one text or none."""
 
     _native = True
+
+    def __init__(self, host: Host | None = None) -> None:
+        """Do what `Face` does, and warn of what kamailio.cfg calls that is not here: Kamailio starts all the same."""
+        super().__init__(host)
+        file, defined = self._parts.host.configuration()
+        for call in python_calls(Path(file), defined):
+            if not hasattr(type(self), call.name):
+                where = f'{call.file}, line {call.line}: python_exec("{call.name}")'
+                self._parts.host.log(Level.WARNING, f"{where}: {no_function(self._meant(call.name))}")
+
+    if not TYPE_CHECKING:  # or mypy would take every name for one that is here
+
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            """Answer a call by a name that is none with one line and -1.
+
+            Without it Kamailio logs which name it was, and 5.6 leaves Python's error behind, by which the next call of
+            that process fails. What Kamailio itself may look for, and Python, is absent as ever.
+            """
+            if name.startswith(("_", "ksr_")):
+                raise AttributeError(name)
+            return entry(lambda *_given: self._parts.calls.unknown(name, self._meant(name)))
+
+    def _meant(self, name: str) -> str:
+        """Return the function that a misspelled name looks like most, of ours and of the operator's."""
+        return nearest(
+            name.lower(), [known for known in dir(type(self)) if known[0] != "_" and not hasattr(Face, known)]
+        )
 
     @entry
     def nsq_consumer(self, _msg: object) -> int:
