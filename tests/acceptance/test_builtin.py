@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from tests.acceptance.conftest import complaints, custom_chain, with_handlers
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.chain import CONFIGURATIONS, SHIPPED, Chain, Person
 from tests.support.until import until
 
@@ -75,7 +75,7 @@ def test_native_routes_do_not_see_such_events_and_the_start_says_which_never_run
         chain.kamailio.process.wait_for_log("test: nsq:consumer-event-presence sees .*update-all")
         chain.drain()
         assert len(chain.log_lines("test: ")) == 1
-    lines = complaints(chain, [r"nsq_pua_publish: Event-Package is missing", r"nsq_pua_publish: Event-Name is "])
+    lines = chain.complaints([r"nsq_pua_publish: Event-Package is missing", r"nsq_pua_publish: Event-Name is "])
     assert [line.partition("kemi-nsq: ")[2] for line in lines] == [
         f"event_route[{UPDATE}] never runs: NSQ_PUA_BUILTIN is 1; remove one of the two"
     ]
@@ -85,7 +85,7 @@ def test_who_wants_a_native_route_there_sets_it_to_0(tmp_path: Path) -> None:
     with with_blocks(tmp_path, NSQ_PUA_BUILTIN=0) as chain:
         lamp_goes_on(chain)
         assert len(chain.log_lines(f"test: {UPDATE} sees")) == len(chain.log_lines("test: ")) > 0
-    assert complaints(chain) == []
+    assert chain.complaints() == []
 
 
 def test_a_python_handler_of_that_name_goes_before_and_a_general_one_has_no_part(tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ def test_a_python_handler_of_that_name_goes_before_and_a_general_one_has_no_part
         until(lambda: chain.counter("received") == received + 1, what="the reset")
         chain.drain()
         assert not chain.log_lines("test: .*reset")
-    assert complaints(chain) == []
+    assert chain.complaints() == []

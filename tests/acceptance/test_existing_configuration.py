@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import complaints
 from tests.support.chain import DOMAIN, SHIPPED, Chain, Person
 from tests.support.database import share_folder
 from tests.support.kamailio import quoted
@@ -122,7 +121,7 @@ def stock_chain(folder: Path, **defines: str | int) -> Iterator[Stock]:
         until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
         yield Stock(chain=chain, has_accounts="WITH_AUTH" in defines, tcp_port=tcp_port, tls_port=tls_port)
         chain.drain()
-    assert complaints(chain, TLS_LINES if "WITH_TLS" in defines else ()) == []
+    assert chain.complaints(TLS_LINES if "WITH_TLS" in defines else ()) == []
 
 
 def make_certificate(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.tools.reader import Reader
-from tests.acceptance.conftest import complaints, custom_chain, with_handlers
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.chain import CONFIGURATIONS, Chain
 from tests.support.until import until
 
@@ -89,7 +89,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with Chain("native", folder, config=config) as chain:
         yield chain
         chain.drain()
-    assert complaints(chain, EXPECTED) == []
+    assert chain.complaints(EXPECTED) == []
     assert not chain.log_lines("Unhandled exception|SystemError|not found or is not callable")
 
 
@@ -158,4 +158,4 @@ def test_in_a_script_a_variable_that_is_not_set_is_refused(tmp_path: Path) -> No
         assert len(chain.log_lines(re.escape("test: (-1, None)"))) == 6
         assert len(chain.log_lines(EXPECTED[0])) == 12
         assert nothing_arrived(chain)
-    assert complaints(chain, EXPECTED) == []
+    assert chain.complaints(EXPECTED) == []
