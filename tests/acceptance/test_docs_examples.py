@@ -142,7 +142,7 @@ def event_for(route: str) -> bytes:
 
 def published_topics(text: str) -> set[str]:
     """Name the topics to which an example publishes, or from which it waits for no reply."""
-    native = re.findall(r'"nsq_publish(?:_deferred)?", "(\S+) ', text)
+    native = re.findall(r'"nsq_publish(?:_deferred)?", ["\'](\S+) ', text)
     return {*native, *re.findall(r'self\.nsq_publish\("(\S+)"', text)}
 
 

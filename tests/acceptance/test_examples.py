@@ -75,5 +75,5 @@ def test_a_registration_is_published(tmp_path: Path) -> None:
     assert len({each["Call-ID"] for each in published}) == 5
     for each in published:
         assert (each["Event-Category"], each["Event-Name"]) == ("directory", "reg_success")
-        assert (each["Username"], each["Realm"], each["Network-IP"]) == ("bob", "example%2Ecom", "127.0.0.1")
-        assert each["User-Agent"] == "Phone+%227%22+%28sipp%29"
+        assert (each["Username"], each["Realm"], each["Network-IP"]) == ("bob", "example.com", "127.0.0.1")
+        assert each["User-Agent"] == 'Phone "7" (sipp)'
