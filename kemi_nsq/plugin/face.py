@@ -27,6 +27,12 @@ _PROC_TIMER = -1
 #: `$var(...)` that is 1 in a timer process.
 TIMER_VARIABLE = "nqTimer"
 
+#: A route that Python has run calls python_exec: the inner call gives Python's lock away, and comes back without it.
+_THREADS_MODE = (
+    "app_python3's threads_mode is 1, and then Kamailio hangs or is aborted when a route that Python has run calls "
+    "Python again; allowed: 0, its default"
+)
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -64,9 +70,9 @@ class Face:
             host: the SIP server; left out inside Kamailio.
 
         Raises:
-            SystemExit: a setting is wrong, or the runtime folder cannot be used. Each problem is logged, and Kamailio
-                does not start. For this exception alone it logs no traceback (python_support.c,
-                python_handle_exception).
+            SystemExit: a setting is wrong, app_python3 is set to let threads run, or the runtime folder cannot be used.
+                Each problem is logged, and Kamailio does not start. For this exception alone it logs no traceback
+                (python_support.c, python_handle_exception).
         """
         host = host or _kamailio(native=self._native)
         try:
@@ -132,6 +138,10 @@ class Face:
 
 
 def _kamailio(*, native: bool) -> Host:
-    from kemi_nsq.plugin.ksr import KamailioHost  # KSR exists inside Kamailio only
+    from kemi_nsq.plugin.ksr import KamailioHost, threads_mode  # KSR exists inside Kamailio only
 
-    return KamailioHost(native=native)
+    host = KamailioHost(native=native)
+    if threads_mode():
+        host.log(Level.CRITICAL, _THREADS_MODE)
+        raise SystemExit(1)
+    return host

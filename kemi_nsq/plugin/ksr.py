@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import syslog
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -264,10 +265,16 @@ def _has_event_route(name: str) -> bool | None:
         return None
 
 
-def _own(name: str) -> int:
+def threads_mode() -> int:
+    """Return app_python3's parameter of that name; 0 before 6.0, which has none (app_python3_mod.c, `params`)."""
+    loaded = re.search(r"/\S*/app_python3\.so$", Path("/proc/self/maps").read_text(errors="replace"), re.MULTILINE)
+    return _own("_ksr_apy3_threads_mode", ctypes.CDLL(loaded[0])) if loaded else 0
+
+
+def _own(name: str, program: ctypes.CDLL = _PROGRAM) -> int:
     """Read an integer of Kamailio's program, such as `uid` (main.c, core/globals.h); 0 if it has none of that name."""
     try:
-        return ctypes.c_int.in_dll(_PROGRAM, name).value
+        return ctypes.c_int.in_dll(program, name).value
     except ValueError:
         return 0
 

@@ -13,10 +13,13 @@ import pytest
 
 from tests.support.chain import CONFIGURATIONS, SHIPPED
 from tests.support.database import create_database
-from tests.support.kamailio import CLEAN_PATH, Kamailio, quoted
+from tests.support.kamailio import CLEAN_PATH, Kamailio, quoted, release
 
 #: How a line of ours begins in Kamailio's log.
 CRITICAL = "CRITICAL: "
+
+#: app_python3 has its parameter threads_mode from here on.
+HAS_THREADS_MODE = (6, 0)
 
 #: Setting, value, and what the log must say: what was found, and what is allowed.
 BAD = [
@@ -42,14 +45,14 @@ BAD = [
 ]
 
 
-def refused(folder: Path, kind: str = "native", **changes: str) -> list[str]:
-    """Start Kamailio with settings that it must refuse; return our lines of its log."""
+def refused(folder: Path, kind: str = "native", *, config: Path | None = None, **changes: str) -> list[str]:
+    """Start Kamailio with settings, or a changed configuration, that it must refuse; return our lines of its log."""
     environment = {name: changes.pop(name) for name in list(changes) if name.startswith(("ENV_", "PATH"))}
-    config, script = CONFIGURATIONS[kind]
+    shipped, script = CONFIGURATIONS[kind]
     database = create_database(folder / "kamailio.db")
     defines = {"NSQ_SCRIPT": quoted(script), "NSQ_DB_URL": quoted(f"sqlite:///{database}")} | changes
     kamailio = Kamailio(
-        config,
+        config or shipped,
         folder / "kamailio",
         defines=defines,
         environment={name.removeprefix("ENV_"): value for name, value in environment.items()},
@@ -61,7 +64,7 @@ def refused(folder: Path, kind: str = "native", **changes: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "value", "line"), BAD, ids=[f"{name}={value}"[:40] for name, value, _ in BAD])
 def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, value: str, line: str) -> None:
-    lines = refused(tmp_path, **{name: value})
+    lines = refused(tmp_path, config=None, **{name: value})
     assert len(lines) == 1
     assert re.match(rf": {name}\b", lines[0])
     assert re.search(line, lines[0]), lines
@@ -86,6 +89,18 @@ def test_a_bad_value_in_the_environment_stops_the_start(tmp_path: Path) -> None:
     lines = refused(tmp_path, ENV_NSQ_MAX_IN_FLIGHT="0")
     assert len(lines) == 1
     assert re.match(": NSQ_MAX_IN_FLIGHT '0': .*; allowed: 1 to 2500", lines[0])
+
+
+def test_threads_mode_of_app_python3_stops_the_start(kind: str, tmp_path: Path) -> None:
+    """Releases before 6.0 have no such parameter, and say so."""
+    config, _ = CONFIGURATIONS[kind]
+    changed = tmp_path / "threads.cfg"
+    changed.write_text(f'include_file "{config}"\nmodparam("app_python3", "threads_mode", 1)\n')
+    if release() >= HAS_THREADS_MODE:
+        (line,) = refused(tmp_path, kind, config=changed)
+        assert re.match(r": app_python3's threads_mode is 1, .*; allowed: 0, its default$", line)
+    else:
+        assert refused(tmp_path, kind, config=changed) == []
 
 
 def test_a_script_that_finds_no_package_says_what_to_do(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import syslog
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +19,9 @@ import pytest
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import UsageError
 from kemi_nsq.host import Host, Level, Suspended
+from kemi_nsq.plugin.face import Face
+from kemi_nsq.plugin.kemi import KemiNsq
+from kemi_nsq.plugin.native import NativeNsq
 from kemi_nsq.runtime.page import read
 from tests.support.ksr import Cfgutils, FakeKsr
 
@@ -294,6 +299,32 @@ def test_a_new_subscription_wants_a_state(
     ksr.variables |= {"$rm": method, "$tt": tag, "$ru": URI}
     ksr.headers["Event"] = "dialog;id=7"
     assert host.wanted_state() == wanted
+
+
+# --- the module that runs Python
+
+
+def test_an_app_python3_without_threads_mode_runs_no_threads(load: Load, ksr: FakeKsr, tmp_path: Path) -> None:
+    here = load(ksr)
+    assert here.threads_mode() == 0  # there is no such module in this process yet
+    other = find_spec("_lsprof")  # any library will do
+    assert other is not None
+    assert other.origin is not None
+    ctypes.CDLL(str(shutil.copy(other.origin, tmp_path / "app_python3.so")))
+    assert here.threads_mode() == 0
+
+
+@pytest.mark.parametrize("face", [NativeNsq, KemiNsq])
+def test_with_threads_mode_kamailio_does_not_start(
+    load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch, face: type[Face]
+) -> None:
+    here = load(ksr)
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    monkeypatch.setattr(here, "threads_mode", lambda: 1)
+    with pytest.raises(SystemExit):
+        face()
+    ((level, line),) = ksr.lines
+    assert (level, line.partition(" is 1")[0]) == ("crit", "kemi-nsq: app_python3's threads_mode")
 
 
 # --- watchers
