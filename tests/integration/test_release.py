@@ -110,6 +110,12 @@ def test_what_is_not_ready_is_refused(small: Path, change: Callable[[Path], None
     assert not (small / "dist").exists()
 
 
+@pytest.mark.parametrize("version", ["", "v0.1.0", "0.1"])
+def test_what_is_no_version_is_refused(version: str) -> None:
+    done = run(ROOT, "make", "--silent", "release", f"VERSION={version}")
+    assert f"'{version}' is no version; write VERSION=0.1.0, say" in done.stderr
+
+
 def test_where_a_step_fails_there_is_no_tag(small: Path) -> None:
     rewrite("GNUmakefile", "printf", "false")(small)
     done = release(small)

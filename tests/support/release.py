@@ -76,7 +76,7 @@ def build(version: str, *, debs: bool) -> None:
 def main() -> int:
     """Release the version of the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="make release", description="Build a release into dist/ and tag it.")
-    parser.add_argument("version", help="such as 0.1.0")
+    parser.add_argument("version", type=_version, help="such as 0.1.0")
     parser.add_argument("--without-debs", action="store_true", help="leave out what `make deb` makes")
     arguments = parser.parse_args()
     version: str = arguments.version
@@ -93,6 +93,12 @@ def main() -> int:
     _git("tag", "--annotate", "--cleanup=verbatim", "--message", message, tag(version))
     print(f"release: {tag(version)} is tagged, its files are in {DIST}; nothing was uploaded")
     return 0
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"\d+\.\d+\.\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no version; write VERSION=0.1.0, say")
+    return text
 
 
 def _section(heading: str) -> str:
