@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Runs a command as root of a fresh Debian: `docker/root.sh [--bind FROM:TO]... RELEASE [PACKAGE]... -- COMMAND [ARGUMENT]...`
+# Runs a command as root of a fresh Debian:
 #
+#   docker/root.sh [--boot] [--bind FROM:TO]... RELEASE [PACKAGE]... -- COMMAND [ARGUMENT]...
 #   docker/root.sh --bind "$PWD:/checkout" trixie python3 -- python3 -VV
 #
 # RELEASE is a name as bookworm. Its packages come from the mirror that this machine's apt uses. --bind makes a folder or
 # file of this machine visible in there, writable. pip in there uses the index and the certificates that pip uses here.
 # What was made of a release and PACKAGEs is kept in .tools/roots for a day; COMMAND gets a copy of its own.
+#
+# With --boot systemd is started in there (systemd-nspawn), and COMMAND is run by a unit, without any network but loopback.
 #
 # Mounts and processes are those of a namespace (unshare(1)), so none of them outlives the command; the copy is removed.
 # Exit code: that of COMMAND.
@@ -20,7 +23,7 @@ say() { printf 'root: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 have() { command -v "$1" >/dev/null; }
 
-usage() { fail "usage: docker/root.sh [--bind FROM:TO]... RELEASE [PACKAGE]... -- COMMAND [ARGUMENT]..."; }
+usage() { fail "usage: docker/root.sh [--boot] [--bind FROM:TO]... RELEASE [PACKAGE]... -- COMMAND [ARGUMENT]..."; }
 
 # What pip and apt need to reach their servers from here.
 of_the_network=(http_proxy https_proxy no_proxy PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_PROXY
@@ -108,10 +111,46 @@ enter() {
     exec env --ignore-environment "${environment[@]}" chroot . "$@"
 }
 
+# --- with systemd
+
+# Start the root's own systemd, and have it run the command and stop.
+boot() {
+    local root="$1" options=() unit
+    shift
+    while [ "$1" != -- ]; do options+=("--bind=$1"); shift; done
+    shift
+    printf '%q ' exec "$@" >"$root/root-sh.command"
+    unit="$root/etc/systemd/system/root-sh.service"
+    cat >"$unit" <<-'END'
+	[Unit]
+	After=basic.target dbus.service
+	[Service]
+	Type=oneshot
+	Environment=HOME=/root LANG=C.UTF-8
+	ExecStart=/bin/bash /root-sh.command
+	StandardOutput=append:/root-sh.output
+	StandardError=inherit
+	ExecStopPost=/bin/sh -c 'echo "$$EXIT_STATUS" >/root-sh.status; systemctl poweroff --no-block'
+	END
+    mkdir --parents "$root/etc/systemd/system/multi-user.target.wants"
+    ln --symbolic ../root-sh.service "$root/etc/systemd/system/multi-user.target.wants/"
+    : >"$root/root-sh.output"
+    systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe "${options[@]}" \
+        --directory="$root" --boot </dev/null >"$root/root-sh.boot" 2>&1 &
+    tail --follow --lines=+1 --pid=$! "$root/root-sh.output"
+    [ -s "$root/root-sh.status" ] || { cat "$root/root-sh.boot" >&2; fail "systemd did not come up, or the command did not end"; }
+    exit "$(cat "$root/root-sh.status")"
+}
+
 # --- around it
 
 run() {
-    local bindings=() packages=() release tar
+    local bindings=() packages=() way=--enter release tar
+    if [ "${1-}" = --boot ]; then
+        have systemd-nspawn || fail "there is no systemd-nspawn: apt-get install systemd-container"
+        way=--in-systemd packages=(dbus systemd-sysv)
+        shift
+    fi
     while [ "${1-}" = --bind ]; do
         [[ "${2-}" = /*:/* ]] || usage
         bindings+=("$2")
@@ -133,7 +172,7 @@ run() {
 
     # In the background and with a process group of its own, so that a signal to this script is heard at once.
     set -m
-    unshare --mount --pid --fork --kill-child -- "$0" --enter "$root" "${bindings[@]}" "$@" </dev/null &
+    unshare --mount --pid --fork --kill-child --mount-proc -- "$0" "$way" "$root" "${bindings[@]}" "$@" </dev/null &
     child=$!
     wait "$child"
 }
@@ -146,9 +185,10 @@ leave() {
     [ -z "$root" ] || rm --recursive --force --one-file-system "$root"
 }
 
-if [ "${1-}" = --enter ]; then
-    enter "${@:2}"
-fi
+case "${1-}" in
+    --enter) enter "${@:2}" ;;
+    --in-systemd) boot "${@:2}" ;;
+esac
 root="" child=""
 become_root "$@"
 trap leave EXIT
