@@ -305,4 +305,7 @@ def test_the_schema_of_the_quick_start_is_enough(tmp_path: Path) -> None:
 def test_the_links_of_the_quick_start_lead_into_the_project() -> None:
     linked = [Path(word) for command in commands("ln") for word in command.words if word.startswith("/opt/kemi-nsq/")]
     assert linked
-    assert all((ROOT / path.relative_to("/opt/kemi-nsq")).is_file() for path in linked)
+    # nsqd is built there where the machine has none of its own.
+    built = {path for path in linked if path.match(".tools/bin/*")}
+    assert all(find_program(path.name) for path in built)
+    assert all((ROOT / path.relative_to("/opt/kemi-nsq")).is_file() for path in {*linked} - built)

@@ -92,7 +92,8 @@ def mariadb() -> Iterator[SqlServer]:
         ]
         command = [find_program("mariadbd", path=_SBIN), *common, *options]
         with _Program("mariadb", command, folder, lambda: _mysql(port, "", "SELECT 1")) as run:
-            _mysql(port, "", f"CREATE DATABASE {DATABASE}")
+            # As Kamailio's kamdbctl makes it; newer releases of MariaDB have utf8mb4 as their default.
+            _mysql(port, "", f"CREATE DATABASE {DATABASE} CHARACTER SET latin1")
             server = SqlServer(
                 kamailio_url=f"mysql://root@{LOOPBACK}:{port}/{DATABASE}",
                 execute=lambda sql: _mysql(port, DATABASE, sql),

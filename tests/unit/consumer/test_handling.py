@@ -39,6 +39,9 @@ from tests.support.gates import TestedGate
 from tests.support.presentity_table import create_presentity_table
 from tests.support.settings import settings
 
+# Nobody closes what Kamailio's processes keep until they end.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 NAME = "nsq:consumer-event-presence-update"
 EVENT = b'{"Event-Category": "presence", "Event-Name": "update"}'
 

@@ -23,6 +23,9 @@ from tests.support.deliveries import delivery
 from tests.support.doubles import FakeAnswers
 from tests.support.presentity_table import create_presentity_table
 
+# Nobody closes what Kamailio's processes keep until they end.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 MESSAGE = object()
 UPDATE, RESET = "nsq:consumer-event-presence-update", "nsq:consumer-event-presence-reset"
 SENDER = "sip:switch1@example.com"

@@ -28,6 +28,9 @@ from tests.support.database import rows
 from tests.support.deliveries import event, handled
 from tests.support.presentity_table import create_presentity_table
 
+# Nobody closes what Kamailio's processes keep until they end.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 MESSAGE = object()
 CALL = {
     "Event-Category": "presence",
