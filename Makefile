@@ -21,11 +21,11 @@ endif
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
-.PHONY: help setup venv format style lint types walls unit check covered integration acceptance test bench chaos simulate \
-	demo docs site release lock clean
+.PHONY: help setup venv format style lint types walls unit check covered integration acceptance test test-debian13 \
+	bench chaos simulate demo docs site release lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install all: Debian packages, nsqd, .venv; does nothing when all is there
 	@docker/setup.sh
@@ -70,6 +70,9 @@ acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
 	$(BIN)/pytest --quiet -m alone tests/acceptance
 
 test: setup style lint types walls site simulate covered acceptance ## all of the above, and 1,000 seeds
+
+test-debian13: setup ## make test in a fresh Debian 13, as root: it is made, entered by mounts and removed again
+	@docker/test.sh trixie
 
 bench: setup ## measure all against baselines; ARGS="--quick --json FILE publish updates-sqlite ..."
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -7,7 +7,8 @@
 #
 # RELEASE is a name as bookworm. Its packages come from the mirror that this machine's apt uses. --bind makes a folder or
 # file of this machine visible in there, writable. pip in there uses the index and the certificates that pip uses here.
-# What was made of a release and PACKAGEs is kept in .tools/roots for a day; COMMAND gets a copy of its own.
+# COMMAND reads what this reads, but no terminal. What was made of a release and PACKAGEs is kept in .tools/roots for a
+# day; COMMAND gets a copy of its own.
 #
 # With --boot systemd is started in there (systemd-nspawn), and COMMAND is run by a unit, without any network but loopback.
 #
@@ -170,9 +171,11 @@ run() {
     [ ! -e /etc/pip.conf ] || cp /etc/pip.conf "$root/etc/pip.conf"
     [ ! -e "$certificates" ] || cp "$certificates" "$root/etc/pip-certificates.crt"
 
-    # In the background and with a process group of its own, so that a signal to this script is heard at once.
+    # In the background and with a process group of its own, so that a signal to this script is heard at once. A terminal
+    # would stop it there when it reads.
+    if [ -t 0 ]; then exec </dev/null; fi
     set -m
-    unshare --mount --pid --fork --kill-child --mount-proc -- "$0" "$way" "$root" "${bindings[@]}" "$@" </dev/null &
+    unshare --mount --pid --fork --kill-child --mount-proc -- "$0" "$way" "$root" "${bindings[@]}" "$@" <&0 &
     child=$!
     wait "$child"
 }
