@@ -21,11 +21,13 @@ from kemi_nsq.names import Address, Subscription, address, topic_name
 PREFIX = "NSQ_"
 #: Read by `kamailio/nsq.cfg` and `nsq-presence.cfg` alone, and what each does there; nothing here depends on it.
 CONFIGURATION_ONLY: Mapping[str, str] = {
-    "NSQ_SCRIPT": '(default `"/etc/kamailio/nsq.py"`) the Python file that Kamailio loads',
+    "NSQ_SCRIPT": "the Python file that Kamailio loads; without it the one that `nsq-place.cfg` beside `nsq.cfg` "
+    "names, as a package has it, else `/etc/kamailio/nsq.py`",
     "NSQ_KEMI": 'routes are written in Python, those of NSQ_SCRIPT: sets `cfgengine "python"`',
     "NSQ_OWN_NOTIFY_REPLY": "leaves `event_route[presence:notify-reply]` to you",
     "NSQ_OWN_PV_BUFFER_SIZE": "leaves `pv_buffer_size` to you; longer texts of `python_exec` fail",
     "NSQ_OWN_LOCK_SET_SIZE": "leaves `lock_set_size` of cfgutils to you; 0, its default, is no lock",
+    "NSQ_OWN_HASH_FILE": "leaves `hash_file` of cfgutils to you; it is NSQ_SCRIPT otherwise",
     "NSQ_OWN_FORCE_ACTIVE": "leaves `force_active` of presence_xml to you",
     "NSQ_OWN_DB_TIMEOUT": "leaves the timeouts of db_mysql and db_postgres to you",
 }

@@ -47,6 +47,12 @@ BAD = [
 
 def refused(folder: Path, kind: str = "native", *, config: Path | None = None, **changes: str) -> list[str]:
     """Start Kamailio with settings, or a changed configuration, that it must refuse; return our lines of its log."""
+    lines = refusal(folder, kind, config=config, **changes).splitlines()
+    return [line.partition(" kemi-nsq")[2] for line in lines if " kemi-nsq" in line and CRITICAL in line]
+
+
+def refusal(folder: Path, kind: str, *, config: Path | None = None, **changes: str) -> str:
+    """Start Kamailio with what it must refuse; return its log."""
     environment = {name: changes.pop(name) for name in list(changes) if name.startswith(("ENV_", "PATH"))}
     shipped, script = CONFIGURATIONS[kind]
     database = create_database(folder / "kamailio.db")
@@ -59,7 +65,7 @@ def refused(folder: Path, kind: str = "native", *, config: Path | None = None, *
     )
     code, log = kamailio.run_until_exit()
     assert code not in (0, None)
-    return [line.partition(" kemi-nsq")[2] for line in log.splitlines() if " kemi-nsq" in line and CRITICAL in line]
+    return log
 
 
 @pytest.mark.parametrize(("name", "value", "line"), BAD, ids=[f"{name}={value}"[:40] for name, value, _ in BAD])
@@ -101,6 +107,29 @@ def test_threads_mode_of_app_python3_stops_the_start(kind: str, tmp_path: Path) 
         assert re.match(r": app_python3's threads_mode is 1, .*; allowed: 0, its default$", line)
     else:
         assert refused(tmp_path, kind, config=changed) == []
+
+
+@pytest.mark.parametrize("name", ["nsq.py", "my_routes.py"])
+def test_a_script_that_is_not_there_is_named_in_one_line(kind: str, tmp_path: Path, name: str) -> None:
+    missing = tmp_path / "nowhere" / name
+    log = refusal(tmp_path, kind, NSQ_SCRIPT=quoted(missing))
+    (line,) = (line for line in log.splitlines() if str(missing) in line)
+    assert line.endswith(f"could not stat file {missing}")
+    assert "Traceback" not in log
+    assert "app_python3" not in log, "Python says less, and later"
+
+
+def test_a_package_says_where_its_script_is(tmp_path: Path) -> None:
+    """As a package does, by a file beside nsq.cfg; Kamailio runs elsewhere."""
+    place = tmp_path / "share"
+    place.mkdir()
+    for file in SHIPPED.glob("*.cfg"):
+        shutil.copy(file, place)
+    (place / "nsq-place.cfg").write_text(f'#!define NSQ_SCRIPT "{SHIPPED / "nsq.py"}"\n')
+    database = create_database(tmp_path / "kamailio.db")
+    defines = {"NSQ_DB_URL": quoted(f"sqlite:///{database}")}
+    with Kamailio(place / "kamailio.cfg", tmp_path / "kamailio", defines=defines) as kamailio:
+        assert kamailio.options().status == 200
 
 
 def test_a_script_that_finds_no_package_says_what_to_do(tmp_path: Path) -> None:
