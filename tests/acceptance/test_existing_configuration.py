@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
@@ -43,8 +43,8 @@ FEATURES = ("MYSQL", "AUTH", "USRLOCDB", "PRESENCE", "ANTIFLOOD", "JSONRPC", "TL
 #: Of Kamailio's schema, besides what a chain makes.
 SCHEMAS = ("auth_db-create.sql", "usrloc-create.sql")
 PASSWORD = "secret"
-#: What the module tls says at each start, of OpenSSL's bugs.
-TLS_LINES = (r"tls_h_mod_init_f\(\): openssl bug #1491",)
+#: What the module tls says at each start, of OpenSSL: of its bugs, and in 6.0 of its thread-locals.
+TLS_LINES = (r"WARNING: tls \[tls_(init|mod)\.c",)
 #: A stranger needs no account to call or watch somebody here.
 STRANGER = "sip:carol@elsewhere.example"
 
@@ -311,4 +311,5 @@ def test_http_and_tls_are_served_where_they_are_switched_on(stock: Stock) -> Non
         context.wrap_socket(plain) as connection,
     ):
         assert connection.version() in {"TLSv1.2", "TLSv1.3"}
-        connection.unwrap()
+        with suppress(ssl.SSLEOFError):  # 6.0 closes without an answer
+            connection.unwrap()
