@@ -103,5 +103,5 @@ lock: venv ## renew requirements.lock and requirements-dev.lock with the newest 
 		--output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove all that make and its tools made
-	rm -rf .venv .tools .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-* .tools .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find $(wildcard kemi_nsq tests kamailio) -name __pycache__ -prune -exec rm -rf {} +

@@ -104,6 +104,8 @@ has_go() {
 
 # --- venv
 
+# .venv is a link to .venv-SUM, because scripts in a virtual environment hold its place: a new one is complete before the
+# link leads to it, and when it cannot be made the one before stays.
 step_venv() {
     local venv="$root/.venv" lock="$root/requirements-dev.lock" sum
     [ "$runtime" = no ] || lock="$root/requirements.lock"
@@ -111,22 +113,36 @@ step_venv() {
         fail "$python must be Python 3.11 or later with the venv module; Debian: apt-get install python3-venv"
     # The project's place and the interpreter are part of it: scripts in a venv hold both.
     sum="$(checksum "$root $("$python" -VV)" "$lock")"
-    if ! is_stamped "$venv/requirements.stamp" "$sum"; then
-        say "making .venv: $("$python" -V), $(basename "$lock")"
-        "$python" -m venv --clear "$venv"
-        pip_install --require-hashes --requirement "$lock"
-        printf '%s\n' "$sum" >"$venv/requirements.stamp"
-    fi
+    is_stamped "$venv/requirements.stamp" "$sum" || make_venv "$venv" "$lock" "$sum"
     sum="$(checksum "$sum" "$root/pyproject.toml")"
-    if ! is_stamped "$venv/package.stamp" "$sum"; then
-        say "installing kemi-nsq into .venv, editable"
-        # The lock holds the build backend too, so nothing is fetched.
-        pip_install --no-deps --no-build-isolation --editable "$root"
-        printf '%s\n' "$sum" >"$venv/package.stamp"
-    fi
+    is_stamped "$venv/package.stamp" "$sum" || install_package "$venv" "$sum"
 }
 
-pip_install() { "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+make_venv() {
+    local venv="$1" lock="$2" sum="$3" new="$1-${3:0:12}" name
+    say "making .venv: $("$python" -V), $(basename "$lock")"
+    rm -rf "$new"
+    if ! { "$python" -m venv "$new" && pip_install "$new" --require-hashes --requirement "$lock" &&
+        printf '%s\n' "$sum" >"$new/requirements.stamp" &&
+        install_package "$new" "$(checksum "$sum" "$root/pyproject.toml")"; }; then
+        rm -rf "$new"
+        fail "$(basename "$lock") cannot be installed, as said above; .venv is what it was"
+    fi
+    # Was it made by a version of this script before? A link cannot replace a folder in one step.
+    [ -L "$venv" ] || [ ! -e "$venv" ] || mv "$venv" "$venv-before"
+    rm -f "$venv-link"
+    ln --symbolic "$(basename "$new")" "$venv-link"
+    mv --no-target-directory "$venv-link" "$venv"
+    for name in "$venv"-*; do [ "$name" = "$new" ] || rm -rf "$name"; done
+}
+
+install_package() {
+    say "installing kemi-nsq into .venv, editable"
+    # The lock holds the build backend too, so nothing is fetched.
+    pip_install "$1" --no-deps --no-build-isolation --editable "$root" && printf '%s\n' "$2" >"$1/package.stamp"
+}
+
+pip_install() { "$1/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}"; }
 
 # ---
 
