@@ -78,6 +78,8 @@ base_of() {
 enter() {
     local root="$1" name binding
     shift
+    # / of the command is a mount, so that it may in turn use mount namespaces.
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t tmpfs -o mode=755 tmpfs "$root/dev"
@@ -168,6 +170,7 @@ run() {
     tar --extract --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*' --file="$tar" --directory="$root"
     chmod 755 "$root"
     cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
+    printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 %s\n' "$(uname -n)" >"$root/etc/hosts"
     [ ! -e /etc/pip.conf ] || cp /etc/pip.conf "$root/etc/pip.conf"
     [ ! -e "$certificates" ] || cp "$certificates" "$root/etc/pip-certificates.crt"
 
