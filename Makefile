@@ -11,6 +11,9 @@ LOCK := $(BIN)/pip-compile --quiet --upgrade --strip-extras --all-build-deps --a
 WORKERS := 4
 PARALLEL = --quiet --numprocesses $(WORKERS) --no-loadscope-reorder
 
+# Of Debian, those that are supported.
+RELEASES := bookworm trixie
+
 # nsqd of `make setup`, after one that the machine has; and the sbin folders, where Debian puts Kamailio.
 export PATH := $(PATH):$(CURDIR)/.tools/bin:/usr/sbin:/sbin
 # Tests write a great many small files, and some wait for a disk that others keep busy; memory has room for them.
@@ -22,7 +25,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
 .PHONY: help setup venv format style lint types walls unit check covered integration acceptance test test-debian13 \
-	bench chaos simulate demo docs site release lock clean
+	bench chaos simulate demo docs site deb test-deb release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +96,12 @@ docs: venv ## write docs/reference.md, the map in docs/how-it-works.md and the l
 
 site: venv ## build the documentation as a site, strictly, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+deb: setup ## build the Debian packages into dist/, each in a fresh root of its release
+	docker/deb.sh dist $(RELEASES)
+
+test-deb: setup ## try the packages of make deb in fresh roots: install, a lamp, upgrade, back, remove
+	docker/test-deb.sh dist $(RELEASES)
 
 release: venv ## build a release into dist/ and tag it; VERSION=0.1.0; DEBS=no leaves out the Debian packages
 	$(BIN)/python -m tests.support.release "$(VERSION)" $(if $(filter no,$(DEBS)),--without-debs)
