@@ -3,7 +3,8 @@
 # Tries the .deb in a fresh root of each release: `docker/test-deb.sh FOLDER RELEASE...`, after `make deb`.
 #
 # Installed by apt without recommended packages; a lamp; upgrade from the version before with a running Kamailio, and
-# back; removed and purged, after which no file is left. The version before is this one under a lower number.
+# back; removed and purged, after which no file is left. The version before is this one under a lower number. The first
+# of them is built a second time, which must give the same file.
 set -euo pipefail
 
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -76,6 +77,12 @@ shift
 nsqd="$(PATH="$PATH:$checkout/.tools/bin" command -v nsqd)" || fail "no nsqd on PATH and none in .tools/bin: run make setup"
 work="$(mktemp --directory)"
 trap 'rm --recursive --force "$work"' EXIT
+say "building the one for $1 again"
+"$checkout/docker/deb.sh" "$work/again" "$1"
+for package in "$work"/again/*.deb; do
+    cmp "$package" "$folder/$(basename "$package")" ||
+        fail "a second build gives another file than $folder has: run make deb, and if it stays so, look with diffoscope"
+done
 number() { [ "$1" = bookworm ] && echo 12 || echo 13; }
 for release in "$@"; do
     packages=("$folder"/kemi-nsq_*~deb"$(number "$release")"_*.deb)
