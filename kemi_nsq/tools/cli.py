@@ -32,7 +32,7 @@ HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
 
 presence = typer.Typer(no_args_is_help=True, help="Change what watchers are shown.")
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.command()

@@ -31,7 +31,9 @@ def path_of(name: str) -> Path:
     Raises:
         UsageError: there is none of this name; the message has those that there are.
     """
-    there = sorted(str(each.relative_to(folder())) for each in folder().rglob("*") if each.suffix in (".cfg", ".py"))
+    there = sorted(
+        str(each.relative_to(folder())) for each in folder().rglob("*") if each.suffix in (".cfg", ".py", ".sql")
+    )
     if name not in there:
         raise UsageError(f"no file is called {name!r}; there are {', '.join(there)}")
     return folder() / name
