@@ -100,8 +100,10 @@ site: venv ## build the documentation as a site, strictly, into build/site
 deb: setup ## build the Debian packages into dist/, each in a fresh root of its release
 	docker/deb.sh dist $(RELEASES)
 
-test-deb: setup ## try the packages of make deb in fresh roots: install, a lamp, upgrade, back, remove
+test-deb: setup ## try the packages of make deb in fresh roots: a lamp, upgrade, removal, quick start, containers
 	docker/test-deb.sh dist $(RELEASES)
+	docker/test-quickstart.sh dist $(RELEASES)
+	docker/test-image.sh dist
 
 release: venv ## build a release into dist/ and tag it; VERSION=0.1.0; DEBS=no leaves out the Debian packages
 	$(BIN)/python -m tests.support.release "$(VERSION)" $(if $(filter no,$(DEBS)),--without-debs)

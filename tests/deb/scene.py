@@ -28,7 +28,7 @@ from tests.support.watcher import Watcher
 
 SIP = ("127.0.0.1", 5060)
 TOPIC = "lamps"
-GUIDE = Path("/usr/share/doc/kemi-nsq/docs/install-debian.md")
+GUIDE = Path("/usr/share/doc/kemi-nsq/docs/quickstart.md")
 EVENT = (
     '{"Event-Category": "presence", "Event-Name": "update", "Event-Package": "dialog", "Call-ID": "CALL",'
     ' "From": "sip:alice@example.com", "To": "sip:bob@example.com", "State": "STATE"}'

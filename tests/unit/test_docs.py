@@ -62,7 +62,21 @@ RIGHT = ROOT / "docs/presence-stays-right.md"
 LANGUAGES = {"diff", "json", "kamailio", "python", "sh", "text"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
 PROGRAMS = {"apt-get", "cd", "curl", "done", "for", "git", "install", "kamailio", "kamcmd", "kemi-nsq"}
-PROGRAMS |= {"env", "ln", "make", "mv", "nsqd", "setup.sh", "sqlite3", "systemctl"}
+PROGRAMS |= {
+    "docker",
+    "echo",
+    "env",
+    "ln",
+    "make",
+    "mv",
+    "nsqd",
+    "pip",
+    "python3",
+    "setup.sh",
+    "sh",
+    "sqlite3",
+    "systemctl",
+}
 #: `#!define` names that are no settings, and what Kamailio, not we, calls so.
 OTHER_NAMES = {"NSQ_PRESENCE", "NSQ_NAME", "NSQ_LISTEN_TOPIK"}
 MARKDOWN_LINE = 120  # of text; tables and lines with a link to elsewhere may be longer
