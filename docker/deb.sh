@@ -57,5 +57,8 @@ for release in "$@"; do
         "$release" python3-venv debhelper bash-completion help2man lintian -- \
         env SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" bash /source/deb.sh --build "$version" || status=1
 done
-mv "$work"/result/*.deb "$folder/"
+for package in "$work"/result/*.deb; do
+    rm --force "$folder"/kemi-nsq_*"~${package##*\~}"  # of another version
+    mv "$package" "$folder/"
+done
 exit "$status"

@@ -10,7 +10,8 @@
 # COMMAND reads what this reads, but no terminal. What was made of a release and PACKAGEs is kept in .tools/roots for a
 # day; COMMAND gets a copy of its own.
 #
-# With --boot systemd is started in there (systemd-nspawn), and COMMAND is run by a unit, without any network but loopback.
+# With --boot systemd is started in there (systemd-nspawn), and COMMAND is run by a unit: it reads nothing, and has no
+# network but loopback.
 #
 # Mounts and processes are those of a namespace (unshare(1)), so none of them outlives the command; the copy is removed.
 # Exit code: that of COMMAND.
@@ -61,6 +62,7 @@ base_of() {
     sources="$(sources_of "$release")"
     tar="$kept/$release-$(printf '%s\n' "$packages" "$sources" | sha256sum | cut --characters=1-12).tar"
     mkdir --parents "$kept"
+    chown --reference="$checkout" "$checkout/.tools" "$kept"
     find "$kept" -name '*.tar' -mmin "+$keep_minutes" -delete
     if [ ! -e "$tar" ]; then
         say "making a Debian $release with: $packages"
@@ -105,7 +107,8 @@ enter() {
     done
     shift
     local environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-        DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore)
+        DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+        PYTHONDONTWRITEBYTECODE=1)
     for name in "${of_the_network[@]}"; do
         [ -z "${!name-}" ] || environment+=("$name=${!name}")
     done
@@ -129,7 +132,7 @@ boot() {
 	After=basic.target dbus.service
 	[Service]
 	Type=oneshot
-	Environment=HOME=/root LANG=C.UTF-8
+	Environment=HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 	ExecStart=/bin/bash /root-sh.command
 	StandardOutput=append:/root-sh.output
 	StandardError=inherit
@@ -142,7 +145,10 @@ boot() {
         --directory="$root" --boot </dev/null >"$root/root-sh.boot" 2>&1 &
     tail --follow --lines=+1 --pid=$! "$root/root-sh.output"
     [ -s "$root/root-sh.status" ] || { cat "$root/root-sh.boot" >&2; fail "systemd did not come up, or the command did not end"; }
-    exit "$(cat "$root/root-sh.status")"
+    local status
+    status="$(cat "$root/root-sh.status")"
+    case "$status" in *[!0-9]*) fail "the command was ended by the signal $status" ;; esac
+    exit "$status"
 }
 
 # --- around it
@@ -185,8 +191,8 @@ run() {
 
 leave() {
     trap '' INT TERM HUP
-    # The first process of the namespace is gone with it, and with that process all others.
-    [ -z "$child" ] || { kill -KILL "$child"; wait "$child"; } 2>/dev/null || true
+    # unshare ends when its child is gone, the first process of the namespace, and with that process all others are.
+    [ -z "$child" ] || { pkill -KILL --parent "$child" || kill -KILL "$child"; wait "$child"; } 2>/dev/null || true
     rm --force "$kept"/*".$$.tar"
     [ -z "$root" ] || rm --recursive --force --one-file-system "$root"
 }

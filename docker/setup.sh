@@ -24,6 +24,7 @@ server_packages=(
 )
 test_packages=(
     baresip-core curl kamailio-tls-modules mariadb-server mmdebstrap openssl postgresql sip-tester sqlite3
+    systemd-container
 )
 # A library's name ends with its version, so each release has its own; elsewhere the program brings it along.
 declare -A liblinphone=([bookworm]=liblinphone10 [trixie]=liblinphone12)

@@ -47,7 +47,6 @@ try() {
     install "$before"
     is_mode /etc/default/kemi-nsq "640 root:kamailio"
     is_mode /var/lib/kamailio "750 kamailio:kamailio"
-    cp /etc/default/kemi-nsq /work/settings
     (cd /work && unshare --net -- /usr/lib/kemi-nsq/bin/python -m tests.deb.scene /work "$before" "$package")
     is_mode /etc/default/kemi-nsq "640 root:kamailio"
     is_mode /var/lib/kamailio/kamailio.db "640 kamailio:kamailio"
@@ -55,12 +54,13 @@ try() {
     bash -c '. /usr/share/bash-completion/completions/kemi-nsq; complete -p kemi-nsq' >/dev/null || fail "no completion"
     systemd-analyze verify --man=no kamailio.service || fail "systemd does not understand what the package adds"
     say "removing and purging it"
-    rm /var/lib/kamailio/kamailio.db*
     apt-get remove --quiet=2 --yes kemi-nsq >/dev/null
     files >/work/removed
     diff /work/without <(grep --invert-match --line-regexp --regexp=/etc/default/kemi-nsq --regexp=/var/lib/kamailio \
-        /work/removed) || fail "its removal leaves these files"
+        /work/removed | grep --invert-match '^/var/lib/kamailio/') || fail "its removal leaves these files"
     apt-get purge --quiet=2 --yes kemi-nsq >/dev/null
+    [ -s /var/lib/kamailio/kamailio.db ] || fail "its purge has removed a database"
+    rm -r /var/lib/kamailio
     files >/work/purged
     diff /work/without /work/purged || fail "its purge leaves these files"
 }

@@ -8,6 +8,7 @@ whatever this Python finds by itself.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import site
@@ -29,7 +30,7 @@ def _environments() -> list[str]:
 
 
 def _holds_package(folder: str) -> bool:
-    return os.path.isdir(folder) and any(re.match(r"kemi_nsq-.*\.dist-info$", name) for name in os.listdir(folder))
+    return bool(glob.glob(os.path.join(glob.escape(folder), "kemi_nsq-*.dist-info")))
 
 
 def _use_environment() -> None:

@@ -271,7 +271,7 @@ class Settings(BaseSettings):
     pua_lock: str = _setting(
         "",
         "Lock (module cfgutils) that a consumer holds for the NOTIFYs of a presentity, with SQLite also while it "
-        "writes, and routes around handle_subscribe. Without it a NOTIFY may repeat a CSeq, and SUBSCRIBEs fail on "
+        "writes, and nsq_pua_handle. Without it a NOTIFY may repeat a CSeq, and SUBSCRIBEs fail on "
         "SQLite, whose Kamailio driver does not wait for another writer.",
         "a lock's name, or empty",
         max_length=64,

@@ -7,6 +7,7 @@ leaves out. A function that is named by a variable or a define is not found.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def python_calls(file: Path, defined: Collection[str]) -> Iterator[PythonCall]:
         for match in _active(text, defined):
             name = match["text"]
             if match["word"] in _INCLUDES:
-                included = Path(name) if Path(name).is_file() else current.parent / name  # as Kamailio looks for it
+                included = Path(name) if os.path.isfile(name) else current.parent / name  # as Kamailio looks for it
                 if included not in seen:
                     seen.add(included)
                     waiting.append(included)
@@ -65,7 +66,7 @@ def python_calls(file: Path, defined: Collection[str]) -> Iterator[PythonCall]:
 
 def _text(file: Path) -> str:
     try:
-        if not file.is_file() or file.stat().st_size > _MOST_BYTES:  # to read a pipe would wait for ever
+        if not os.path.isfile(file) or file.stat().st_size > _MOST_BYTES:  # to read a pipe would wait for ever
             return ""
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -121,7 +121,7 @@ FUNCTIONS: Mapping[str, Function] = {
         does="Have the presence module answer a SUBSCRIBE or PUBLISH (`handle_subscribe`, `handle_publish`) while "
         "nobody else holds NSQ_PUA_LOCK; then do for a new subscription what `nsq_pua_probe` does. A transaction must "
         "be there (`t_newtran`) and is released afterwards (`t_release`).",
-        returns="1 done, -1 the presence module refused it, and has answered so.",
+        returns="1 done, -1 the presence module refused it and has answered so, or nobody has: it was no such request.",
         codes={False: FAILED},
         failed=Failure(Counter.REQUEST_REFUSED),
     ),

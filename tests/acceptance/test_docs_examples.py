@@ -82,6 +82,7 @@ def native_text(example: Example) -> str:
         return re.sub(r"^#!define SIP_.*\n", "", example.text, flags=re.MULTILINE)
     includes = 'include_file "presence.cfg"\ninclude_file "nsq.cfg"\n'
     text = re.sub(r"^#!define NSQ_(DB_URL|NSQD_TCP_ADDRESS) .*\n", "", example.text, flags=re.MULTILINE)
+    text = text.replace('include_file "nsq-presence.cfg"\n', "")  # which presence.cfg includes
     text = text.replace('include_file "nsq.cfg"\n', includes) if "include_file" in text else includes + text
     text = text.replace("request_route {", "route[EXAMPLE] {")
     routes = re.findall(r"^route\[(\w+)\]", text, re.MULTILINE)

@@ -23,7 +23,7 @@ RESUME_S, LATE_S = 1.0, 0.3
 LONGER_THAN_TWO_HEARTBEATS_S = 22.0
 #: After so many seconds all is right again.
 RECOVERY_S = 5.0
-#: For so long at most Kamailio's own driver is stuck in one statement, as `presence.cfg` sets it.
+#: For so long at most Kamailio's own driver is stuck in one statement, as `nsq-presence.cfg` sets it.
 DRIVER_S = 8.0
 
 

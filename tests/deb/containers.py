@@ -9,7 +9,8 @@ Run by docker/test-image.sh as root of a fresh Debian, in two steps, by Debian's
 WORK has `Dockerfile`, `dist/` and `*.json`, which is what Docker's own reader (compose-go) made of the compose files.
 Each service has a network namespace with an address of its own on one bridge, and its name in /etc/hosts; it has a
 mount namespace for its volumes and /run/kamailio. The images of NSQ and PostgreSQL are stood in for by their programs.
-Whatever is written in the files and not known here fails.
+A key of a service that is not known here fails. Published ports, restarts and how often health is checked have no
+part in it.
 """
 
 from __future__ import annotations

@@ -70,6 +70,10 @@ def main(work: Path) -> None:
         put_out(watcher, hang_up)
     (account,) = page.blocks("The first lamp", "text")
     do(f"sudo -u kamailio sqlite3 /var/lib/kamailio/kamailio.db <<'END'\n{account}END\n")
+    main_pid = do("systemctl show --property=MainPID kamailio")
+    do(f"apt-get install --reinstall ./{package}")
+    assert do("systemctl show --property=MainPID kamailio") != main_pid, "an upgrade has not restarted Kamailio"
+    until(answers, timeout_s=60, what="Kamailio's answer after an upgrade")
     said = dict(line.split("=", 1) for line in do("systemctl show kamailio").splitlines() if "=" in line)
     assert {name: said[name] for name in SANDBOX} == SANDBOX
     log = do("journalctl --unit=kamailio --output=cat")

@@ -61,22 +61,22 @@ RIGHT = ROOT / "docs/presence-stays-right.md"
 #: The languages of fenced blocks. `text` and `diff` are shown and not run here.
 LANGUAGES = {"diff", "json", "kamailio", "python", "sh", "text"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
-PROGRAMS = {"apt-get", "cd", "curl", "done", "for", "git", "install", "kamailio", "kamcmd", "kemi-nsq"}
-PROGRAMS |= {
+PROGRAMS = {
+    "apt-get",
+    "cd",
+    "cp",
+    "curl",
     "docker",
+    "done",
     "echo",
     "env",
-    "ln",
-    "make",
-    "mv",
-    "nsqd",
-    "pip",
-    "python3",
-    "setup.sh",
-    "sh",
-    "sqlite3",
-    "systemctl",
+    "for",
+    "git",
+    "install",
+    "kamailio",
+    "kamcmd",
 }
+PROGRAMS |= {"kemi-nsq", "ln", "make", "mv", "nsqd", "pip", "python3", "setup.sh", "sh", "sqlite3", "systemctl"}
 #: `#!define` names that are no settings, and what Kamailio, not we, calls so.
 OTHER_NAMES = {"NSQ_PRESENCE", "NSQ_NAME", "NSQ_LISTEN_TOPIK"}
 MARKDOWN_LINE = 120  # of text; tables and lines with a link to elsewhere may be longer

@@ -54,7 +54,7 @@ def test_it_takes_nothing_from_another_server(built: Path) -> None:
 
 def test_a_configuration_is_shown_and_not_saved(built: Path) -> None:
     assert (built / "kamailio/nsq.cfg.txt").read_bytes() == (ROOT / "kamailio/nsq.cfg").read_bytes()
-    assert "kamailio/presence.cfg.txt" in (built / "UPGRADING.html").read_text(encoding="utf-8")
+    assert "kamailio/nsq-presence.cfg.txt" in (built / "UPGRADING.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

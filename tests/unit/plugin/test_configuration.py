@@ -84,6 +84,11 @@ def test_included_files_are_read_each_once_and_a_call_has_its_line(tmp_path: Pat
     ]
 
 
+def test_a_name_that_the_kernel_refuses_is_no_file(tmp_path: Path) -> None:
+    main = written(tmp_path, f'include_file "{"a" * 5000}"\npython_exec("b")')
+    assert names(main) == ["b"]
+
+
 def test_files_without_end_end(tmp_path: Path) -> None:
     main = written(tmp_path, "".join(f'include_file "{number}.cfg"\n' for number in range(500)))
     assert names(main) == []
