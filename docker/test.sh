@@ -4,10 +4,9 @@
 # docker/root.sh; with TARGETs, those of make.
 #
 # A copy of the checkout is tested, as a repository of one commit: what git tracks, as it is now, and new files that git
-# does not ignore. Who has a
-# checkout has git and make; all else is installed in there by its setup, but nsqd: this machine's programs, which are
-# static, are put on PATH, so that Go is not needed. Output and exit code are those of make. A signal ends everything in
-# there, and nothing is left.
+# does not ignore. Who has a checkout has git and make; all else is installed in there by its setup, but nsqd: this
+# machine's programs, which are static, are put on PATH, so that Go is not needed. Output and exit code are those of
+# make. A signal ends everything in there, and nothing is left.
 set -euo pipefail
 
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
