@@ -36,14 +36,19 @@ def test_every_event_becomes_the_right_notify() -> None:
     assert float(median[1]) < MEDIAN_MS
 
 
+def run_here() -> int:
+    """Run the demo in this process, whose handler of SIGTERM it changes, and return its exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return demo.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 def test_a_wrong_notify_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = demo.Step(what="a lie", package="presence", fields={"State": "busy"}, says="Offline")
     monkeypatch.setattr(demo, "STEPS", (wrong,))
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert demo.main() == 1
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    assert run_here() == 1
     said = capsys.readouterr().out
     assert "no such NOTIFY" in said
     assert "a lie: waited 5 s for Offline" in said
@@ -57,11 +62,7 @@ def test_an_error_in_kamailios_log_is_a_failure(
     config.write_text(f'include_file "{SHIPPED / "kamailio.cfg"}"\n{said}\n')
     monkeypatch.setattr(demo, "Chain", partial(Chain, config=config))
     monkeypatch.setattr(demo, "STEPS", demo.STEPS[:1])
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert demo.main() == 1
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    assert run_here() == 1
     shown = capsys.readouterr().out
     assert "● ringing" in shown
     assert "ERROR: <script>: something is wrong" in shown
