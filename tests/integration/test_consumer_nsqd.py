@@ -381,6 +381,8 @@ def test_a_channel_that_is_full_of_consumers_is_tried_again(tmp_path: Path) -> N
             until(lambda: second.host.counters[Counter.REFUSED], what="the refusal")
             assert any("refused a command" in line and "E_SUB_FAILED" in line for line in second.lines)
             first.close()
+            # What nsqd had handed to the first one would wait for its timeout.
+            until(lambda: any(f"consuming {TOPIC}:" in line for line in second.lines), what="the second subscription")
             nsqd.publish(TOPIC, numbered(1))
             second.wait_for([1])
 

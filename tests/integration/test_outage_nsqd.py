@@ -94,6 +94,7 @@ def rest(seconds: float) -> None:
 def test_what_waits_is_given_back_once_and_consumed_soon_after_the_end(nsqd: Nsqd, path: Path) -> None:
     with locked(path) as release, PresenceConsuming(nsqd, path, max_in_flight="50", max_attempts="2") as consuming:
         nsqd.publish_many(TOPIC, calls())
+        until(lambda: nsqd.channel(TOPIC, CHANNEL).requeued, what="something to be given back")
         until(lambda: ready_counts(nsqd, TOPIC) == [0], what="RDY 0")
         until(lambda: nsqd.channel(TOPIC, CHANNEL).in_flight == 0, what="everything to be given back")
         given_back = nsqd.channel(TOPIC, CHANNEL).requeued
