@@ -60,7 +60,7 @@ def from_event(fields: JsonObject, wishes: Wishes = _WISHES) -> State:
         PayloadError: a field is missing or wrong; one line names field, value and what is wanted.
     """
     name = text(fields, "Event-Name")
-    if name not in ("", "update"):
+    if name.lower() not in ("", "update"):  # as names of routes, in any case
         raise wrong("Event-Name", name, "update")
     given = required(fields, "Event-Package", _NAMES)
     package = PACKAGES.get(given)

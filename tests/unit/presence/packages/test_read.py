@@ -89,6 +89,7 @@ def test_another_package_is_refused(package: JsonValue) -> None:
 
 def test_event_name_is_update_or_missing() -> None:
     assert from_event(without(DIALOG, "Event-Name")) == from_event(DIALOG)
+    assert from_event(DIALOG | {"Event-Name": "Update"}) == from_event(DIALOG)
     assert refused(DIALOG | {"Event-Name": "reset"}) == "Event-Name is 'reset'; update is wanted"
 
 
