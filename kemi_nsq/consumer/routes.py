@@ -251,5 +251,6 @@ class Router:
             return
         remember(self._unrouted, name, None, most=_REMEMBERED_UNROUTED)
         where = f"{event.topic}:{event.channel}"
-        text = f"no event_route for {name} from {where}; such events are dropped"
+        shown = name if BLOCK_NAME.fullmatch(name) else repr(name)  # a blank at the end would not be seen
+        text = f"no event_route for {shown} from {where}; such events are dropped"
         self._quiet.log(Level.WARNING, Counter.UNROUTED, text)

@@ -175,14 +175,15 @@ def test_a_body_that_cannot_be_used_is_finished_with_a_counter_and_one_line(body
 
 def test_no_route_is_counted_each_time_and_logged_once_for_each_name() -> None:
     stage = Stage()
-    other = b'{"Event-Category": "other"}'
-    for body in (EVENT, EVENT, other, EVENT, other):
+    other, blank = b'{"Event-Category": "other"}', b'{"Event-Category": "other "}'
+    for body in (EVENT, EVENT, other, EVENT, blank):
         stage.handle(body)
     assert {kind for _, kind, _ in stage.answers.given} == {FIN}
     assert stage.host.counters[Counter.UNROUTED] == 5
     assert stage.lines == [
         f"no event_route for {NAME} from events:kamailio; such events are dropped",
         "no event_route for nsq:consumer-event-other from events:kamailio; such events are dropped",
+        "no event_route for 'nsq:consumer-event-other ' from events:kamailio; such events are dropped",
     ]
 
 
