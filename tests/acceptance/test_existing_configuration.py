@@ -219,6 +219,11 @@ def test_a_call_is_published_and_goes_where_the_reply_says(stock: Stock, phone: 
     assert stock.chain.nsqd.topic("calls")["message_count"] == published + 1
 
 
+@pytest.mark.parametrize("contact", ["", "phone", f"<sip:phone@{LOOPBACK}:5099>", "tel:+491"])
+def test_a_reply_without_a_sip_uri_leaves_a_call_as_it_is(stock: Stock, contact: str) -> None:
+    assert call(stock, "nobody", {"Contact": contact}).status == 404
+
+
 def test_a_phone_registers_and_is_called(stock: Stock, phone: Phone) -> None:
     register(stock, phone)
     assert call(stock, "bob", {}).status == 486
