@@ -41,6 +41,8 @@ exec env --ignore-environment PATH=/usr/sbin:/usr/bin:/sbin:/bin $(grep '^NSQ_' 
     setpriv --reuid=kamailio --regid=kamailio --init-groups --no-new-privs --bounding-set=-all \
     kamailio -DD -E -f /etc/kamailio/kamailio.cfg -m 64 -M 8
 """
+#: What Kamailio's TCP process may say while the others end.
+AT_THE_END = re.compile("receive_fd.*: EOF on ")
 #: The guide's commands, without sudo, which a root folder has not.
 DATABASE = """
 install --owner=kamailio --group=kamailio --mode=0640 /dev/null /var/lib/kamailio/kamailio.db
@@ -68,7 +70,8 @@ def main(work: Path, before: str, package: str) -> None:
             install(before)
         with running_kamailio(work):
             put_out("call-2")
-    wrong = re.findall(r".*(?:ERROR|CRITICAL|WARNING).*", (work / "kamailio.log").read_text(encoding="utf-8"))
+    said = (work / "kamailio.log").read_text(encoding="utf-8")
+    wrong = [line for line in re.findall(r".*(?:ERROR|CRITICAL|WARNING).*", said) if not AT_THE_END.search(line)]
     assert not wrong, "\n".join(wrong)
 
 
