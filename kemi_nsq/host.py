@@ -50,6 +50,9 @@ class Host(Protocol):
     def stack_file(self) -> int:
         """Return a descriptor of the file in which this process leaves stacks, -1 for none. Any thread may ask."""
 
+    def version(self) -> str:
+        """Return the release of the SIP server, or '' where nobody knows."""
+
     def log(self, level: Level, text: str) -> None:
         """Write one line to the server's log. The text is never expanded."""
 

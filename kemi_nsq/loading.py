@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads the settings: from `#!define` in kamailio.cfg, which wins, or from the environment.
+"""Reads the settings: from `#!define` in kamailio.cfg, which wins, or from the environment; and writes them as text.
 
 Everything that is wrong is reported at once, one line a setting, and Kamailio does not start.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kemi_nsq.errors import SettingsError
-from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names, rows
 
 
 def load(defines: Mapping[str, str], *, host_name: str = "localhost") -> Settings:
@@ -60,6 +61,35 @@ def nearest(name: str, known: Sequence[str]) -> str:
     from difflib import get_close_matches  # only needed to report a mistake
 
     return next(iter(get_close_matches(name, known, n=1, cutoff=0)))
+
+
+def in_force(settings: Settings) -> dict[str, str]:
+    """Return the text of each setting, by its name; without passwords."""
+    return {
+        name: _without_password(value_text(getattr(settings, field)))
+        if field == "db_url"
+        else value_text(getattr(settings, field))
+        for name, field, _ in rows()
+    }
+
+
+def value_text(value: object) -> str:
+    """Write the value of a setting as one would type it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, Mapping):
+        return ",".join(f"{word}={':'.join(filter(None, astuple(meaning)))}" for word, meaning in value.items())
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(value)
+
+
+def _without_password(url: str) -> str:
+    """Hide the password of a database URL, and its options, which may have one as well (`?password=`)."""
+    place, mark, _ = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", url).partition("?")
+    return place + mark + "***" * bool(mark)
 
 
 def host_name() -> str:

@@ -79,6 +79,10 @@ class FakeHost:
         """Have none."""
         return -1
 
+    def version(self) -> str:
+        """Be of no release."""
+        return ""
+
     def log(self, level: Level, text: str) -> None:
         """Remember a line."""
         self.lines.append((level, text))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which topics take nothing now, and why: outages of the world, and routes that fail for every event.
+"""Which topics take nothing now, and why: outages, routes that fail for every event, and an operator's wish.
 
 The policies are `outage` and `backoff`. Here they meet the clock, the trials, the log and the I/O thread.
 """
@@ -60,6 +60,7 @@ class Gate:
         self._clock = clock
         self._outages = {kind: Outage(kind) for kind in Kind}
         self._backoffs: dict[Subscription, Backoff] = {}
+        self._paused: set[Subscription] = set()
         self._limits: dict[Subscription, int] = {}
         self._valve: Valve | None = None
 
@@ -67,6 +68,20 @@ class Gate:
         """Take over a new I/O thread, which lets everything come: pause there what is held."""
         # The I/O thread pauses at its next turn; what nsqd has sent by then is given back by the handling (`holds`).
         self._valve, self._limits = valve, {}
+        self._apply()
+
+    def pause(self, subscriptions: Iterable[Subscription]) -> None:
+        """Take nothing more of some topics, as their operator wants it; until he has them resumed, or a restart."""
+        fresh = [*map(str, set(subscriptions) - self._paused)]
+        self._paused.update(subscriptions)
+        self._say(Level.WARNING, f"paused by the operator: {', '.join(sorted(fresh))}" if fresh else "")
+        self._apply()
+
+    def unpause(self, subscriptions: Iterable[Subscription]) -> None:
+        """Take messages of them again, unless something else holds them."""
+        known = [*map(str, self._paused & set(subscriptions))]
+        self._paused.difference_update(subscriptions)
+        self._say(Level.WARNING, f"resumed by the operator: {', '.join(sorted(known))}" if known else "")
         self._apply()
 
     def holds(self, subscription: Subscription) -> bool:
@@ -144,6 +159,7 @@ class Gate:
         """Tell the I/O thread and the page what has changed."""
         limits = {subscription: each.limit for subscription, each in self._backoffs.items() if each.limit is not None}
         limits |= {subscription: 0 for outage in self._outages.values() for subscription in outage.held}
+        limits |= dict.fromkeys(self._paused, 0)
         changed = [each for each in limits | self._limits if limits.get(each) != self._limits.get(each)]
         self._limits = limits
         if self._valve is not None:
@@ -163,6 +179,7 @@ class Gate:
             if each.limit is not None
         ]
         self._show_fact(Fact.BACKOFF, ", ".join(waiting))
+        self._show_fact(Fact.PAUSED, ", ".join(sorted(map(str, self._paused))))
 
     def _show_fact(self, fact: Fact, text: str) -> None:
         if self._page.shown(fact) != text:

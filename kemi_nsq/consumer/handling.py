@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.committing import Committing
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Current, Delivery, Fault, Handled
 from kemi_nsq.consumer.routes import Outcome, Router
+from kemi_nsq.consumer.tally import End, Tally
 from kemi_nsq.consumer.verdict import Answers, Verdicts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host
-from kemi_nsq.runtime.page import Fact
+from kemi_nsq.runtime.page import Fact, Stage
 from kemi_nsq.settings import Settings
 
 #: A message during whose handling Kamailio has died so often is not handled again.
@@ -35,6 +37,7 @@ class EventHandling:
         committing: writes what they publish.
         gate: tells which topics take nothing now, and learns what fails.
         verdicts: answers each message.
+        tally: counts them by topic and by route.
         died: how often Kamailio has died while it handled a message, by the message's id.
     """
 
@@ -48,7 +51,9 @@ class EventHandling:
         committing: Committing,
         gate: Gate,
         verdicts: Verdicts,
+        tally: Tally,
         died: Mapping[str, float],
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -57,6 +62,8 @@ class EventHandling:
         self._committing = committing
         self._gate = gate
         self._verdicts = verdicts
+        self._tally = tally
+        self._clock = clock
         self._died = died
 
     def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
@@ -106,7 +113,6 @@ class EventHandling:
                 self._verdicts.spare(delivery)
             elif not self._held(delivery, answers):
                 handled.append(self._run(delivery))
-                self._host.page.turn()
                 answers.set_aside(delivery)
         return [one for one in handled if self._kept(one, answers)]
 
@@ -126,6 +132,7 @@ class EventHandling:
     def _run(self, delivery: Delivery) -> Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
         self._host.count(Counter.RECEIVED)
+        self._host.page.turn()
         self._host.page.handle(delivery.message.message_id)
         one = Handled(delivery=delivery)
         try:
@@ -137,7 +144,21 @@ class EventHandling:
         except Exception as error:
             one = Handled(delivery=delivery)  # without what its route has published
             self._committing.bug(one, error)
+        self._note(one)
         return one
+
+    def _note(self, one: Handled) -> None:
+        """Count how a route has ended, if one ran: then the page says since when."""
+        doing, delivery = self._host.page.doing, one.delivery
+        if doing is None:
+            self._tally.came(delivery.subscription, len(delivery.message.body), self._clock.wall())
+            return
+        self._host.page.turn()
+        took_s = self._clock.monotonic() - doing.since
+        self._tally.came(delivery.subscription, len(delivery.message.body), doing.wall)
+        self._tally.ran(doing.what, took_s, End.AGAIN if one.again else End.REFUSED if one.refused else End.DONE)
+        self._host.page.observe(Stage.NSQ, doing.wall - delivery.message.timestamp_ns / 1e9)
+        self._host.page.observe(Stage.ROUTE, took_s)
 
     def _decode_and_run(self, one: Handled) -> None:
         try:

@@ -219,6 +219,22 @@ class Intake:
             dues.append(deadline)
         return min(dues, default=math.inf)
 
+    def describe(self, now: float) -> list[JsonValue]:
+        """Return what each connection is for and how it is, for who asks; `silent_s` is since nsqd was heard."""
+        return [
+            {
+                "nsqd": str(each.target.address),
+                "topic": each.target.subscription.topic,
+                "channel": each.target.subscription.channel,
+                "replies": each.target.subscription == self._desk.subscription,
+                "subscribed": each.subscribed,
+                "ready": each.ready,
+                "in_flight": len(each.touch_at),
+                "silent_s": round(now - each.heard_at, 3),
+            }
+            for each in self._connections.values()
+        ]
+
     # What nsqd says
 
     def _react(self, connection: Connection, event: nsq.NsqEvent, items: list[Item]) -> None:

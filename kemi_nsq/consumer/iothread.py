@@ -26,6 +26,7 @@ from kemi_nsq.consumer.message import Custody, Delivery, Item
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.errors import ConnectionLost, NsqError
 from kemi_nsq.host import Broken
+from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import sockets
 from kemi_nsq.queries.desk import ReplyDesk
@@ -114,6 +115,15 @@ class IoThread(threading.Thread):
     def flush(self) -> None:
         """Let the answers go: those of a batch leave in one write, and cost the threads one turn."""
         self._waker.wake()
+
+    def run_errand(self, run: Callable[[], None]) -> None:
+        """Have this thread call something, at its next turn."""
+        self._inbox.append(lambda _now: run())
+        self._waker.wake()
+
+    def describe(self) -> list[JsonValue]:
+        """Return how each connection is; only to be called by `run_errand`."""
+        return self._intake.describe(self._clock.monotonic())
 
     def settle(self) -> None:
         """Let the answers go and wait until they have: a native route may keep Python's lock for long."""

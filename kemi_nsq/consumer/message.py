@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from kemi_nsq.consumer.errand import Errand
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError
 from kemi_nsq.event import Event, decode
@@ -59,7 +60,7 @@ class Connected:
     report: Report
 
 
-Item: TypeAlias = Delivery | Connected | Report | Resume | Broken
+Item: TypeAlias = Delivery | Connected | Report | Resume | Errand | Broken
 
 
 class Custody:

@@ -19,6 +19,8 @@ from kemi_nsq.background import Background
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.connector import Connector
+from kemi_nsq.consumer.console import Console, Inquiries, Threads
+from kemi_nsq.consumer.errand import Errand
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
@@ -40,6 +42,7 @@ from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.runtime.page import Fact, Gauge
+from kemi_nsq.runtime.place import Place
 from kemi_nsq.settings import Settings
 
 #: A loop that ran for this long has not failed in a row.
@@ -85,6 +88,7 @@ class Supervisor:
         gate: holds topics in an outage.
         clocks: judges the clocks of nsqd; None where they put nothing in order.
         make_sender: makes what sends the outbox, given what takes its reports; None for no outbox.
+        inquiries: answers tools.
         clock: tells the time.
     """
 
@@ -98,6 +102,7 @@ class Supervisor:
         *,
         clocks: Clocks | None,
         make_sender: MakeSender | None,
+        inquiries: Inquiries,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
@@ -107,6 +112,7 @@ class Supervisor:
         self._chores = chores
         self._gate = gate
         self._clocks = clocks
+        self._inquiries = inquiries
         #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
         #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
@@ -173,6 +179,8 @@ class Supervisor:
         threads: list[IoThread | Background] = [self._io, self._connector, watch]
         if self._sender is not None:
             threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
+        if self._host.place is not None:
+            threads.append(self._make_console(self._host.place))
         try:
             for thread in threads:
                 thread.start()
@@ -207,6 +215,17 @@ class Supervisor:
             now=self._clock.monotonic(),
         )
         return IoThread(intake, custody=overseer.custody, desk=desk, hand_over=self._items.put, clock=self._clock)
+
+    def _make_console(self, place: Place) -> Console:
+        io, items = self._io, self._items
+        self._inquiries.attach(
+            Threads(
+                main=lambda errand: items.put([errand]),
+                io=lambda errand: io.run_errand(errand.run),
+                connections=io.describe,
+            )
+        )
+        return Console(place, self._inquiries, self._emit)
 
     def _make_watch(self, desk: ReplyDesk, client_id: str) -> NsqdWatch:
         clocks = self._clocks if desk.slot == 0 else None  # of all consumers, one judges them
@@ -283,6 +302,9 @@ class Supervisor:
                 case Connected():
                     self._say(item.report)
                     self._chores.connected()
+                case Errand():
+                    self._host.page.begin("what a tool has asked for")
+                    item.run()
                 case Broken():
                     raise _IoFailed(item.trace)
         size = self._settings.batch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who reads a topic, and what the clock shows, as nsqd's HTTP interface tells.
+"""Who reads a topic, what waits in a channel, and what the clock shows, as nsqd's HTTP interface tells.
 
 Sources: nsq.io, "nsqd" (`/stats`); nsqd/stats.go.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from kemi_nsq.errors import ProtocolError
-from kemi_nsq.names import Address
+from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi
 
 _LONGEST = 256
@@ -57,6 +57,30 @@ def ask(nsqd: Address, topic: str, *, timeout_s: float) -> Stats:
     """
     answer = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", topic=topic, include_mem="false")
     return Stats(_readers(nsqd, answer.body), _date(answer.headers.get("Date", "")))
+
+
+def channel(nsqd: Address, subscription: Subscription, *, timeout_s: float) -> tuple[int, int, int]:
+    """Ask a nsqd, by its HTTP address, what waits for a channel of a topic.
+
+    Returns:
+        Messages that nobody has, messages in flight, and messages that were deferred. What waits in the topic itself,
+        before nsqd has copied it into its channels, is among the first.
+
+    Raises:
+        TransientError: it cannot be reached in time, or answers something else.
+    """
+    wanted = {"topic": subscription.topic, "channel": subscription.channel}
+    answer = httpapi.get(
+        nsqd, "/stats", timeout_s=timeout_s, format="json", include_mem="false", include_clients="false", **wanted
+    )
+    try:
+        topics = orjson.loads(answer.body)["topics"] or ()
+        found = [each for topic in topics for each in topic["channels"] or ()]
+        waiting = sum(int(topic["depth"]) for topic in topics) + sum(int(each["depth"]) for each in found)
+        in_flight, deferred = (sum(int(each[name]) for each in found) for name in ("in_flight_count", "deferred_count"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{nsqd}: /stats answered without any") from error
+    return waiting, in_flight, deferred
 
 
 def _readers(nsqd: Address, body: bytes) -> list[Reader]:

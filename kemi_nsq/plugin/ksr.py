@@ -80,6 +80,13 @@ class KamailioHost:
         """Open `<pid>.stack` in the runtime folder."""
         return -1 if self._folder is None else self._folder.stack_file()
 
+    def version(self) -> str:
+        """Read the text `ver_version` of Kamailio's program (core/ver.c)."""
+        try:
+            return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(_PROGRAM, "ver_version"))).decode()
+        except ValueError:
+            return ""
+
     def log(self, level: Level, text: str) -> None:
         """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
         getattr(KSR, level.value)(f"{_line(text)}\n")

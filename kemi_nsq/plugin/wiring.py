@@ -10,6 +10,7 @@ from functools import partial
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.committing import Committing
+from kemi_nsq.consumer.console import Inquiries
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
@@ -25,6 +26,7 @@ from kemi_nsq.consumer.routes import (
     RouteSource,
 )
 from kemi_nsq.consumer.supervisor import Supervisor
+from kemi_nsq.consumer.tally import Tally
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.event import ROUTE_PREFIX
 from kemi_nsq.host import Host, Level, Report
@@ -70,6 +72,7 @@ class Work:
     handling: EventHandling
     chores: Chores
     gate: Gate
+    inquiries: Inquiries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,7 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
 ) -> Work:
     trials = {Kind.DATABASE: presence.writer.trial if presence.writer else _nothing, Kind.DEAD_LETTERS: publisher.trial}
     gate = Gate(host, host.page, trials, backoff_max_s=settings.backoff_max, clock=clock)
+    tally = Tally()
     handling = EventHandling(
         settings,
         host,
@@ -156,7 +160,9 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         committing=Committing(settings, host, presence.writer, gate, clock),
         gate=gate,
         verdicts=Verdicts(settings, host, gate, DeadLetters(settings, publisher), clock),
+        tally=tally,
         died=died,
+        clock=clock,
     )
     chores = Chores(
         host,
@@ -166,7 +172,7 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         gate=gate,
         clock=clock,
     )
-    return Work(handling=handling, chores=chores, gate=gate)
+    return Work(handling=handling, chores=chores, gate=gate, inquiries=Inquiries(settings, host, gate, tally))
 
 
 def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
@@ -190,6 +196,7 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
         work.gate,
         clocks=clocks,
         make_sender=make_sender if settings.outbox else None,
+        inquiries=work.inquiries,
         clock=clock,
     )
 

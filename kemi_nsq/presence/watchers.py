@@ -17,6 +17,7 @@ from kemi_nsq.presence.pacing import AFTER_S, AT_ONCE, Hiding, Pacer, Untold
 from kemi_nsq.presence.row import SEATED, Key, Row, leaves, tombstone_until
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.quiet import Quiet
+from kemi_nsq.runtime.page import Stage
 from kemi_nsq.settings import Settings
 
 #: From here on, asking the database who is watched costs less than the refreshes that it spares.
@@ -200,8 +201,10 @@ class Watchers:
 
     def _send(self, uri: str, event: str) -> bool:
         # In this process, and at once (notifier_processes 0): the NOTIFY has left when the call returns.
+        began = self._clock.monotonic()
         with self._lock.held():
             accepted = self._host.refresh_watchers(uri, event)
+        self._host.page.observe(Stage.NOTIFY, self._clock.monotonic() - began)
         if accepted:
             self._untold.told((uri, event))
         else:

@@ -18,6 +18,7 @@ from kemi_nsq.presence.row import Order, Row, row_of
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.quiet import Quiet
+from kemi_nsq.runtime.page import Stage
 from kemi_nsq.settings import Settings
 
 #: Seconds for a trial of a database that failed, and how many trials there are to one that may take NSQ_DB_TIMEOUT.
@@ -112,9 +113,11 @@ class PresenceWriter:
         # The transaction is over when the watchers are told: Kamailio makes their documents of what other connections
         # can read (presence/notify.c, ps_db_get_p_notify_body). Whoever dies here leaves rows that nobody was told of:
         # the messages come again (`redelivered`), and the sweep of any consumer finds ends (`expiry`).
+        began = self._clock.monotonic()
         try:
             with self._lock.writing():
                 saved = self._table.save_all(rows)
+            self._host.page.observe(Stage.COMMIT, self._clock.monotonic() - began)
         except DatabaseError:
             # Perhaps they are stored, and only the answer was lost. Who writes them again finds nothing new then.
             self._watchers.doubt((row.uri, row.event) for row in rows)

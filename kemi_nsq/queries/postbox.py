@@ -69,11 +69,7 @@ class Postbox:
     @property
     def is_there(self) -> bool:
         """Whether others find it: somebody may have removed its file."""
-        try:
-            found = os.stat(self.name, dir_fd=self._place.descriptor, follow_symlinks=False)
-        except OSError:
-            return False
-        return self._file is not None and os.path.samestat(found, self._file)
+        return self._place.leads_to(self.name, self._file)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a letter waits; another one after `open`."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a process shows of itself, for whoever looks from outside, also while it is stuck.
 
-A page is a piece of memory with a fixed layout: a head, a slot for each counter, one for each gauge, and a text for
-each fact. Inside Kamailio the memory is a file in the runtime folder (`folder`), so that what was shown is there
-whatever becomes of the process; without Kamailio it is the process's own.
+A page is a piece of memory with a fixed layout: a head, a slot for each counter, one for each gauge, a histogram for
+each stage of an event's way, and a text for each fact. Inside Kamailio the memory is a file in the runtime folder
+(`folder`), so that what was shown is there whatever becomes of the process; without Kamailio it is the process's own.
 
 Several threads of one process write. Readers, in other processes, take no lock: a number is written at once, and a text
 that changes while it is read may be a mixture of two. That is good enough for somebody who looks.
@@ -16,7 +16,8 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from mmap import mmap
@@ -50,6 +51,7 @@ class Fact(enum.StrEnum):
     DATABASE_FILE = "database_file", "that the SQLite database was deleted or replaced; until Kamailio is restarted"
     DEAD_LETTERS = "dead_letters_blocked", "since when no nsqd takes dead letters, and why"
     OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
+    PAUSED = "paused", "topics that an operator has paused: nothing is taken from them until he resumes them"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
     FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
     DISCOVERY = "discovery", "nsqlookupd that do not answer, or name what is no nsqd"
@@ -75,11 +77,37 @@ class Gauge(Named):
     ROUTE_TIMEOUT = "route_timeout", "seconds after which that is too long: NSQ_ROUTE_TIMEOUT"
 
 
+class Stage(Named):
+    """A part of an event's way whose seconds are counted: its name and what it lasts from and to."""
+
+    NSQ = "nsq", "from nsqd's timestamp to the begin of the route, by two clocks: the queues of nsqd and of ours"
+    ROUTE = "route", "the event route of one event"
+    COMMIT = "commit", "one transaction that stores what the routes of one or more events have published"
+    NOTIFY = "notify", "the presence module tells the watchers of one presentity"
+
+
+#: Upper ends of the buckets of a histogram, in seconds; the last bucket has no end.
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
 class Doing(NamedTuple):
-    """What the main thread does, and since which monotonic second."""
+    """What the main thread does, since which monotonic second, and which second of the epoch that was."""
 
     since: float
     what: str
+    wall: float = 0.0
+
+
+class Latencies(NamedTuple):
+    """How many seconds something took, each time.
+
+    Attributes:
+        counts: of each of `BUCKETS_S` and of all above them, not cumulated.
+        total_s: the sum.
+    """
+
+    counts: Sequence[int]
+    total_s: float
 
 
 #: Where a page is: a file that others read, or memory of the process's own.
@@ -96,12 +124,17 @@ def _cells_of(names: type[enum.StrEnum], first: int) -> dict[str, int]:
     return {name: first + number for number, name in enumerate(names)}
 
 
-# The head, a cell of 8 bytes for each counter, gauge and length of a text, then the texts.
+# The head, a cell of 8 bytes for each counter, gauge and length of a text, the histograms, then the texts.
 _COUNTERS = _cells_of(Counter, _HEAD.size // _CELL)
 _GAUGES = _cells_of(Gauge, _HEAD.size // _CELL + len(Counter))
 _BUSY = _GAUGES[Gauge.BUSY_SINCE]
 _LENGTHS = _cells_of(Fact, _HEAD.size // _CELL + len(Counter) + len(Gauge))
-_ENDS = list(accumulate((fact.size for fact in Fact), initial=_HEAD.size + _CELL * len([*Counter, *Gauge, *Fact])))
+# Of a histogram: a cell for each bucket, then one for the sum.
+_HISTOGRAM_CELLS = len(BUCKETS_S) + 2
+_FIRST_HISTOGRAM = _HEAD.size // _CELL + len([*Counter, *Gauge, *Fact])
+_HISTOGRAMS = {stage: _FIRST_HISTOGRAM + _HISTOGRAM_CELLS * number for number, stage in enumerate(Stage)}
+_FIRST_TEXT = _CELL * (_FIRST_HISTOGRAM + _HISTOGRAM_CELLS * len(Stage))
+_ENDS = list(accumulate((fact.size for fact in Fact), initial=_FIRST_TEXT))
 _TEXTS: dict[str, int] = dict(zip(Fact, _ENDS, strict=False))
 _HANDLING_AT, _HANDLING_LENGTH = _TEXTS[Fact.HANDLING], _LENGTHS[Fact.HANDLING]
 #: So many of the messages are named where what is done is described.
@@ -109,8 +142,8 @@ _NAMED = 3
 #: Bytes of a page.
 SIZE = -(-_ENDS[-1] // _CELL) * _CELL
 #: Another release may have other names; whoever reads a page that was written by one must see that.
-_NAMES = "".join(f"{name} " for names in (Counter, Gauge, Fact) for name in names)
-LAYOUT = zlib.crc32(f"1 {SIZE} {_NAMES}".encode())
+_NAMES = "".join(f"{name} " for names in (Counter, Gauge, Stage, Fact) for name in names)
+LAYOUT = zlib.crc32(f"2 {SIZE} {_NAMES}".encode())
 
 
 def described(what: str, handling: str) -> str:
@@ -173,6 +206,14 @@ class Page:
             self._turn_over()
         self._floats[_GAUGES[gauge]] = value
 
+    def observe(self, stage: Stage, seconds: float) -> None:
+        """Count how long a stage took; for the main thread alone."""
+        if os.getpid() != self._pid:
+            self._turn_over()
+        first = _HISTOGRAMS[stage]
+        self._integers[first + bisect_left(BUCKETS_S, seconds)] += 1
+        self._floats[first + _HISTOGRAM_CELLS - 1] += seconds
+
     def show(self, fact: Fact, text: str) -> None:
         """Show a fact, from any thread; '' takes it back. What is too long for it is cut."""
         if os.getpid() != self._pid:
@@ -199,11 +240,12 @@ class Page:
 
     def begin(self, what: str) -> None:
         """Say what the main thread does from now on; the fact HANDLING says with which messages."""
-        self.doing = Doing(self._monotonic(), what)
+        wall = self._wall()
+        self.doing = Doing(self._monotonic(), what, wall)
         if what is not self._what:  # nearly always the route that ran before
             self._what = what
             self.show(Fact.DOING, what)
-        self._floats[_BUSY] = self._wall()
+        self._floats[_BUSY] = wall
 
     @property
     def last(self) -> str:
@@ -263,6 +305,7 @@ class Sheet:
         role: what it is for, or ''.
         counters: those that are not 0.
         gauges: all of them.
+        stages: how long each stage took.
         facts: those that are not empty.
     """
 
@@ -271,6 +314,7 @@ class Sheet:
     role: str
     counters: Mapping[Counter, int]
     gauges: Mapping[Gauge, float]
+    stages: Mapping[Stage, Latencies]
     facts: Mapping[Fact, str]
 
 
@@ -288,8 +332,14 @@ def read(data: bytes) -> Sheet | None:
         role=role.rstrip(b"\0").decode("ascii", "replace"),
         counters={each: count for each in Counter if (count := integers[_COUNTERS[each]])},
         gauges={each: floats[_GAUGES[each]] for each in Gauge},
+        stages={each: _latencies(integers, floats, _HISTOGRAMS[each]) for each in Stage},
         facts={each: text for each in Fact if (text := _text(data, each))},
     )
+
+
+def _latencies(integers: memoryview, floats: memoryview[float], first: int) -> Latencies:
+    last = first + _HISTOGRAM_CELLS - 1
+    return Latencies(integers[first:last].tolist(), floats[last])
 
 
 def _text(data: Memory | bytes, fact: Fact) -> str:

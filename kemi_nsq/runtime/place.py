@@ -133,6 +133,14 @@ class Place:
         if found.st_uid not in ours or not stat.S_ISSOCK(found.st_mode):
             raise ConnectionLost(f"{name} in {SETTING} {self.path} is no socket of ours, but of user {found.st_uid}")
 
+    def leads_to(self, name: str, file: os.stat_result | None) -> bool:
+        """Whether a name is still that of a file: somebody may have removed it."""
+        try:
+            found = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except OSError:
+            return False
+        return file is not None and os.path.samestat(found, file)
+
     # Somebody cleans up
 
     def restore(self) -> bool:

@@ -6,10 +6,7 @@ Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is 
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,12 +18,11 @@ from rich.table import Table
 from kemi_nsq import names
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.jsontext import encode, json_object
-from kemi_nsq.loading import host_name, load
+from kemi_nsq.loading import host_name, in_force, load
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
 from kemi_nsq.tools import files as shipped
-from kemi_nsq.tools import reference, responder
-from kemi_nsq.tools import status as shown
+from kemi_nsq.tools import reference, responder, status_verbs
 
 HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
@@ -91,27 +87,17 @@ def reset(
 @app.command()
 def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
-    values = load({}, host_name=host_name())
+    values = in_force(load({}, host_name=host_name()))
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
-    for name, field, info in rows():
-        value = reference.value_text(getattr(values, field))
-        shown.add_row(name, _without_password(value) if field == "db_url" else value, info.description or "")
+    for name, _, info in rows():
+        shown.add_row(name, values[name], info.description or "")
     Console().print(shown)
 
 
-@app.command()
-def status(
-    run_dir: Annotated[str, typer.Option(help="Runtime folder of Kamailio; NSQ_RUN_DIR where left out.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show what the processes of Kamailio do, also while they are stuck; exit code 1 if something is wrong."""
-    found = shown.look(Path(run_dir or load({}).run_dir), time.time())
-    if as_json:
-        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
-    else:
-        shown.show(found, Console())
-    if not found.well:
-        raise typer.Exit(_EXIT_TRANSIENT)
+app.command()(status_verbs.status)
+app.command()(status_verbs.pause)
+app.command()(status_verbs.resume)
+app.command()(status_verbs.drain)
 
 
 @app.command()
@@ -164,12 +150,6 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise PayloadError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def _without_password(url: str) -> str:
-    """Hide the password of a database URL, and its options, which may have one as well (`?password=`)."""
-    place, mark, _ = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", url).partition("?")
-    return place + mark + "***" * bool(mark)
 
 
 def _tcp_settings(nsqd: str) -> Settings:

@@ -7,12 +7,12 @@ A test compares `docs/reference.md` with what this module writes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterable, Sequence
 
 from kemi_nsq.consumer.routes import ROUTE_VARIABLES
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
+from kemi_nsq.loading import value_text
 from kemi_nsq.plugin.functions import FUNCTIONS
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
@@ -84,19 +84,6 @@ def markdown() -> str:
         + _table(("counter", "counts"), ((f"`{counter}`", counter.meaning) for counter in Counter)),
     ]
     return "\n".join(sections)
-
-
-def value_text(value: object) -> str:
-    """Write the value of a setting as one would type it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, Mapping):
-        return ",".join(f"{word}={':'.join(filter(None, astuple(meaning)))}" for word, meaning in value.items())
-    if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
-    return str(value)
 
 
 def _setting_rows() -> Iterable[Sequence[str]]:

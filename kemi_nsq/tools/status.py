@@ -1,35 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the processes of a Kamailio show in its runtime folder, for an operator: `kemi-nsq status`.
+"""How a Kamailio is, as its processes say: `kemi-nsq status`.
 
-Only files are read, so it works while all of Kamailio is stuck. What a process cannot say of itself, because a native
-route keeps Python's lock, follows from the times in its page.
+Their pages are read, which works while all of Kamailio is stuck; what a process cannot say of itself, because a native
+route keeps Python's lock, follows from the times in its page. Then each consumer is asked for what its page has no room
+for, and nsqd for what waits there. Neither needs to answer.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Multiset
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from kemi_nsq.clock import local_time
+from kemi_nsq.errors import NsqError
 from kemi_nsq.runtime.folder import STACK, sheets
-from kemi_nsq.runtime.page import Fact, Gauge, Sheet, described
+from kemi_nsq.runtime.page import Fact, Gauge, Latencies, Sheet, Stage, described
+from kemi_nsq.runtime.place import LOCK
+from kemi_nsq.tools.depths import Depth, depths
+from kemi_nsq.tools.health import Health, worst
+from kemi_nsq.tools.said import Said, said_by
 
 CONSUMER = "consumer"
 #: The I/O thread of a consumer turns twice a second. A native route may hold it up until NSQ_ROUTE_TIMEOUT.
 _SILENT_S = 5.0
-#: Facts that every process shows; all others tell of something that is wrong.
-_PLAIN = frozenset({Fact.HANDLING, Fact.DOING})
-_TIMES = frozenset({Gauge.LAST_EVENT, Gauge.MAIN_TURN, Gauge.IO_TURN, Gauge.BUSY_SINCE})
-_OUTBOX = frozenset({Gauge.OUTBOX_MESSAGES, Gauge.OUTBOX_BYTES, Gauge.OUTBOX_OLDEST})
-#: Gauges that are no column of the table.
-_ASIDE = frozenset({Gauge.MAIN_TURN, Gauge.IO_TURN, Gauge.ROUTE_TIMEOUT}) | _OUTBOX
+#: What a fact means for the health; those that every process shows mean nothing.
+_MEANING: Mapping[Fact, Health] = {
+    Fact.DATABASE: Health.CRITICAL,
+    Fact.DATABASE_FILE: Health.CRITICAL,
+    Fact.DEAD_LETTERS: Health.CRITICAL,
+    Fact.FAILED: Health.CRITICAL,
+    Fact.OUTBOX: Health.WARNING,
+    Fact.PAUSED: Health.WARNING,
+    Fact.BACKOFF: Health.WARNING,
+    Fact.DISCOVERY: Health.WARNING,
+    Fact.STRANGERS: Health.WARNING,
+    Fact.CLOCKS: Health.WARNING,
+}
 #: So much of a file of stacks is shown: its end.
 _STACK_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong."""
+
+    health: Health
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,46 +59,111 @@ class Process:
         role: `consumer`, or '' for a SIP worker.
         alive: whether it runs.
         state: what it does, in words.
-        wrong: what is wrong with it, or ''.
+        problems: what is wrong with it.
         outbox: what the outbox holds, in words, or '' if that is nothing, or is sent by another process.
         facts: what it shows.
         gauges: its numbers.
         counters: what it has counted.
+        stages: seconds that the stages of an event's way took: counts by bucket, and their sum.
         stack: the last stack that it left, if it is stuck.
+        said: what it says of itself when it is asked; None for one that does not, and for SIP workers.
     """
 
     pid: int
     role: str
     alive: bool
     state: str
-    wrong: str
+    problems: Sequence[Problem]
     outbox: str
     facts: dict[str, str]
     gauges: dict[str, float]
     counters: dict[str, int]
+    stages: Mapping[Stage, Latencies]
     stack: str
+    said: Said | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as JSON."""
+        shown: dict[str, object] = {each.name: getattr(self, each.name) for each in fields(self)}
+        problems = [{"health": each.health.name.lower(), "text": each.text} for each in self.problems]
+        stages = {str(stage): latencies._asdict() for stage, latencies in self.stages.items()}
+        return shown | {"problems": problems, "stages": stages, "said": self.said and self.said.model_dump()}
+
+    @property
+    def consuming(self) -> bool:
+        """Whether it is a consumer that runs."""
+        return self.alive and self.role == CONSUMER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """All of them, and the sums of their counters."""
+    """One Kamailio.
 
+    Attributes:
+        run_dir: its runtime folder.
+        processes: its processes.
+        counters: the sums of what they have counted.
+        depths: what waits at nsqd for each topic and channel that is consumed.
+        problems: what is wrong with the whole.
+    """
+
+    run_dir: str
     processes: Sequence[Process]
     counters: dict[str, int]
+    depths: Sequence[Depth]
+    problems: Sequence[Problem]
 
     @property
-    def well(self) -> bool:
-        """Whether a consumer runs and nothing is wrong."""
-        consuming = any(process.alive and process.role == CONSUMER for process in self.processes)
-        return consuming and not any(process.wrong for process in self.processes)
+    def all_problems(self) -> Iterator[tuple[str, Problem]]:
+        """What is wrong, each with where: the id of a process, or ''."""
+        yield from (("", problem) for problem in self.problems)
+        for process in self.processes:
+            yield from ((str(process.pid), problem) for problem in process.problems)
+
+    @property
+    def health(self) -> Health:
+        """How it is."""
+        return worst(problem.health for _, problem in self.all_problems)
+
+    @property
+    def line(self) -> str:
+        """How it is in a line, with numbers for who draws them, as monitoring plug-ins write both."""
+        consuming = [process for process in self.processes if process.consuming]
+        told = "; ".join(f"{where}: {each.text}" if where else each.text for where, each in self.all_problems)
+        said = told or f"{len(consuming)} consumer{'s' * (len(consuming) != 1)}, {self._last(consuming)}"
+        waiting = sum(depth.messages for depth in self.depths)
+        in_flight = sum(process.gauges[Gauge.IN_FLIGHT] for process in consuming)
+        numbers = f"received={self.counters.get('received', 0)}c in_flight={in_flight:.0f} lag={waiting}"
+        return f"KEMI-NSQ {self.health.name} - {said.replace('|', '/')} | {numbers}"
+
+    def _last(self, consuming: Iterable[Process]) -> str:
+        last = max((process.gauges[Gauge.LAST_EVENT] for process in consuming), default=0.0)
+        return f"last event at {clock_text(last)}" if last else "no event yet"
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON."""
-        return {"well": self.well, **asdict(self)}
+        return {
+            "run_dir": self.run_dir,
+            "health": self.health.name.lower(),
+            "line": self.line,
+            "problems": [f"{where}: {problem.text}" if where else problem.text for where, problem in self.all_problems],
+            "depths": [depth._asdict() for depth in self.depths],
+            "counters": self.counters,
+            "processes": [process.as_json() for process in self.processes],
+        }
+
+
+def folders(run_dir: Path) -> list[Path]:
+    """Return the runtime folders of all Kamailio that have theirs beside this one, which itself need not be one."""
+    try:
+        found = [each for each in sorted(run_dir.parent.iterdir()) if (each / LOCK).is_file()]
+    except OSError:
+        found = []
+    return [run_dir, *(each for each in found if each != run_dir)] if run_dir in found or not found else found
 
 
 def look(folder: Path, now: float) -> Status:
-    """Read a runtime folder.
+    """Look at the Kamailio that has a runtime folder; `now` is epoch seconds.
 
     Raises:
         RunFolderError: it is not there, or may not be read.
@@ -89,61 +172,79 @@ def look(folder: Path, now: float) -> Status:
     sums: Multiset[str] = Multiset()
     for process in processes:
         sums.update(process.counters)
-    return Status(processes=processes, counters=dict(sums))
+    nobody = [] if any(each.consuming for each in processes) else [Problem(Health.CRITICAL, "no consumer runs")]
+    found, unknown = depths(process.said for process in processes if process.said)
+    return Status(
+        run_dir=str(folder),
+        processes=processes,
+        counters=dict(sums),
+        depths=found,
+        problems=[*nobody, *(Problem(Health.WARNING, text) for text in unknown)],
+    )
 
 
-def show(status: Status, console: Console) -> None:
-    """Print it: a line for each process, what is wrong, what waits in the outbox, and the counters."""
-    gauges = [gauge for gauge in Gauge if gauge not in _ASIDE]
-    table = Table("pid", "role", "state", *(gauge.replace("_", " ") for gauge in gauges), box=None, header_style="bold")
-    for each in status.processes:
-        numbers = (_number(gauge, each.gauges[gauge]) if each.role == CONSUMER else "" for gauge in gauges)
-        table.add_row(str(each.pid), each.role or "worker", each.state, *numbers)
-    console.print(table)
-    for each in status.processes:
-        if each.wrong:
-            console.print(f"\n{each.pid}: {each.wrong}", markup=False, highlight=False)
-        if each.outbox:
-            console.print(f"\n{each.pid}: the outbox holds {each.outbox}", markup=False, highlight=False)
-        if each.stack:
-            console.print(each.stack, markup=False, highlight=False, soft_wrap=True)
-    table = Table("counter", "of all processes", box=None, header_style="bold")
-    for name, count in status.counters.items():
-        table.add_row(name, str(count))
-    console.print("", table)
+def clock_text(epoch: float) -> str:
+    """Write an epoch second as the time of day, `-` for never."""
+    try:
+        return local_time(epoch, "%H:%M:%S") if epoch else "-"
+    except (ValueError, OverflowError, OSError):  # somebody wrote nonsense into the page
+        return "?"
 
 
 def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
-    state, wrong = _judge(sheet, alive, now)
+    state, problems = _judge(sheet, alive, now)
     busy = sheet.gauges[Gauge.BUSY_SINCE] > 0
+    said: Said | None = None
+    if alive and sheet.role == CONSUMER:
+        try:
+            said = said_by(folder, sheet.pid)
+            problems += _of_connections(said)
+        except NsqError as error:
+            if state in _ANSWERING:
+                problems.append(Problem(Health.WARNING, str(error)))
     return Process(
         pid=sheet.pid,
         role=sheet.role,
         alive=alive,
         state=state,
-        wrong=wrong,
+        problems=problems,
         outbox=_outbox(sheet, now) if alive else "",
         facts={str(fact): text for fact, text in sheet.facts.items() if fact is not Fact.DOING or busy},
         gauges={str(gauge): value for gauge, value in sheet.gauges.items()},
         counters={str(counter): count for counter, count in sheet.counters.items()},
+        stages=sheet.stages,
         stack=_stack(folder / f"{sheet.pid}{STACK}") if state == "stuck" else "",
+        said=said,
     )
 
 
-def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, str]:
+#: In these states a consumer has nothing that should keep it from answering.
+_ANSWERING = ("works", "waits")
+
+
+def _of_connections(said: Said) -> list[Problem]:
+    """Tell which topics have no connection that nsqd has accepted."""
+    there = {f"{each.topic}:{each.channel}" for each in said.connections if each.subscribed}
+    missing = [each for each in said.subscriptions if each not in there]
+    return [Problem(Health.CRITICAL, f"no nsqd gives {each}; see NSQ_NSQD_TCP_ADDRESS") for each in missing]
+
+
+def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, list[Problem]]:
     """Return what a process does, and what is wrong with it."""
     if not alive:
-        return "ended", "the consumer has ended" if sheet.role == CONSUMER else ""
+        ended = Problem(Health.CRITICAL, "the consumer has ended")
+        return "ended", [ended] if sheet.role == CONSUMER else []
     if sheet.role != CONSUMER:
-        return "runs", ""
+        return "runs", []
     busy = sheet.gauges[Gauge.BUSY_SINCE]
-    doing = described(sheet.facts.get(Fact.DOING, ""), sheet.facts.get(Fact.HANDLING, ""))
-    wrong = [f"{fact}: {text}" for fact, text in sheet.facts.items() if fact not in _PLAIN and fact is not Fact.STUCK]
+    wrong = [Problem(_MEANING[fact], f"{fact}: {text}") for fact, text in sheet.facts.items() if fact in _MEANING]
     if busy and now - busy > sheet.gauges[Gauge.ROUTE_TIMEOUT]:
-        return "stuck", "; ".join([f"stuck for {now - busy:.0f} s in {doing}", *wrong])
+        doing = described(sheet.facts.get(Fact.DOING, ""), sheet.facts.get(Fact.HANDLING, ""))
+        return "stuck", [Problem(Health.CRITICAL, f"stuck for {now - busy:.0f} s in {doing}"), *wrong]
     if not busy and now - sheet.gauges[Gauge.IO_TURN] > _SILENT_S:
-        return "stopped", "; ".join([f"it stands still since {_clock(sheet.gauges[Gauge.IO_TURN])}", *wrong])
-    return "works" if busy else "waits", "; ".join(wrong)
+        since = clock_text(sheet.gauges[Gauge.IO_TURN])
+        return "stopped", [Problem(Health.CRITICAL, f"it stands still since {since}"), *wrong]
+    return "works" if busy else "waits", wrong
 
 
 def _outbox(sheet: Sheet, now: float) -> str:
@@ -160,14 +261,3 @@ def _stack(file: Path) -> str:
         return file.read_text(encoding="utf-8", errors="replace")[-_STACK_BYTES:]
     except FileNotFoundError:
         return ""
-
-
-def _number(gauge: Gauge, value: float) -> str:
-    return _clock(value) if gauge in _TIMES else f"{value:.0f}"
-
-
-def _clock(epoch: float) -> str:
-    try:
-        return local_time(epoch, "%H:%M:%S") if epoch else "-"
-    except (ValueError, OverflowError, OSError):  # somebody wrote nonsense into the page
-        return "?"

@@ -74,7 +74,7 @@ def test_consuming_at_start_and_at_nsqds_return(
         (consumer,) = [
             each for each in look(chain.kamailio.pages_folder, time.time()).processes if each.role == CONSUMER
         ]
-        assert consumer.wrong.startswith("discovery: nsqlookupd 127.0.0.1:")
+        assert any(each.text.startswith("discovery: nsqlookupd 127.0.0.1:") for each in consumer.problems)
 
         chain.nsqd.stop()
         away_until = time.monotonic() + AWAY_S

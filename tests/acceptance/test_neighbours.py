@@ -221,7 +221,7 @@ def test_a_stranger_on_the_reply_channel_is_noticed(chain: Chain) -> None:
         assert line.endswith("keep strangers away from nsqd")
         assert chain.counter("reply_strangers") == 1
         code, said = chain.status()
-        assert (code, said["well"]) == (1, False)
+        assert (code, said["health"]) == (1, "warning")
         assert f"strangers: {topic} is read by kemi-nsq of host " in json.dumps(said)
     until(lambda: chain.log_lines("nobody else reads"), timeout_s=SEEN_S, what="the line that it is gone")
     assert chain.status()[0] == 0

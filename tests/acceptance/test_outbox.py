@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.tools import cli
+from kemi_nsq.tools.health import Health
 from kemi_nsq.tools.reader import Reader
 from kemi_nsq.tools.status import CONSUMER, look
 from tests.support.calls import Caller, calls_chain, result
@@ -108,7 +109,7 @@ def test_a_presentity_database_that_is_replaced_is_told_and_the_new_one_is_used(
         until(lambda: [row for row in rows(chain.database) if "confirmed" in str(row["body"])], what="a row in the new")
         found = look(chain.kamailio.pages_folder, time.time())
         assert [each.facts["database_file"] for each in found.processes if each.role == CONSUMER]
-        assert not found.well
+        assert found.health is Health.CRITICAL
         (line,) = chain.complaints()
         assert "was deleted or replaced" in line
         chain.kamailio.stop()

@@ -52,8 +52,8 @@ def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) 
             lambda: chain.log_lines(r'ERROR: kemi-nsq:   File ".*/waiting\.py", line \d+, in stuck'), what="the stack"
         )
         code, consumer = status(chain)
-        assert (code, consumer["state"]) == (1, "stuck")
-        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["wrong"]
+        assert (code, consumer["state"]) == (2, "stuck")
+        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["problems"][0]["text"]
         assert "in stuck\n" in consumer["stack"]
         assert (consumer["counters"]["route_timeout"], consumer["counters"]["stuck"]) == (1, 1)
         until(lambda: status(chain)[1]["counters"].get("given_back", 0) >= 2, what="the others to be given back")
@@ -77,8 +77,8 @@ def test_a_native_route_that_blocks_is_shown_with_the_stack_that_a_timer_wrote(t
         chain.publish(EVENT)
         until(lambda: status(chain)[1]["state"] == "works", what="the route to run")
         code, consumer = until(lambda: with_stack(chain), timeout_s=BLOCKED_S, what="the stack")
-        assert (code, consumer["state"]) == (1, "stuck")
-        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["wrong"]
+        assert (code, consumer["state"]) == (2, "stuck")
+        assert f"s in {ROUTE} of {TOPIC}, message " in consumer["problems"][0]["text"]
         assert "ksr.py" in consumer["stack"], "where the C code was called from"
         assert list(chain.kamailio.pages_folder.glob("*.stack"))
         until(lambda: status(chain)[0] == 0, timeout_s=BLOCKED_S + 5, what="all to be well again")

@@ -166,7 +166,8 @@ class Chain:
         command = [str(Path(sys.executable).with_name("kemi-nsq")), "status", "--json"]
         command += ["--run-dir", str(self.kamailio.pages_folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        return done.returncode, json.loads(done.stdout)
+        (instance,) = json.loads(done.stdout)["instances"]
+        return done.returncode, instance
 
     def drain(self, *, topic: str = TOPIC, channel: str = CHANNEL, timeout_s: float = 10.0) -> None:
         """Wait until every message has been finished; raises AssertionError when that takes too long."""

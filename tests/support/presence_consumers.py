@@ -17,6 +17,7 @@ from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current, Delivery
 from kemi_nsq.consumer.routes import Outcome, Router
+from kemi_nsq.consumer.tally import Tally
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.errors import DatabaseError, NsqError
 from kemi_nsq.event import Event
@@ -171,6 +172,7 @@ class PresenceConsumer:
             committing=Committing(self._settings, self.host, self.writer, self._gate),
             gate=self._gate,
             verdicts=Verdicts(self._settings, self.host, self._gate, DeadLetters(self._settings, publisher)),
+            tally=Tally(),
             died={},
         )
 

@@ -21,6 +21,7 @@ from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
+from kemi_nsq.consumer.tally import Tally
 from kemi_nsq.consumer.verdict import Verdicts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, DatabaseError, NsqdRefused
@@ -85,6 +86,7 @@ class Stage:
         self.page = self.host.page = ShownPage()
         self.writer = wire_presence(self.host, chosen, table, self.publisher).writer
         self.gate = TestedGate(self.host, backoff_max_s=backoff_max_s, page=self.page)
+        self.tally = Tally()
         self.committing = Committing(chosen, self.host, self.writer, self.gate)
         self.handling = EventHandling(
             settings=chosen,
@@ -94,6 +96,7 @@ class Stage:
             committing=self.committing,
             gate=self.gate,
             verdicts=Verdicts(chosen, self.host, self.gate, DeadLetters(chosen, self.publisher)),
+            tally=self.tally,
             died=died or {},
         )
 

@@ -92,7 +92,6 @@ WRONG: dict[str, tuple[tuple[str, ...], bytes, str]] = {
     "respond topic": (("respond", "--topic", "a b", "--reply", "{}"), b"", "'a b' is no name"),
     "respond command": (("respond", "--topic", "t", "--exec", "it's"), b"", "is no command: No closing quotation"),
     "respond no command": (("respond", "--topic", "t", "--exec", " "), b"", "the command is empty"),
-    "no folder": (("status", "--run-dir", "/nowhere/x"), b"", "NSQ_RUN_DIR /nowhere/x cannot be read: No such file"),
     "reference": (("reference", "--write", "/nowhere/reference.md"), b"", "/nowhere/reference.md: No such file"),
 }
 

@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`kemi-nsq status`: what the pages of a runtime folder mean, and the exit code for it."""
+"""`kemi-nsq status`: what the pages of a runtime folder and the answers of consumers mean, and the exit code for it."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, UsageError
+from kemi_nsq.jsontext import JsonObject, JsonValue
+from kemi_nsq.loading import in_force
 from kemi_nsq.runtime.folder import RunFolder
-from kemi_nsq.runtime.page import Fact, Gauge, Page
+from kemi_nsq.runtime.page import BUCKETS_S, Fact, Gauge, Page, Stage
 from kemi_nsq.tools import cli
+from kemi_nsq.tools.health import Health
 from kemi_nsq.tools.status import Process, Status, look
+from tests.support.answering import answering
+from tests.support.ports import free_tcp_port
+from tests.support.settings import settings
 
 NOW = 1_700_000_000.0
 
@@ -40,6 +48,50 @@ def page(folder: RunFolder) -> Page:
     return page
 
 
+class Consumer:
+    """What a consumer says of itself: it consumes t:c from a nsqd."""
+
+    def __init__(self) -> None:
+        self.subscribed = True
+        self.asked: list[tuple[str, JsonObject]] = []
+        #: Nobody listens there, so the lag is not known.
+        self.http = f"127.0.0.1:{free_tcp_port()}"
+
+    def answer(self, verb: str, arguments: JsonObject) -> JsonValue:
+        self.asked.append((verb, arguments))
+        if verb != "status":
+            if arguments["topic"] not in ("", "t"):
+                raise UsageError("topic 'x' is not consumed here")
+            return ["t:c"]
+        connection: JsonObject = {
+            "nsqd": "127.0.0.1:4150", "topic": "t", "channel": "c", "replies": False, "subscribed": self.subscribed,
+            "ready": 5, "in_flight": 1, "silent_s": 0.1,
+        }  # fmt: skip
+        route: JsonObject = {
+            "route": "nsq:x", "topic": "t", "done": 19, "again": 1, "refused": 0,
+            "counts": [19, *[0] * (len(BUCKETS_S) - 1), 1], "total_s": 20.0, "longest_s": 19.9,
+        }  # fmt: skip
+        return {
+            "node": "proxy1", "versions": {"kemi-nsq": "9.9"},
+            "settings": {**in_force(settings(nsqd_address=self.http))},
+            "subscriptions": ["t:c"], "connections": [dict(connection)], "routes": [dict(route)],
+            "topics": [{"topic": "t", "channel": "c", "received": 20, "bytes": 2000, "last": NOW}],
+        }  # fmt: skip
+
+
+@pytest.fixture
+def consumer(folder: RunFolder) -> Iterator[Consumer]:
+    """A consumer in whose name this process answers."""
+    consumer = Consumer()
+    with answering(folder.place, consumer.answer):
+        yield consumer
+
+
+def wrong(process: Process) -> list[str]:
+    """Return what is wrong, without what follows from that nobody answers here: there is no thread for it."""
+    return [each.text for each in process.problems if "cannot be asked" not in each.text]
+
+
 def the_process(path: Path, now: float = NOW) -> tuple[Process, Status]:
     found = look(path, now)
     (process,) = found.processes
@@ -49,17 +101,17 @@ def the_process(path: Path, now: float = NOW) -> tuple[Process, Status]:
 def test_a_consumer_that_waits_is_well(page: Page, path: Path) -> None:
     page.show(Fact.DOING, "what it did last")
     process, found = the_process(path)
-    assert (process.pid, process.role, process.state, process.wrong) == (os.getpid(), "consumer", "waits", "")
+    assert (process.pid, process.role, process.state, wrong(process)) == (os.getpid(), "consumer", "waits", [])
     assert process.facts == {}
-    assert found.well
+    assert found.health is Health.WARNING, "nobody answers"
 
 
 def test_a_consumer_that_works_is_well_even_if_a_route_keeps_the_lock_for_some_time(page: Page, path: Path) -> None:
     page.show(Fact.DOING, "nsq:x, message 1 of t")
     page.set(Gauge.BUSY_SINCE, NOW - 29)
     page.set(Gauge.IO_TURN, NOW - 29)
-    process, found = the_process(path)
-    assert (process.state, found.well) == ("works", True)
+    process, _ = the_process(path)
+    assert (process.state, wrong(process)) == ("works", [])
 
 
 def test_a_route_that_takes_too_long_is_stuck_although_nobody_says_so(page: Page, path: Path) -> None:
@@ -68,23 +120,37 @@ def test_a_route_that_takes_too_long_is_stuck_although_nobody_says_so(page: Page
     page.set(Gauge.IO_TURN, NOW - 31)
     (path / f"{os.getpid()}.stack").write_text("File routes.py")
     process, found = the_process(path)
-    assert (process.state, process.wrong) == ("stuck", "stuck for 31 s in nsq:x, message 1 of t")
+    assert (process.state, wrong(process)) == ("stuck", ["stuck for 31 s in nsq:x, message 1 of t"])
     assert process.stack == "File routes.py"
-    assert not found.well
+    assert found.health is Health.CRITICAL
 
 
 def test_a_consumer_that_waits_and_does_not_turn_stands_still(page: Page, path: Path) -> None:
     process, found = the_process(path, NOW + 60)
     assert process.state == "stopped"
-    assert process.wrong.startswith("it stands still since ")
-    assert not found.well
+    assert wrong(process)[0].startswith("it stands still since ")
+    assert found.health is Health.CRITICAL
 
 
-@pytest.mark.parametrize("fact", [Fact.DATABASE, Fact.DATABASE_FILE, Fact.DEAD_LETTERS, Fact.OUTBOX, Fact.BACKOFF])
-def test_an_outage_is_wrong(page: Page, path: Path, fact: Fact) -> None:
+@pytest.mark.parametrize(
+    ("fact", "health"),
+    [
+        (Fact.DATABASE, Health.CRITICAL),
+        (Fact.DATABASE_FILE, Health.CRITICAL),
+        (Fact.DEAD_LETTERS, Health.CRITICAL),
+        (Fact.FAILED, Health.CRITICAL),
+        (Fact.OUTBOX, Health.WARNING),
+        (Fact.BACKOFF, Health.WARNING),
+        (Fact.PAUSED, Health.WARNING),
+        (Fact.DISCOVERY, Health.WARNING),
+        (Fact.STRANGERS, Health.WARNING),
+        (Fact.CLOCKS, Health.WARNING),
+    ],
+)
+def test_a_fact_is_wrong(page: Page, path: Path, fact: Fact, health: Health) -> None:
     page.show(fact, "since noon")
     process, found = the_process(path)
-    assert (process.wrong, found.well) == (f"{fact}: since noon", False)
+    assert (wrong(process), found.health) == ([f"{fact}: since noon"], health)
 
 
 def test_what_the_outbox_holds_is_told_in_words(page: Page, path: Path) -> None:
@@ -93,7 +159,8 @@ def test_what_the_outbox_holds_is_told_in_words(page: Page, path: Path) -> None:
         page.set(gauge, value)
     process, found = the_process(path)
     assert process.outbox == "12 messages (345 bytes), the oldest for 61 s"
-    assert found.well, "they are being sent, unless the fact says why not"
+    assert wrong(process) == [], "they are being sent, unless the fact says why not"
+    assert found.health is Health.WARNING
 
 
 def test_a_consumer_that_ended_is_wrong_and_a_worker_is_not(folder: RunFolder, path: Path) -> None:
@@ -105,12 +172,37 @@ def test_a_consumer_that_ended_is_wrong_and_a_worker_is_not(folder: RunFolder, p
             os._exit(0)
         os.waitpid(child, 0)
     found = look(path, NOW)
-    assert {(each.role, each.state, each.wrong) for each in found.processes} == {
+    assert {(each.role, each.state, *wrong(each)) for each in found.processes} == {
         ("consumer", "ended", "the consumer has ended"),
-        ("", "ended", ""),
+        ("", "ended"),
     }
     assert found.counters == {Counter.PUBLISHED: 2}
-    assert not found.well
+    assert found.health is Health.CRITICAL
+
+
+# What a consumer says
+
+
+def test_a_topic_that_no_nsqd_gives_is_critical(page: Page, path: Path, consumer: Consumer) -> None:
+    consumer.subscribed = False
+    process, found = the_process(path)
+    assert wrong(process) == ["no nsqd gives t:c; see NSQ_NSQD_TCP_ADDRESS"]
+    assert found.health is Health.CRITICAL
+
+
+def test_a_lag_that_is_not_known_is_a_warning(page: Page, path: Path, consumer: Consumer) -> None:
+    _, found = the_process(path)
+    assert [each.text for each in found.problems] == [
+        f"the lag is not known: nsqd {consumer.http}: Connection refused; see NSQ_NSQD_ADDRESS"
+    ]
+    assert found.health is Health.WARNING
+
+
+def test_a_consumer_of_another_release_is_told(page: Page, path: Path, folder: RunFolder) -> None:
+    with answering(folder.place, lambda _verb, _arguments: {"node": 1}):
+        process, found = the_process(path)
+    assert wrong(process) == [f"consumer {os.getpid()} is of another release: restart Kamailio"]
+    assert found.health is Health.WARNING
 
 
 # The command
@@ -120,47 +212,118 @@ def test_a_consumer_that_ended_is_wrong_and_a_worker_is_not(folder: RunFolder, p
 def _now(page: Page) -> None:
     page.set(Gauge.IO_TURN, time.time())
     page.count(Counter.RECEIVED)
+    page.observe(Stage.COMMIT, 0.0004)
 
 
 def run(*words: str, **environment: str) -> tuple[int, str]:
-    done = CliRunner().invoke(cli.app, ["status", *words], env=environment)
+    done = CliRunner().invoke(cli.app, [*words], env=environment)
     return done.exit_code, done.output
 
 
 @pytest.mark.usefixtures("_now")
-def test_all_is_well_is_exit_code_0(path: Path) -> None:
-    code, output = run("--run-dir", str(path))
-    assert code == 0
-    assert str(os.getpid()) in output
-    assert "waits" in output
-    assert output.split()[-2:] == ["received", "1"]
-
-
-@pytest.mark.usefixtures("_now")
-def test_json_says_the_same(path: Path) -> None:
-    code, output = run("--json", NSQ_RUN_DIR=str(path))
-    found = json.loads(output)
-    assert (code, found["well"], found["counters"]) == (0, True, {"received": 1})
-    assert found["processes"][0]["gauges"]["route_timeout"] == 30
-
-
-@pytest.mark.usefixtures("_now")
-def test_an_outage_is_exit_code_1(path: Path, page: Page) -> None:
-    page.show(Fact.DATABASE, "since noon [gone]")
-    code, output = run("--run-dir", str(path))
+def test_the_first_line_is_that_of_a_monitoring_plug_in(path: Path, consumer: Consumer) -> None:
+    code, output = run("status", "--run-dir", str(path))
     assert code == 1
-    assert f"{os.getpid()}: database: since noon [gone]" in output
+    assert output.splitlines()[0] == (
+        f"KEMI-NSQ WARNING - the lag is not known: nsqd {consumer.http}: Connection refused; see NSQ_NSQD_ADDRESS"
+        " | received=1c in_flight=0 lag=0"
+    )
+
+
+@pytest.mark.usefixtures("_now", "consumer")
+def test_the_tables_have_all_that_is_known(path: Path) -> None:
+    _, output = run("status", "--run-dir", str(path))
+    lines = [line.split() for line in output.splitlines()]
+    assert [str(os.getpid()), "consumer", "waits", "0", "0", "0", "-", "9.9", "proxy1"] in lines
+    assert [str(os.getpid()), "127.0.0.1:4150", "t:c", "yes", "5", "1", "0.1", "s", "ago"] in lines
+    assert ["nsq:x", "t", "19", "1", "0", "1.0", "s", "0.5", "ms", "19.9", "s"] in lines
+    assert ["commit", "1", "0.4", "ms", "0.5", "ms"] in lines
+    assert lines[-2] == ["received", "1"]
+
+
+@pytest.mark.usefixtures("_now", "consumer")
+def test_json_says_the_same(path: Path) -> None:
+    code, output = run("status", "--json", NSQ_RUN_DIR=str(path))
+    said = json.loads(output)
+    (found,) = said["instances"]
+    assert (code, said["health"], found["health"], found["counters"]) == (1, "warning", "warning", {"received": 1})
+    (process,) = found["processes"]
+    assert process["gauges"]["route_timeout"] == 30
+    assert process["stages"]["commit"]["counts"][0] == 1
+    assert process["said"]["settings"]["NSQ_LISTEN_TOPIC"] == "kamailio"
+
+
+@pytest.mark.usefixtures("_now")
+def test_an_outage_is_exit_code_2(path: Path, page: Page) -> None:
+    page.show(Fact.DATABASE, "since noon [gone]|\x1b[2J")
+    code, output = run("status", "--run-dir", str(path))
+    assert code == 2
+    assert f"{os.getpid()}: critical: database: since noon [gone]|\\x1b[2J" in output
+    assert "[gone]/" in output.splitlines()[0], "what comes after | are numbers"
 
 
 @pytest.mark.usefixtures("_now")
 def test_the_outbox_has_a_line_and_no_column(path: Path, page: Page) -> None:
     page.set(Gauge.OUTBOX_MESSAGES, 3)
     page.set(Gauge.OUTBOX_OLDEST, time.time())
-    output = run("--run-dir", str(path))[1]
+    output = run("status", "--run-dir", str(path))[1]
     assert f"{os.getpid()}: the outbox holds 3 messages (0 bytes), the oldest for" in output
     assert "outbox messages" not in output
 
 
-def test_no_consumer_is_exit_code_1(folder: RunFolder, path: Path) -> None:
-    assert run("--run-dir", str(path))[0] == 1
-    assert run("--run-dir", str(path), "--json")[0] == 1
+def test_no_consumer_is_exit_code_2(folder: RunFolder, path: Path) -> None:
+    code, output = run("status", "--run-dir", str(path))
+    assert (code, output.splitlines()[0]) == (
+        2,
+        "KEMI-NSQ CRITICAL - no consumer runs | received=0c in_flight=0 lag=0",
+    )
+
+
+def test_no_folder_is_exit_code_3(tmp_path: Path) -> None:
+    code, output = run("status", "--run-dir", str(tmp_path / "none"))
+    assert (code, output) == (
+        3,
+        f"KEMI-NSQ UNKNOWN - NSQ_RUN_DIR {tmp_path}/none cannot be read: No such file or directory; see --run-dir\n",
+    )
+    code, output = run("status", "--json", "--run-dir", str(tmp_path / "none"))
+    assert (code, json.loads(output)["health"]) == (3, "unknown")
+
+
+@pytest.mark.usefixtures("_now", "consumer")
+def test_instances_that_lie_side_by_side_are_shown_together(path: Path, tmp_path: Path) -> None:
+    RunFolder(tmp_path / "two", uid=os.geteuid(), gid=os.getegid())
+    code, output = run("status", "--json", NSQ_RUN_DIR=str(path))
+    said = json.loads(output)
+    assert [Path(each["run_dir"]).name for each in said["instances"]] == ["kemi-nsq", "two"]
+    assert (code, said["health"]) == (2, "critical"), "in the second one no consumer runs"
+
+
+# Pause
+
+
+@pytest.mark.usefixtures("_now")
+@pytest.mark.parametrize(("verb", "said"), [("pause", "paused"), ("resume", "resumed")])
+def test_each_consumer_is_asked_to_pause_and_to_resume(path: Path, consumer: Consumer, verb: str, said: str) -> None:
+    code, output = run(verb, "t", "--run-dir", str(path))
+    assert (code, output) == (0, f"consumer {os.getpid()}: {said} t:c\n")
+    assert (verb, {"topic": "t"}) in consumer.asked
+
+
+@pytest.mark.usefixtures("_now", "consumer")
+def test_drain_waits_until_nothing_is_in_flight(path: Path, page: Page) -> None:
+    code, output = run("drain", "--run-dir", str(path))
+    assert (code, output.splitlines()[-1]) == (0, "nothing is in flight")
+    page.set(Gauge.IN_FLIGHT, 2)
+    with pytest.raises(DeadlineExceeded, match="2 messages are still in flight"):
+        CliRunner().invoke(cli.app, ["drain", "--timeout", "0.1", "--run-dir", str(path)], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("consumer")
+def test_a_topic_that_is_not_consumed_is_refused(path: Path, page: Page) -> None:
+    with pytest.raises(UsageError, match="topic 'x' is not consumed here"):
+        CliRunner().invoke(cli.app, ["pause", "x", "--run-dir", str(path)], catch_exceptions=False)
+
+
+def test_nobody_to_be_asked_is_told(folder: RunFolder, path: Path) -> None:
+    with pytest.raises(ConnectionLost, match="no consumer runs; is NSQ_RUN_DIR "):
+        CliRunner().invoke(cli.app, ["pause", "--run-dir", str(path)], catch_exceptions=False)

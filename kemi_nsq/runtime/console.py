@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a tool asks a consumer process that runs: by a Unix stream socket in the runtime folder, one question at a time.
+
+A page (`page`) is there whatever becomes of its process, and has a fixed size. What has no fixed size, or must be done
+by the process, is asked for here. Somebody answers only while a thread of Python's runs: not while a native route
+blocks.
+
+A question is a line of JSON, `{"verb": ..., "arguments": {...}}`. The answer is `{"answer": ...}`, or `{"error": text,
+"usage": whether the question was wrong}`, until the end of the stream. Both have a size and a time that they may take.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import orjson
+
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqError, RunFolderError, UsageError
+from kemi_nsq.jsontext import JsonObject, JsonValue
+from kemi_nsq.runtime.place import FILE_MODE, SETTING, SOCKET, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Answers a verb: from its arguments to what it has to say. It raises NsqError where it cannot.
+Answerer: TypeAlias = Callable[[str, JsonObject], JsonValue]
+
+#: Seconds in which a tool must have asked, and in which it must have read the answer.
+PATIENCE_S = 2.0
+_LARGEST_QUESTION = 64 * 1024
+_LARGEST_ANSWER = 16 * 1024 * 1024
+_CHUNK = 64 * 1024
+_BACKLOG = 8
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+_ROOT = 0
+
+
+def console_name(pid: int) -> str:
+    """Return the name of the socket of a process."""
+    return f"console-{pid}{SOCKET}"
+
+
+class Listener:
+    """The socket of a process at which tools ask. Only this user, and root, is answered.
+
+    Args:
+        place: the runtime folder.
+        name: of the socket; no other living process may use it.
+    """
+
+    def __init__(self, place: Place, name: str) -> None:
+        self._place = place
+        self._name = name
+        self._file: os.stat_result | None = None
+        self._socket: socket.socket | None = None
+
+    def keep_open(self) -> None:
+        """Let tools find this under its name; again if its file is gone.
+
+        Raises:
+            ConnectionLost: that cannot be.
+        """
+        if self._socket is not None and self._place.leads_to(self._name, self._file):
+            return
+        self.close()
+        try:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectionLost(f"{self._name}: {error.strerror}") from error
+        try:
+            # Which its file gets, whatever the umask is (net/unix/af_unix.c, unix_bind_bsd).
+            os.fchmod(made.fileno(), FILE_MODE)
+            with suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._place.descriptor)
+            made.bind(self._place.address(self._name))
+            made.listen(_BACKLOG)
+            self._file = os.stat(self._name, dir_fd=self._place.descriptor, follow_symlinks=False)
+        except OSError as error:
+            made.close()
+            raise ConnectionLost(f"{self._name}: {error.strerror}") from error
+        self._socket = made
+
+    def serve(self, answer: Answerer, wait_s: float) -> None:
+        """Answer the next question, if one comes within `wait_s` seconds. What a tool does wrong is its own loss."""
+        if self._socket is None:
+            time.sleep(wait_s)
+            return
+        self._socket.settimeout(wait_s)
+        try:
+            asking, _ = self._socket.accept()
+        except OSError:  # nobody came, or has gone again
+            return
+        with asking, suppress(OSError, NsqError):
+            _, user, _ = _CREDENTIALS.unpack(
+                asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            if user in (os.geteuid(), _ROOT):
+                question = _received(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
+                _send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
+
+    def close(self) -> None:
+        """Give the name back."""
+        if self._socket is None:
+            return
+        if self._place.leads_to(self._name, self._file):
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=self._place.descriptor)
+        self._socket.close()
+        self._socket = None
+
+
+def ask(folder: Path, pid: int, verb: str, arguments: JsonObject | None = None, *, timeout_s: float) -> JsonValue:
+    """Ask a consumer process, and return what it says.
+
+    Args:
+        folder: the runtime folder, NSQ_RUN_DIR.
+        pid: the process.
+        verb: what to ask for.
+        arguments: its arguments.
+        timeout_s: seconds, for all of it.
+
+    Raises:
+        UsageError: the process says that the question is wrong.
+        RunFolderError: the folder cannot be reached.
+        ConnectionLost: nobody is there, or it could not do what was asked.
+        DeadlineExceeded: it did not answer in time: no thread of it runs, say.
+    """
+    deadline = time.monotonic() + timeout_s
+    with _connected(folder, pid, deadline) as asking:
+        _send(asking, orjson.dumps({"verb": verb, "arguments": arguments or {}}) + b"\n", deadline)
+        said = _received(asking, _LARGEST_ANSWER, deadline)
+    try:
+        answer = orjson.loads(said)
+    except orjson.JSONDecodeError as error:
+        raise ConnectionLost(f"consumer {pid} ended while it answered") from error
+    if "error" in answer:
+        raise (UsageError if answer["usage"] else ConnectionLost)(answer["error"])
+    found: JsonValue = answer["answer"]
+    return found
+
+
+@contextmanager
+def _connected(folder: Path, pid: int, deadline: float) -> Iterator[socket.socket]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RunFolderError(f"{SETTING} {folder} cannot be read: {error.strerror}") from None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            try:
+                asking.settimeout(max(0.001, deadline - time.monotonic()))
+                # By the folder's descriptor: a socket's path has 107 bytes at most (unix(7)).
+                asking.connect(f"/proc/self/fd/{descriptor}/{console_name(pid)}")
+                yield asking
+            except TimeoutError:
+                raise DeadlineExceeded(f"consumer {pid} does not answer") from None
+            except OSError as error:
+                raise ConnectionLost(f"consumer {pid} cannot be asked: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _answered(question: bytes, answer: Answerer) -> bytes:
+    """Return what is answered to a question. A bug in an answer must not end who answers."""
+    try:
+        asked = orjson.loads(question)
+        said = orjson.dumps({"answer": answer(str(asked["verb"]), dict(asked["arguments"]))})
+        if len(said) > _LARGEST_ANSWER:
+            raise UsageError("the answer is too large: ask for less")
+        return said
+    except NsqError as error:
+        return orjson.dumps({"error": str(error), "usage": isinstance(error, UsageError)})
+    except Exception as error:
+        return orjson.dumps({"error": f"{type(error).__name__}: {error}; please report this", "usage": False})
+
+
+def _received(peer: socket.socket, most: int, deadline: float, end: bytes = b"") -> bytes:
+    """Return what a peer sends until `end`, or until it closes; all of it must come by a monotonic second."""
+    data = bytearray()
+    while not (end and data.endswith(end)):
+        peer.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = peer.recv(_CHUNK)
+        if not chunk:
+            break
+        data += chunk
+        if len(data) > most or time.monotonic() > deadline:
+            raise DeadlineExceeded("too much, or too slow")
+    return bytes(data)
+
+
+def _send(peer: socket.socket, data: bytes, deadline: float) -> None:
+    peer.settimeout(max(0.001, deadline - time.monotonic()))
+    peer.sendall(data)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a consumer process says of itself when it is asked for its status (`consumer.console`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from kemi_nsq.errors import ProtocolError
+from kemi_nsq.runtime.console import PATIENCE_S, ask
+
+
+class ConnectionSaid(BaseModel):
+    """A connection to a nsqd, as `Intake.describe` has it."""
+
+    nsqd: str
+    topic: str
+    channel: str
+    replies: bool
+    subscribed: bool
+    ready: int
+    in_flight: int
+    silent_s: float
+
+
+class TopicSaid(BaseModel):
+    """What came of a topic and channel, as `Tally` has it; `last` in epoch seconds."""
+
+    topic: str
+    channel: str
+    received: int
+    bytes: int
+    last: float
+
+
+class RouteSaid(BaseModel):
+    """Events that a route had, by how they ended, and the seconds that it took (`page.BUCKETS_S`)."""
+
+    route: str
+    topic: str
+    done: int
+    again: int
+    refused: int
+    counts: Sequence[int]
+    total_s: float
+    longest_s: float
+
+
+class Said(BaseModel):
+    """All of it. Settings are texts, by their names; `subscriptions` are pairs `topic:channel`."""
+
+    node: str
+    versions: Mapping[str, str]
+    settings: Mapping[str, str]
+    subscriptions: Sequence[str]
+    connections: Sequence[ConnectionSaid]
+    topics: Sequence[TopicSaid]
+    routes: Sequence[RouteSaid]
+
+
+def said_by(folder: Path, pid: int) -> Said:
+    """Ask a consumer process.
+
+    Raises:
+        NsqError: it does not answer, or not so.
+    """
+    answer = ask(folder, pid, "status", timeout_s=PATIENCE_S)
+    try:
+        return Said.model_validate(answer)
+    except ValidationError as error:
+        raise ProtocolError(f"consumer {pid} is of another release: restart Kamailio") from error
+
+
+def sums_of_routes(said: Iterable[Said]) -> list[RouteSaid]:
+    """Return what all of them together say of each route and topic."""
+    sums: dict[tuple[str, str], RouteSaid] = {}
+    for route in (route for each in said for route in each.routes):
+        name = route.route, route.topic
+        sums[name] = _sum(sums[name], route) if name in sums else route
+    return list(sums.values())
+
+
+def sums_of_topics(said: Iterable[Said]) -> dict[str, TopicSaid]:
+    """Return what all of them together say of each topic and channel, by `topic:channel`."""
+    sums: dict[str, TopicSaid] = {}
+    for topic in (topic for each in said for topic in each.topics):
+        name = f"{topic.topic}:{topic.channel}"
+        if before := sums.get(name):
+            received, size = before.received + topic.received, before.bytes + topic.bytes
+            last = max(before.last, topic.last)
+            sums[name] = topic.model_copy(update={"received": received, "bytes": size, "last": last})
+        else:
+            sums[name] = topic
+    return sums
+
+
+def _sum(one: RouteSaid, other: RouteSaid) -> RouteSaid:
+    return RouteSaid(
+        route=one.route,
+        topic=one.topic,
+        done=one.done + other.done,
+        again=one.again + other.again,
+        refused=one.refused + other.refused,
+        counts=[a + b for a, b in zip(one.counts, other.counts, strict=True)],
+        total_s=one.total_s + other.total_s,
+        longest_s=max(one.longest_s, other.longest_s),
+    )

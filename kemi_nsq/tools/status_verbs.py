@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs with which an operator sees how the consumers are, and has them take nothing for a while."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.loading import load
+from kemi_nsq.runtime.console import PATIENCE_S, ask
+from kemi_nsq.runtime.page import Gauge
+from kemi_nsq.tools.board import board
+from kemi_nsq.tools.health import Health, worst
+from kemi_nsq.tools.output import console, plain, write_json
+from kemi_nsq.tools.status import Status, folders, look
+
+RunDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--run-dir",
+        help="Runtime folder of a Kamailio, several times for several; all that lie beside NSQ_RUN_DIR where left out.",
+    ),
+]
+RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
+Topic = Annotated[str, typer.Argument(help="One topic; all that are consumed where left out.")]
+#: Seconds between two looks of a screen that lives.
+_LIVE_S = 1.0
+_POLL_S = 0.2
+
+
+def status(
+    run_dir: RunDirs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option(help="Look again each second, until Ctrl-C; a line each in a pipe.")] = False,
+) -> None:
+    """Show how each Kamailio's consumers are, also while they are stuck.
+
+    Exit codes, as monitoring plug-ins have them: 0 all is well, 1 warning, 2 critical, 3 nobody knows.
+    """
+    try:
+        if watch:
+            _watch(run_dir)
+            return
+        looked = _look(run_dir)
+        if as_json:
+            write_json({"health": _health(looked).name.lower(), "instances": [each.as_json() for each in looked]})
+        else:
+            console().print(Group(*map(board, looked)))
+    except RunFolderError as error:
+        line = f"KEMI-NSQ UNKNOWN - {plain(str(error))}"
+        if as_json:
+            write_json({"health": "unknown", "line": line, "instances": []})
+        else:
+            sys.stdout.write(line + "\n")
+        raise typer.Exit(Health.UNKNOWN) from None
+    raise typer.Exit(_health(looked))
+
+
+def pause(topic: Topic = "", run_dir: RunDir = None) -> None:
+    """Have the consumers take nothing more, until `resume` or a restart. What they have is handled; nothing is lost."""
+    _turn("pause", "paused", topic, run_dir)
+
+
+def resume(topic: Topic = "", run_dir: RunDir = None) -> None:
+    """Have the consumers take messages again."""
+    _turn("resume", "resumed", topic, run_dir)
+
+
+def drain(
+    topic: Topic = "",
+    run_dir: RunDir = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+) -> None:
+    """Pause, then wait until nothing is in flight: after that Kamailio can be stopped, and no event comes twice."""
+    pause(topic, run_dir)
+    folder, deadline = _folder(run_dir), time.monotonic() + timeout
+    while in_flight := _in_flight(folder):
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"{in_flight:.0f} messages are still in flight after {timeout:g} s")
+        time.sleep(_POLL_S)
+    console().print("nothing is in flight")
+
+
+def _look(run_dirs: Sequence[Path] | None) -> list[Status]:
+    chosen = run_dirs or folders(_folder(None))
+    return [look(each, time.time()) for each in chosen]
+
+
+def _health(looked: Sequence[Status]) -> Health:
+    return worst(each.health for each in looked)
+
+
+def _watch(run_dirs: Sequence[Path] | None) -> None:
+    """Look again and again, until Ctrl-C, which is how this ends."""
+    screen = console()
+    with suppress(KeyboardInterrupt):
+        if not screen.is_terminal:
+            for looked in _again(run_dirs):
+                for each in looked:
+                    sys.stdout.write(f"{plain(each.line)}\n")
+                sys.stdout.flush()
+        with Live(Text(), console=screen, screen=True, auto_refresh=False) as live:
+            for looked in _again(run_dirs):
+                live.update(Group(*map(board, looked)), refresh=True)
+
+
+def _again(run_dirs: Sequence[Path] | None) -> Iterator[list[Status]]:
+    while True:
+        yield _look(run_dirs)
+        time.sleep(_LIVE_S)
+
+
+def _turn(verb: str, done: str, topic: str, run_dir: Path | None) -> None:
+    folder = _folder(run_dir)
+    for pid, meant in ask_all(folder, verb, {"topic": topic}):
+        console().print(f"consumer {pid}: {done} {', '.join(map(str, meant)) if isinstance(meant, list) else meant}")
+
+
+def ask_all(folder: Path, verb: str, arguments: dict[str, JsonValue]) -> list[tuple[int, JsonValue]]:
+    """Ask each consumer of a Kamailio that runs, and return its process id with what it says.
+
+    Raises:
+        ConnectionLost: none runs, or one does not answer.
+        UsageError: they say that the question is wrong.
+    """
+    consuming = [process.pid for process in look(folder, time.time()).processes if process.consuming]
+    if not consuming:
+        raise ConnectionLost(f"no consumer runs; is NSQ_RUN_DIR {folder} the folder of that Kamailio?")
+    return [(pid, ask(folder, pid, verb, arguments, timeout_s=PATIENCE_S)) for pid in consuming]
+
+
+def _folder(run_dir: Path | None) -> Path:
+    return run_dir or Path(load({}).run_dir)
+
+
+def _in_flight(folder: Path) -> float:
+    return sum(each.gauges[Gauge.IN_FLIGHT] for each in look(folder, time.time()).processes if each.consuming)
