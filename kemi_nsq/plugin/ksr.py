@@ -238,16 +238,22 @@ def _more_keys() -> tuple[str, ...]:
 
 
 def _defined(name: str, names: Collection[str]) -> str:
-    """Return the value of a define. Where that is a define too, return its value, as Kamailio's parser does.
+    """Return the value of a define, without the blanks (and CR) behind it, which Kamailio's parser passes over.
+
+    Where that is a define too, return its value, as the parser does.
 
     It reads what it has put in place of a name again (core/cfg.lex, the rule of INITIAL for ID), so
     `#!define NSQ_DB_URL DBURL` gives the text of DBURL; a define without a value stays a name.
     """
-    value, seen = str(KSR.pv.get(f"$def({name})") or ""), {name}
-    while value in names and value not in seen and (further := KSR.pv.get(f"$def({value})")):
+    value, seen = _definition(name), {name}
+    while value in names and value not in seen and (further := _definition(value)):
         seen.add(value)
-        value = str(further)
+        value = further
     return value
+
+
+def _definition(name: str) -> str:
+    return str(KSR.pv.get(f"$def({name})") or "").strip()
 
 
 def _line(text: str) -> str:

@@ -167,9 +167,11 @@ def test_the_defines_are_read_without_quotes(host: Host, ksr: FakeKsr) -> None:
         ({"NSQ_NODE": "HERE", "HERE": "THERE", "THERE": "a"}, "a"),
         ({"NSQ_NODE": "HERE", "HERE": 0}, "HERE"),  # defined without a value
         ({"NSQ_NODE": '"HERE"', "HERE": "a"}, "HERE"),
+        ({"NSQ_NODE": "HERE \t", "HERE": '"a"  \r'}, "a"),  # which Kamailio's parser passes over
+        ({"NSQ_NODE": "HERE", "HERE": '" a "'}, " a "),
         ({"NSQ_NODE": "HERE", "HERE": "NSQ_NODE"}, "NSQ_NODE"),  # which Kamailio's parser would follow for ever
     ],
-    ids=["one", "two", "no value", "quoted", "a circle"],
+    ids=["one", "two", "no value", "quoted", "blanks behind", "blanks inside", "a circle"],
 )
 def test_a_define_of_a_define_is_followed_as_kamailio_does(
     host: Host, ksr: FakeKsr, defines: dict[str, str | int], value: str
