@@ -14,7 +14,9 @@ from dataclasses import astuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from kemi_nsq.databaseurl import without_secrets
 from kemi_nsq.errors import SettingsError
+from kemi_nsq.filename import readable
 from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, names, rows
 
 
@@ -66,7 +68,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def in_force(settings: Settings) -> dict[str, str]:
     """Return the text of each setting, by its name; without passwords."""
     return {
-        name: _without_password(value_text(getattr(settings, field)))
+        name: without_secrets(value_text(getattr(settings, field)))
         if field == "db_url"
         else value_text(getattr(settings, field))
         for name, field, _ in rows()
@@ -83,13 +85,7 @@ def value_text(value: object) -> str:
         return ",".join(f"{word}={':'.join(filter(None, astuple(meaning)))}" for word, meaning in value.items())
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
-    return str(value)
-
-
-def _without_password(url: str) -> str:
-    """Hide the password of a database URL, and its options, which may have one as well (`?password=`)."""
-    place, mark, _ = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", url).partition("?")
-    return place + mark + "***" * bool(mark)
+    return readable(str(value))
 
 
 def host_name() -> str:

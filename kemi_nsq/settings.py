@@ -6,16 +6,16 @@ A setting is called `NSQ_` and the field's name in capitals.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, get_args
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kemi_nsq.databaseurl import checked
+from kemi_nsq.filename import path_of, text_of
 from kemi_nsq.names import Address, Subscription, address, topic_name
 
 PREFIX = "NSQ_"
@@ -49,15 +49,6 @@ class Meaning:
     activity: str = ""
 
 
-#: Kamailio's database URL schemes and the SQLAlchemy dialect that serves each.
-DATABASE_DIALECTS: Mapping[str, str] = {
-    "sqlite": "sqlite+pysqlite",
-    "mysql": "mysql+pymysql",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-}
-
-
 def _addresses(value: object) -> object:
     return tuple(address(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -75,30 +66,11 @@ def _subscriptions(value: object) -> object:
 
 
 def _database_url(value: object) -> object:
-    if not isinstance(value, str) or not value:
-        return None
-    # Nothing of it is repeated in what is said: in a wrong URL a password may stand anywhere.
-    kind = value.partition(":")[0].lower().partition("+")[0]
-    if kind not in DATABASE_DIALECTS:
-        raise ValueError(f"its scheme is none of {', '.join(DATABASE_DIALECTS)}")
-    if kind == "sqlite" and not re.match(r"[A-Za-z+0-9]+:////[^/]", value):
-        raise ValueError("an SQLite URL names a file by its absolute path")
-    if kind != "sqlite":
-        _check_server_url(value)
-    return f"{DATABASE_DIALECTS[kind]}:{value.partition(':')[2]}"
+    return checked(text_of(value)) if isinstance(value, str) and value else None
 
 
-def _check_server_url(value: str) -> None:
-    authority, *rest = re.split("[/?#]", value.partition("://")[2], maxsplit=1)
-    if authority.count("@") > 1 or "@" in "".join(rest):
-        raise ValueError("in its user or password @ is written as %40, / as %2F, ? as %3F and # as %23")
-    try:
-        url = urlsplit(value)
-        complete = "://" in value and url.hostname and url.port != 0 and url.path.strip("/")
-    except ValueError:  # whose text holds a part of the URL
-        complete = None
-    if not complete:
-        raise ValueError("it names no host, no database, or a port that is none")
+def _file(value: object) -> object:
+    return text_of(value) if isinstance(value, str) else value
 
 
 def _optional_topic(value: object) -> object:
@@ -134,6 +106,7 @@ Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(
 Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
 States: TypeAlias = Annotated[Mapping[str, Meaning], NoDecode, BeforeValidator(_states)]
 OptionalName: TypeAlias = Annotated[str, BeforeValidator(_optional_topic)]
+FilePath: TypeAlias = Annotated[str, BeforeValidator(_file), AfterValidator(path_of)]
 DatabaseUrl: TypeAlias = Annotated[str | None, BeforeValidator(_database_url)]
 
 
@@ -227,7 +200,7 @@ class Settings(BaseSettings):
         "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS."
     )
     publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.")
-    outbox: str = _setting(
+    outbox: FilePath = _setting(
         "",
         "SQLite file that keeps messages of `nsq_publish` while no nsqd takes them; empty for none.",
         "an absolute path, or empty",
@@ -249,7 +222,8 @@ class Settings(BaseSettings):
     )
     db_url: DatabaseUrl = _setting(
         None,
-        "Database of Kamailio's presence module, as Kamailio or SQLAlchemy writes it.",
+        "Database of Kamailio's presence module. As Kamailio writes it, each letter stands for itself: a `%` too, and "
+        "the last `@` ends the password. In SQLAlchemy's form (`mysql+pymysql:`, `postgresql:`) `%40` stands for `@`.",
         "sqlite:////path/file, mysql://user:password@host/database or postgres://user:password@host/database",
     )
     db_timeout: float = _setting(5.0, "Seconds that a transaction of ours may take at most.", ge=0.5, le=60)
@@ -334,7 +308,7 @@ class Settings(BaseSettings):
         ge=0,
         le=10000,
     )
-    run_dir: str = _setting(
+    run_dir: FilePath = _setting(
         "/run/kamailio/kemi-nsq",
         "Runtime folder of this Kamailio alone; made for its user, with mode 0700. Its processes show there what they "
         "do (`kemi-nsq status`), and meet there for queries.",

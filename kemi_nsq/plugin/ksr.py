@@ -22,6 +22,7 @@ import orjson
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import UsageError
+from kemi_nsq.filename import readable
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.page import Page
@@ -258,7 +259,8 @@ def _definition(name: str) -> str:
 
 def _line(text: str) -> str:
     """Begin a line of the log as all of ours begin, and show control characters instead of sending them."""
-    return "kemi-nsq: " + "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LINE_LIMIT])
+    shown = readable(text[:_LINE_LIMIT])
+    return "kemi-nsq: " + "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 @lru_cache(maxsize=_ROUTES_REMEMBERED)

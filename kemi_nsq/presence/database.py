@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Literal, TypeVar
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
 from kemi_nsq.clock import Clock
+from kemi_nsq.databaseurl import DRIVERS, kamailio_url
 from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import DatabaseError, RowRefused
+from kemi_nsq.filename import path_of, readable
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
 from kemi_nsq.sqlitefile import OpenFile, identity
 
@@ -42,7 +46,7 @@ class Database:
     """One connection, for one thread.
 
     Args:
-        url: SQLAlchemy URL.
+        url: in Kamailio's form or SQLAlchemy's: `databaseurl`.
         timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
         clock: tells the time.
         say: takes a line that the operator shall read.
@@ -62,7 +66,8 @@ class Database:
     ) -> None:
         self._clock = clock
         self._say = say
-        self._url = sa.make_url(url)
+        self._url = sqlalchemy_url(url)
+        self._login_hint = _login_hint(url)
         self._deadline = Deadline(timeout_s, clock)
         self.backend = self._url.get_backend_name()
         self._engine: sa.Engine | None = None
@@ -121,7 +126,7 @@ class Database:
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
                 if not (tries_left and _is_deadlock(error)) or self._deadline.over:
-                    raise DatabaseError(_cause(error)) from error
+                    raise DatabaseError(_cause(error) + self._login_hint * _is_login_refused(error)) from error
         raise AssertionError("the last try returns or raises")
 
     def prepare_file(self) -> None:
@@ -170,12 +175,12 @@ class Database:
         if self._file is not None and not self._file.has_its_name():
             self._leave_file(self._file)
             self._say(
-                f"the database {path} was deleted or replaced: what is at its path now is used here, but Kamailio's "
-                "own modules still read the old file, and lamps are wrong, until Kamailio is restarted"
+                f"the database {readable(path)} was deleted or replaced: what is at its path now is used here, but "
+                "Kamailio's own modules still read the old file, and lamps are wrong, until Kamailio is restarted"
             )
         if self._file is None:
             if identity(path) is None:  # SQLite would make an empty one
-                raise DatabaseError(f"there is no file {path}")
+                raise DatabaseError(f"there is no file {readable(path)}")
             self._file = OpenFile(path)
 
     def _leave_file(self, file: OpenFile) -> None:
@@ -236,6 +241,38 @@ class Database:
 
     def _begin_sqlite(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+
+
+def sqlalchemy_url(url: str) -> sa.URL:
+    """Return the URL of a database, given in Kamailio's form or in SQLAlchemy's, as our drivers are given it."""
+    parts = kamailio_url(url)
+    if parts is None:
+        made = sa.make_url(url)
+    else:
+        made = sa.URL.create(
+            DRIVERS[parts.scheme],
+            username=parts.user,
+            password=parts.password,
+            host=parts.host or None,
+            port=parts.port,
+            database=parts.database,
+            query=dict(parse_qsl(parts.options or "")),
+        )
+    return made.set(database=path_of(made.database)) if made.get_backend_name() == "sqlite" and made.database else made
+
+
+def _login_hint(url: str) -> str:
+    """Return what to say where a login is refused: until 2026-11 `%40` was decoded in any form of URL."""
+    parts = kamailio_url(url)
+    if parts is None or not re.search("%[0-9A-Fa-f]{2}", f"{parts.user}:{parts.password}"):
+        return ""
+    return f"; a %XX in the user or password of {parts.scheme}: in NSQ_DB_URL is not decoded: write the letter itself"
+
+
+def _is_login_refused(error: sa.exc.SQLAlchemyError) -> bool:
+    """By MySQL's number (ER_ACCESS_DENIED_ERROR); PostgreSQL's driver has only the text for what ends a connect."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    return getattr(original, "args", ())[:1] == (1045,) or "authentication failed" in str(original)
 
 
 def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -94,3 +96,55 @@ def test_a_table_that_another_has_locked_fails(request: pytest.FixtureRequest) -
             table.save(ROW)
         other.exec_driver_sql("UNLOCK TABLES")
         assert table.save(ROW) is Change.STALE
+
+
+@pytest.fixture
+def account(server_database: Database) -> Iterator[str]:
+    """Make an account with the password `p@ss`; return a URL in Kamailio's form, with PASSWORD in its place."""
+    url = sa.make_url(server_database.url)
+    if server_database.name == "mariadb":
+        scheme, name, word = "mysql", "guest@localhost", "IDENTIFIED BY"
+    else:
+        scheme, name, word = "postgres", "guest", "PASSWORD"
+    server_database.execute(f"CREATE USER {name} {word} 'p@ss'")
+    with asked_for_passwords(server_database) if scheme == "postgres" else nullcontext():
+        yield f"{scheme}://guest:PASSWORD@{url.host}:{url.port}/{url.database}"
+    server_database.execute(f"DROP USER {name}")
+
+
+@contextmanager
+def asked_for_passwords(server: Database) -> Iterator[None]:
+    """Have PostgreSQL ask the user guest for a password, and nobody else (pg_hba.conf)."""
+    url = sa.make_url(server.url)
+
+    def asks() -> bool:
+        try:
+            psycopg.connect(host=url.host, port=url.port, dbname=url.database, user="guest").close()
+        except psycopg.OperationalError:
+            return True
+        return False
+
+    with server.engine.connect() as connection:
+        rules = Path(connection.execute(sa.text("SHOW hba_file")).scalar_one())
+    before = rules.read_text(encoding="utf-8")
+    try:
+        rules.write_text(f"host all guest 127.0.0.1/32 scram-sha-256\n{before}", encoding="utf-8")
+        server.execute("SELECT pg_reload_conf()")
+        until(asks, what="PostgreSQL to ask for a password")
+        yield
+    finally:
+        rules.write_text(before, encoding="utf-8")
+        server.execute("SELECT pg_reload_conf()")
+
+
+def test_a_login_is_refused_where_kamailios_form_has_a_percent_sign_and_the_line_says_why(account: str) -> None:
+    said = {}
+    for password in ("p%40ss", "wrong"):
+        with closing(PresentityTable(account.replace("PASSWORD", password), "presentity")) as table:
+            with pytest.raises(DatabaseError) as caught:
+                table.search.newest()
+            said[password] = str(caught.value)
+    assert "a %XX in the user or password of" in said["p%40ss"]
+    assert "not decoded" in said["p%40ss"]
+    assert "%" not in said["wrong"]
+    assert not any("\n" in line or "p%40" in line for line in said.values())

@@ -15,12 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.presence.database import sqlalchemy_url
 from kemi_nsq.presence.row import Order, Row
 from kemi_nsq.presence.table import PresentityTable
 from tests.support import sqlservers
 from tests.support.database import create_database
 from tests.support.rows import event_row
-from tests.support.settings import settings
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 WATCHERS_TABLE = "active_watchers"
@@ -169,8 +169,7 @@ def emptied(request: pytest.FixtureRequest, name: str) -> Database:
 
 @contextmanager
 def _database(name: str, kamailio_url: str, server: sqlservers.SqlServer | None = None) -> Iterator[Database]:
-    url = settings(db_url=kamailio_url).db_url
-    assert url is not None
+    url = sqlalchemy_url(kamailio_url).render_as_string(hide_password=False)
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     try:
         trouble = {"outage": server.outage, "silence": server.silence} if server else {}
