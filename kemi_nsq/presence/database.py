@@ -161,8 +161,7 @@ class Database:
                 self._connection = self._engine.connect()
             except (TypeError, ValueError) as error:  # the driver's own; its text may hold a part of the password
                 raise DatabaseError(
-                    f"the driver does not take NSQ_DB_URL ({type(error).__name__}): is an option in it wrong, or has "
-                    "the password letters beyond Latin-1, which MySQL's driver cannot send?"
+                    f"the driver does not take NSQ_DB_URL ({type(error).__name__}): is an option in it wrong?"
                 ) from None
             self._deadline.spend()
         return self._connection

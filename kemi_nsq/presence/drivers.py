@@ -105,6 +105,10 @@ def _mysql(deadline: Deadline) -> Callable[..., Any]:
         return max(math.ceil(left * _STEPS_PER_S), 1) / _STEPS_PER_S
 
     class Connection(pymysql.connections.Connection):  # type: ignore[misc]  # the driver has no types
+        def __init__(self, *arguments: Any, password: str = "", **named: Any) -> None:
+            # As Kamailio's driver sends it; this one would send a text in Latin-1, or fail.
+            super().__init__(*arguments, password=password.encode(), **named)
+
         def _read_packet(self, *arguments: Any) -> Any:
             self._read_timeout = left_s()
             try:

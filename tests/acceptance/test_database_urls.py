@@ -22,7 +22,7 @@ from tests.support.sqlservers import SqlServer, mariadb
 from tests.support.until import until
 
 #: What a password may hold in Kamailio 5.6 and later.
-PASSWORDS = ["p@s#s?:s@", "a%41%40"]
+PASSWORDS = ["p@s#s?:s@", "a%41%40", "ä€"]
 NAME = "kam%20x lämpchen"
 
 
@@ -70,7 +70,11 @@ WAYS = {
         "#!define NSQ_DB_URL DBURL  ",
         "#!define NSQ_ACK processed ",
     ],
-    "carriage returns": ['#!define DBURL "sqlite:///PATH"\r', "#!define NSQ_DB_URL DBURL\r", "#!define NSQ_PUA_BUILTIN 1\r"],
+    "carriage returns": [
+        '#!define DBURL "sqlite:///PATH"\r',
+        "#!define NSQ_DB_URL DBURL\r",
+        "#!define NSQ_PUA_BUILTIN 1\r",
+    ],
     "substdefs": ['#!substdefs "!MYDB!sqlite:///PATH!g"', "#!define NSQ_DB_URL MYDB"],
 }
 
