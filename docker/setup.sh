@@ -23,8 +23,8 @@ server_packages=(
     kamailio-xml-modules python3-venv
 )
 test_packages=(
-    baresip-core curl kamailio-tls-modules mariadb-server mmdebstrap openssl postgresql sip-tester sqlite3
-    systemd-container
+    baresip-core curl kamailio-tls-modules mariadb-server mmdebstrap openssl postgresql prometheus sip-tester
+    sqlite3 systemd-container
 )
 # A library's name ends with its version, so each release has its own; elsewhere the program brings it along.
 declare -A liblinphone=([bookworm]=liblinphone10 [trixie]=liblinphone12)
@@ -66,7 +66,7 @@ install_packages() {
     # With systemd they are, a SIP server on every address of the machine among them. Nobody asked for one.
     [ -d /run/systemd/system ] || return 0
     local server
-    for server in kamailio mariadb-server postgresql; do
+    for server in kamailio mariadb-server postgresql prometheus; do
         if [[ " $* " = *" $server "* ]]; then as_root systemctl disable --quiet --now "${server%-server}.service"; fi
     done
 }

@@ -315,6 +315,13 @@ class Settings(BaseSettings):
         "an absolute path",
         pattern=r"^/.+$",
     )
+    metrics_address: Addresses = _setting(
+        "",
+        "Where a consumer serves metrics to Prometheus, by HTTP at `/metrics`; empty for nowhere. There is no "
+        "password, so it should be an address of loopback.",
+        "host:port, or empty",
+        max_length=1,
+    )
     route_timeout: float = _setting(
         30.0,
         "Seconds after which a route takes too long: what waits behind it is given back, and its stack is logged.",

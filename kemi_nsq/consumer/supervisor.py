@@ -26,6 +26,7 @@ from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
 from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.metrics import Metrics
 from kemi_nsq.consumer.nsqdwatch import NsqdWatch
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
@@ -181,6 +182,7 @@ class Supervisor:
             threads.append(OutboxSender(self._settings.outbox, self._sender, self._emit, self._host.page))
         if self._host.place is not None:
             threads.append(self._make_console(self._host.place))
+            threads += self._make_metrics(self._host.place, first=desk.slot == 0)
         try:
             for thread in threads:
                 thread.start()
@@ -226,6 +228,12 @@ class Supervisor:
             )
         )
         return Console(place, self._inquiries, self._emit)
+
+    def _make_metrics(self, place: Place, *, first: bool) -> list[Metrics]:
+        return [
+            Metrics(address, place.path, first=first, emit=self._emit, clock=self._clock)
+            for address in self._settings.metrics_address
+        ]
 
     def _make_watch(self, desk: ReplyDesk, client_id: str) -> NsqdWatch:
         clocks = self._clocks if desk.slot == 0 else None  # of all consumers, one judges them

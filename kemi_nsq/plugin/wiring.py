@@ -15,6 +15,7 @@ from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current
+from kemi_nsq.consumer.metrics import warning
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import (
     BUILT_IN_CATEGORY,
@@ -112,6 +113,8 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
+    for line in filter(None, map(warning, settings.metrics_address)):
+        host.log(Level.WARNING, line)
     calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
     router = _router(settings, host, handlers, calls, pua, clock=clock, native=native)
     work = _work(host, settings, router, current, presence, publisher, died, clock)

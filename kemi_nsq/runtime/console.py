@@ -102,8 +102,8 @@ class Listener:
                 asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             )
             if user in (os.geteuid(), _ROOT):
-                question = _received(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
-                _send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
+                question = receive(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
+                send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
 
     def close(self) -> None:
         """Give the name back."""
@@ -134,8 +134,8 @@ def ask(folder: Path, pid: int, verb: str, arguments: JsonObject | None = None, 
     """
     deadline = time.monotonic() + timeout_s
     with _connected(folder, pid, deadline) as asking:
-        _send(asking, orjson.dumps({"verb": verb, "arguments": arguments or {}}) + b"\n", deadline)
-        said = _received(asking, _LARGEST_ANSWER, deadline)
+        send(asking, orjson.dumps({"verb": verb, "arguments": arguments or {}}) + b"\n", deadline)
+        said = receive(asking, _LARGEST_ANSWER, deadline)
     try:
         answer = orjson.loads(said)
     except orjson.JSONDecodeError as error:
@@ -181,8 +181,13 @@ def _answered(question: bytes, answer: Answerer) -> bytes:
         return orjson.dumps({"error": f"{type(error).__name__}: {error}; please report this", "usage": False})
 
 
-def _received(peer: socket.socket, most: int, deadline: float, end: bytes = b"") -> bytes:
-    """Return what a peer sends until `end`, or until it closes; all of it must come by a monotonic second."""
+def receive(peer: socket.socket, most: int, deadline: float, end: bytes = b"") -> bytes:
+    """Return what a peer sends until `end`, or until it closes; all of it must come by a monotonic second.
+
+    Raises:
+        DeadlineExceeded: it does not, or has more than `most` bytes.
+        OSError: the peer is gone, or silent.
+    """
     data = bytearray()
     while not (end and data.endswith(end)):
         peer.settimeout(max(0.001, deadline - time.monotonic()))
@@ -195,6 +200,7 @@ def _received(peer: socket.socket, most: int, deadline: float, end: bytes = b"")
     return bytes(data)
 
 
-def _send(peer: socket.socket, data: bytes, deadline: float) -> None:
+def send(peer: socket.socket, data: bytes, deadline: float) -> None:
+    """Send all of it by a monotonic second; raises OSError if the peer does not take it."""
     peer.settimeout(max(0.001, deadline - time.monotonic()))
     peer.sendall(data)

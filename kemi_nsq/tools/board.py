@@ -9,10 +9,10 @@ from itertools import accumulate
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from kemi_nsq.monitoring.answers import sums_of_routes, sums_of_topics
+from kemi_nsq.monitoring.status import CONSUMER, Process, Status, clock_text
 from kemi_nsq.runtime.page import BUCKETS_S, Gauge, Latencies, Stage
 from kemi_nsq.tools.output import plain, table
-from kemi_nsq.tools.said import sums_of_routes, sums_of_topics
-from kemi_nsq.tools.status import CONSUMER, Process, Status, clock_text
 
 _COLUMNS = (Gauge.IN_FLIGHT, Gauge.QUEUED, Gauge.QUEUED_BYTES, Gauge.LAST_EVENT)
 #: So much of all is within the seconds that are shown besides the mean.

@@ -18,12 +18,12 @@ from rich.text import Text
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.loading import load
+from kemi_nsq.monitoring.health import Health, worst
+from kemi_nsq.monitoring.status import Status, folders, look
 from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.page import Gauge
 from kemi_nsq.tools.board import board
-from kemi_nsq.tools.health import Health, worst
 from kemi_nsq.tools.output import console, plain, write_json
-from kemi_nsq.tools.status import Status, folders, look
 
 RunDirs = Annotated[
     list[Path] | None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.tools.status import CONSUMER, look
+from kemi_nsq.monitoring.status import CONSUMER, look
 from tests.support import hostile
 from tests.support.chain import TOPIC, Chain, event
 from tests.support.database import rows

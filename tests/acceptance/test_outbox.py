@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kemi_nsq.monitoring.health import Health
+from kemi_nsq.monitoring.status import CONSUMER, look
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.tools import cli
-from kemi_nsq.tools.health import Health
 from kemi_nsq.tools.reader import Reader
-from kemi_nsq.tools.status import CONSUMER, look
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain, Person
 from tests.support.database import create_database, rows

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from kemi_nsq.errors import ProtocolError
-from kemi_nsq.runtime.console import PATIENCE_S, ask
+from kemi_nsq.runtime.console import ask
 
 
 class ConnectionSaid(BaseModel):
@@ -60,13 +60,13 @@ class Said(BaseModel):
     routes: Sequence[RouteSaid]
 
 
-def said_by(folder: Path, pid: int) -> Said:
+def said_by(folder: Path, pid: int, *, timeout_s: float) -> Said:
     """Ask a consumer process.
 
     Raises:
         NsqError: it does not answer, or not so.
     """
-    answer = ask(folder, pid, "status", timeout_s=PATIENCE_S)
+    answer = ask(folder, pid, "status", timeout_s=timeout_s)
     try:
         return Said.model_validate(answer)
     except ValidationError as error:

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kemi_nsq import names
 from kemi_nsq.errors import TransientError
+from kemi_nsq.monitoring.answers import Said
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi, nodes, stats
-from kemi_nsq.tools.said import Said
 
 _TIMEOUT_S = 2.0
 _MOST_NSQD = 64
@@ -34,8 +34,12 @@ class Depth(NamedTuple):
     deferred: int
 
 
-def depths(said: Iterable[Said]) -> tuple[list[Depth], list[str]]:
+def depths(said: Iterable[Said], left_s: Callable[[], float]) -> tuple[list[Depth], list[str]]:
     """Ask every nsqd of some consumers, which have said what they consume and from where.
+
+    Args:
+        said: what they have said.
+        left_s: tells how many seconds may still be spent.
 
     Returns:
         What waits for each topic and channel, and which servers did not tell.
@@ -44,7 +48,7 @@ def depths(said: Iterable[Said]) -> tuple[list[Depth], list[str]]:
     servers: dict[Address, None] = {}
     unknown: list[str] = []
     for each in said:
-        found, silent = _servers(each)
+        found, silent = _servers(each, left_s)
         servers |= dict.fromkeys(found)
         unknown += silent
         subscriptions |= dict.fromkeys(Subscription(*pair.rsplit(":", 1)) for pair in each.subscriptions)
@@ -52,14 +56,16 @@ def depths(said: Iterable[Said]) -> tuple[list[Depth], list[str]]:
     for server in list(servers)[:_MOST_NSQD]:
         try:
             for subscription, total in sums.items():
-                for position, count in enumerate(stats.channel(server, subscription, timeout_s=_TIMEOUT_S)):
+                for position, count in enumerate(
+                    stats.channel(server, subscription, timeout_s=min(_TIMEOUT_S, left_s()))
+                ):
                     total[position] += count
         except TransientError as error:
             unknown.append(f"the lag is not known: nsqd {error}; see NSQ_NSQD_ADDRESS")
     return [Depth(*each, *total) for each, total in sums.items()], list(dict.fromkeys(unknown))
 
 
-def _servers(said: Said) -> tuple[Sequence[Address], list[str]]:
+def _servers(said: Said, left_s: Callable[[], float]) -> tuple[Sequence[Address], list[str]]:
     """Return the HTTP addresses of nsqd that a consumer consumes from, and which nsqlookupd did not tell."""
     lookupds = _addresses(said.settings["NSQ_LOOKUPD_ADDRESS"])
     if not lookupds:
@@ -67,7 +73,7 @@ def _servers(said: Said) -> tuple[Sequence[Address], list[str]]:
     lists, silent = [], []
     for lookupd in lookupds:
         try:
-            answer = httpapi.get(lookupd, nodes.PATH, timeout_s=_TIMEOUT_S)
+            answer = httpapi.get(lookupd, nodes.PATH, timeout_s=min(_TIMEOUT_S, left_s()))
             lists.append(nodes.read(answer.body, lookupd, "http_port").addresses)
         except TransientError as error:
             silent.append(f"the lag is not known: nsqlookupd {error}; see NSQ_LOOKUPD_ADDRESS")

@@ -16,11 +16,11 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, UsageError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.loading import in_force
+from kemi_nsq.monitoring.health import Health
+from kemi_nsq.monitoring.status import Process, Status, look
 from kemi_nsq.runtime.folder import RunFolder
 from kemi_nsq.runtime.page import BUCKETS_S, Fact, Gauge, Page, Stage
 from kemi_nsq.tools import cli
-from kemi_nsq.tools.health import Health
-from kemi_nsq.tools.status import Process, Status, look
 from tests.support.answering import answering
 from tests.support.ports import free_tcp_port
 from tests.support.settings import settings

@@ -9,24 +9,25 @@ for, and nsqd for what waits there. Neither needs to answer.
 from __future__ import annotations
 
 from collections import Counter as Multiset
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from kemi_nsq.clock import local_time
+from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.errors import NsqError
+from kemi_nsq.monitoring.answers import Said, said_by
+from kemi_nsq.monitoring.depths import Depth, depths
+from kemi_nsq.monitoring.health import Health, worst
+from kemi_nsq.runtime.console import PATIENCE_S
 from kemi_nsq.runtime.folder import STACK, sheets
 from kemi_nsq.runtime.page import Fact, Gauge, Latencies, Sheet, Stage, described
 from kemi_nsq.runtime.place import LOCK
-from kemi_nsq.tools.depths import Depth, depths
-from kemi_nsq.tools.health import Health, worst
-from kemi_nsq.tools.said import Said, said_by
 
 CONSUMER = "consumer"
 #: The I/O thread of a consumer turns twice a second. A native route may hold it up until NSQ_ROUTE_TIMEOUT.
 _SILENT_S = 5.0
 #: What a fact means for the health; those that every process shows mean nothing.
-_MEANING: Mapping[Fact, Health] = {
+MEANING: Mapping[Fact, Health] = {
     Fact.DATABASE: Health.CRITICAL,
     Fact.DATABASE_FILE: Health.CRITICAL,
     Fact.DEAD_LETTERS: Health.CRITICAL,
@@ -103,7 +104,8 @@ class Status:
         run_dir: its runtime folder.
         processes: its processes.
         counters: the sums of what they have counted.
-        depths: what waits at nsqd for each topic and channel that is consumed.
+        depths: what waits at nsqd for each topic and channel that is consumed, as far as is known.
+        depths_known: whether every nsqd has told.
         problems: what is wrong with the whole.
     """
 
@@ -111,6 +113,7 @@ class Status:
     processes: Sequence[Process]
     counters: dict[str, int]
     depths: Sequence[Depth]
+    depths_known: bool
     problems: Sequence[Problem]
 
     @property
@@ -162,23 +165,35 @@ def folders(run_dir: Path) -> list[Path]:
     return [run_dir, *(each for each in found if each != run_dir)] if run_dir in found or not found else found
 
 
-def look(folder: Path, now: float) -> Status:
-    """Look at the Kamailio that has a runtime folder; `now` is epoch seconds.
+def look(folder: Path, now: float, *, within_s: float = 10.0, clock: Clock = SYSTEM) -> Status:
+    """Look at the Kamailio that has a runtime folder.
+
+    Args:
+        folder: the runtime folder.
+        now: epoch seconds.
+        within_s: seconds that may be spent asking consumers and nsqd; who is not asked any more does not answer.
+        clock: measures them.
 
     Raises:
         RunFolderError: it is not there, or may not be read.
     """
-    processes = [_process(folder, sheet, alive, now) for sheet, alive in sheets(folder)]
+    until = clock.monotonic() + within_s
+
+    def left_s() -> float:
+        return max(_LEAST_S, until - clock.monotonic())
+
+    processes = [_process(folder, sheet, alive, now, left_s) for sheet, alive in sheets(folder)]
     sums: Multiset[str] = Multiset()
     for process in processes:
         sums.update(process.counters)
     nobody = [] if any(each.consuming for each in processes) else [Problem(Health.CRITICAL, "no consumer runs")]
-    found, unknown = depths(process.said for process in processes if process.said)
+    found, unknown = depths((process.said for process in processes if process.said), left_s)
     return Status(
         run_dir=str(folder),
         processes=processes,
         counters=dict(sums),
         depths=found,
+        depths_known=bool(found) and not unknown,
         problems=[*nobody, *(Problem(Health.WARNING, text) for text in unknown)],
     )
 
@@ -191,13 +206,13 @@ def clock_text(epoch: float) -> str:
         return "?"
 
 
-def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
+def _process(folder: Path, sheet: Sheet, alive: bool, now: float, left_s: Callable[[], float]) -> Process:
     state, problems = _judge(sheet, alive, now)
     busy = sheet.gauges[Gauge.BUSY_SINCE] > 0
     said: Said | None = None
     if alive and sheet.role == CONSUMER:
         try:
-            said = said_by(folder, sheet.pid)
+            said = said_by(folder, sheet.pid, timeout_s=min(PATIENCE_S, left_s()))
             problems += _of_connections(said)
         except NsqError as error:
             if state in _ANSWERING:
@@ -218,6 +233,8 @@ def _process(folder: Path, sheet: Sheet, alive: bool, now: float) -> Process:
     )
 
 
+#: Who is asked at all has so much time.
+_LEAST_S = 0.05
 #: In these states a consumer has nothing that should keep it from answering.
 _ANSWERING = ("works", "waits")
 
@@ -237,7 +254,7 @@ def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, list[Problem]]:
     if sheet.role != CONSUMER:
         return "runs", []
     busy = sheet.gauges[Gauge.BUSY_SINCE]
-    wrong = [Problem(_MEANING[fact], f"{fact}: {text}") for fact, text in sheet.facts.items() if fact in _MEANING]
+    wrong = [Problem(MEANING[fact], f"{fact}: {text}") for fact, text in sheet.facts.items() if fact in MEANING]
     if busy and now - busy > sheet.gauges[Gauge.ROUTE_TIMEOUT]:
         doing = described(sheet.facts.get(Fact.DOING, ""), sheet.facts.get(Fact.HANDLING, ""))
         return "stuck", [Problem(Health.CRITICAL, f"stuck for {now - busy:.0f} s in {doing}"), *wrong]
