@@ -53,6 +53,12 @@ def _addresses(value: object) -> object:
     return tuple(address(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _one_address(value: object) -> object:
+    if isinstance(value, str) and "," in value:
+        raise ValueError("it can be one address only")
+    return _addresses(value)
+
+
 def _subscriptions(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -103,6 +109,7 @@ def _built_in(wanted: bool, info: ValidationInfo) -> bool:
 
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
 Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
+OneAddress: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_one_address)]
 Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
 States: TypeAlias = Annotated[Mapping[str, Meaning], NoDecode, BeforeValidator(_states)]
 OptionalName: TypeAlias = Annotated[str, BeforeValidator(_optional_topic)]
@@ -315,12 +322,11 @@ class Settings(BaseSettings):
         "an absolute path",
         pattern=r"^/.+$",
     )
-    metrics_address: Addresses = _setting(
+    metrics_address: OneAddress = _setting(
         "",
         "Where a consumer serves metrics to Prometheus, by HTTP at `/metrics`; empty for nowhere. There is no "
         "password, so it should be an address of loopback.",
         "host:port, or empty",
-        max_length=1,
     )
     route_timeout: float = _setting(
         30.0,

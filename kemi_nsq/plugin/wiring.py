@@ -113,8 +113,6 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
-    for line in filter(None, map(warning, settings.metrics_address)):
-        host.log(Level.WARNING, line)
     calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
     router = _router(settings, host, handlers, calls, pua, clock=clock, native=native)
     work = _work(host, settings, router, current, presence, publisher, died, clock)
@@ -186,6 +184,9 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
     ways: Callable[[Settings], Ways],
     clock: Clock,
 ) -> Supervisor:
+    for line in filter(None, map(warning, settings.metrics_address)):
+        host.log(Level.WARNING, line)
+
     def make_sender(emit: Callable[[Report], None]) -> Sender:
         outbox = _outbox(settings, lambda line: emit(Report(level=Level.WARNING, text=line)), clock)
         # Publisher and outbox are its own: it has a thread of its own.

@@ -52,7 +52,7 @@ def test_what_came_and_what_its_route_took_is_shown(chain: Chain) -> None:
     assert [(each["topic"], each["channel"], each["subscribed"], each["ready"]) for each in connected] == [
         (TOPIC, CHANNEL, True, 5)
     ]
-    assert said["settings"]["NSQ_DB_URL"].startswith("sqlite+pysqlite:")
+    assert said["settings"]["NSQ_DB_URL"].startswith("sqlite:")
     assert said["versions"]["kamailio"][0] in "56"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's Prometheus on loopback: it scrapes one target, and answers queries."""
+"""Debian's Prometheus on loopback, configured as docs/metrics.md says: it scrapes one target, and answers queries."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.markdown import examples
 from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.process import ChildProcess, find_program
 from tests.support.until import until
 
-JOB = "kemi-nsq"
-_CONFIGURATION = """
-global: {{scrape_interval: 1s, evaluation_interval: 1s}}
-rule_files: [{rules}]
-scrape_configs:
-  - job_name: {job}
-    static_configs: [{{targets: ["{target}"]}}]
-"""
+#: Or the tests would wait for a minute.
+_OFTEN = "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+#: What docs/metrics.md says, and what the tests have in its place.
+_TARGET, _RULES = "127.0.0.1:9151", "/usr/share/kemi-nsq/monitoring/alerts.yml"
 
 
 class Prometheus:
@@ -39,7 +36,10 @@ class Prometheus:
         self._folder = folder
         folder.mkdir()
         self._file = folder / "prometheus.yml"
-        self._file.write_text(_CONFIGURATION.format(rules=rules, job=JOB, target=target), encoding="utf-8")
+        (example,) = (each.text for each in examples("yaml") if each.page.name == "metrics.md")
+        assert _TARGET in example
+        assert _RULES in example
+        self._file.write_text(_OFTEN + example.replace(_TARGET, target).replace(_RULES, str(rules)), encoding="utf-8")
 
     def __enter__(self) -> Self:
         options = [f"--config.file={self._file}", f"--storage.tsdb.path={self._folder}/data"]

@@ -59,7 +59,7 @@ from tests.support.presentity_table import create_presentity_table
 EVENTS = ROOT / "docs/events.md"
 RIGHT = ROOT / "docs/presence-stays-right.md"
 #: The languages of fenced blocks. `text` and `diff` are shown and not run here.
-LANGUAGES = {"diff", "json", "kamailio", "python", "sh", "text"}
+LANGUAGES = {"diff", "json", "kamailio", "python", "sh", "text", "yaml"}
 #: Programs of the shell examples. Those of ours are tried here, kamcmd, curl and sqlite3 in acceptance.
 PROGRAMS = {
     "apt-get",

@@ -92,6 +92,12 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_PUA_TOMBSTONE": (300, ("10", 10), ("86400", 86400)),
     "NSQ_PUA_MAX_DIALOGS": (50, ("0", 0), ("10000", 10000)),
     "NSQ_RUN_DIR": ("/run/kamailio/kemi-nsq", ("/run/x", "/run/x")),
+    "NSQ_METRICS_ADDRESS": (
+        (),
+        ("127.0.0.1:9151", (Address("127.0.0.1", 9151),)),
+        ("[::1]:9151", (Address("::1", 9151),)),
+        ("", ()),
+    ),
     "NSQ_ROUTE_TIMEOUT": (30.0, ("1", 1.0), ("2.5", 2.5), ("3600", 3600.0)),
 }
 
@@ -159,6 +165,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_TOMBSTONE": ("9", "86401"),
     "NSQ_PUA_MAX_DIALOGS": ("-1", "10001", "1.5"),
     "NSQ_RUN_DIR": ("", "/", "run", "./x"),
+    "NSQ_METRICS_ADDRESS": ("9151", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:1,127.0.0.1:2"),
     "NSQ_ROUTE_TIMEOUT": ("0", "0.5", "3601", "nan", "30s", ""),
 }
 
