@@ -15,7 +15,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.dials import Dials
 from kemi_nsq.consumer.discovery import Discovery
 from kemi_nsq.consumer.lookups import Found, Lookups
-from kemi_nsq.consumer.message import Item
+from kemi_nsq.consumer.message import Happening, Item, Notice
 from kemi_nsq.consumer.targets import Target, Targets
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, TransientError
@@ -141,4 +141,5 @@ class Connector(Background):
             text = f"cannot connect to nsqd {error}; trying again"
             if self._lookups:
                 text += " (nsqlookupd announced this address: see nsqd's --broadcast-address)"
-            self._emit(Report(level=Level.ERROR, text=text, counter=Counter.CONNECT_FAILED))
+            report = Report(level=Level.ERROR, text=text, counter=Counter.CONNECT_FAILED)
+            self._emit(Notice(happening=Happening.UNREACHABLE, report=report, fields=target.fields))

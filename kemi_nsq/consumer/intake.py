@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from kemi_nsq.consumer.connection import Connection, ready_share
-from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.message import Delivery, Happening, Item, Notice
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
@@ -150,7 +150,9 @@ class Intake:
         del self._connections[connection.connection_id]
         if not expected:
             text = f"lost {connection.target.subscription} at {connection.target.address}: {reason}"
-            self._hand_over([self._overseer.report(Level.WARNING, text, Counter.DISCONNECTED)])
+            report = self._overseer.report(Level.WARNING, text, Counter.DISCONNECTED)
+            fields = connection.target.fields | {"Reason": reason}
+            self._hand_over([Notice(happening=Happening.DISCONNECTED, report=report, fields=fields)])
         self._share_ready(connection.target.subscription)
         # One that sends what nobody asked for is left alone for longer each time, as one that does not answer.
         self._on_closed(connection.target, connection.subscribed and not connection.ignores_ready)
@@ -190,7 +192,7 @@ class Intake:
         It was not nsqd that was silent then: we were deaf.
         """
         held_up_s, self._turned_at = now - self._turned_at, now
-        if held_up_s >= HEARTBEAT_S:
+        if held_up_s >= min(HEARTBEAT_S, self._overseer.route_timeout_s):
             for connection in self._connections.values():
                 connection.heard_at = now
             self._hand_over([self._overseer.held_up(held_up_s)])
@@ -247,7 +249,9 @@ class Intake:
                 connection.subscribed = True
                 self._share_ready(connection.target.subscription)
                 text = f"consuming {connection.target.subscription} at {connection.target.address}"
-                items.append(Connected(self._overseer.report(Level.INFO, text, Counter.CONNECTED)))
+                report = self._overseer.report(Level.INFO, text, Counter.CONNECTED)
+                fields = connection.target.fields
+                items.append(Notice(happening=Happening.CONNECTED, report=report, fields=fields))
             case nsq.Refused(code=code, text=text, fatal=fatal):
                 # E_FIN_FAILED and its like: the message had timed out and comes again, and the handlers bear that.
                 address, subscription = connection.target

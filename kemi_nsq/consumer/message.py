@@ -17,6 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError
 from kemi_nsq.event import Event, decode
 from kemi_nsq.host import Broken, Report
+from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.presence.row import Row
@@ -53,14 +54,32 @@ class Delivery(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """nsqd has accepted a subscription; the report says which, and where."""
+class Happening(enum.Enum):
+    """What can happen besides events, by the name that its event route has (`notices.ROUTES`)."""
 
+    MOD_INIT = "mod-init"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    UNREACHABLE = "unreachable"
+    STUCK = "stuck"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that happened besides events.
+
+    Attributes:
+        happening: what.
+        report: what is logged and counted of it.
+        fields: what it was about, for an event route.
+    """
+
+    happening: Happening
     report: Report
+    fields: JsonObject = field(default_factory=dict)
 
 
-Item: TypeAlias = Delivery | Connected | Report | Resume | Errand | Broken
+Item: TypeAlias = Delivery | Notice | Report | Resume | Errand | Broken
 
 
 class Custody:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from kemi_nsq.consumer.connection import GIVE_BACK_MS, Connection
-from kemi_nsq.consumer.message import Custody, Item
+from kemi_nsq.consumer.message import Custody, Happening, Item, Notice
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.watchdog import FINE, Judgement, Watchdog
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level, Report
+from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.runtime.page import Gauge, Page
 from kemi_nsq.settings import Settings
 
@@ -54,6 +55,7 @@ class Overseer:
 
     Attributes:
         custody: who has which message.
+        route_timeout_s: NSQ_ROUTE_TIMEOUT.
     """
 
     def __init__(self, settings: Settings, page: Page, stacks: Stacks, hand_over: Callable[[list[Item]], None]) -> None:
@@ -62,6 +64,7 @@ class Overseer:
         self._page = page
         self._stacks = stacks
         self._hand_over = hand_over
+        self.route_timeout_s = settings.route_timeout
         self._watchdog = Watchdog(settings.route_timeout)
         self._shown_at = 0.0
         self._silent = False
@@ -72,13 +75,16 @@ class Overseer:
         self._page.count(counter)
         return Report(level=level, text=text, counter=counter)
 
-    def held_up(self, seconds: float) -> Report:
-        """Tell that the main thread, in C code, kept this thread from running."""
+    def held_up(self, seconds: float) -> Item:
+        """Tell that the main thread, in C code, kept this thread from running; it may have been stuck there."""
         text = (
             f"Python's lock was kept for {seconds:.0f} s, last by {self._page.last or 'nobody known'}: nsqd had no "
             "heartbeat meanwhile, and may have hung up"
         )
-        return Report(level=Level.WARNING, text=text)
+        report = Report(level=Level.WARNING, text=text)
+        if seconds < self.route_timeout_s:
+            return report
+        return Notice(happening=Happening.STUCK, report=report, fields=_stuck(self._page.last, seconds))
 
     def answered(self, now: float) -> None:
         """Note that a message was answered, or is the first that waits."""
@@ -128,7 +134,9 @@ class Overseer:
         if judgement.ended is not None:
             self._stacks.ended()
             text = f"stuck no more: {judgement.ended.what} took {judgement.took_s:.1f} s"
-            self._hand_over([Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)])
+            report = Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)
+            fields = _stuck(judgement.ended.what, judgement.took_s)
+            self._hand_over([Notice(happening=Happening.STUCK, report=report, fields=fields)])
 
     def _give_back(self, connections: Mapping[int, Connection]) -> None:
         """Let other consumers have what the main thread does not handle."""
@@ -152,3 +160,8 @@ class Overseer:
         self._page.set(Gauge.IN_FLIGHT, sum(len(connection.touch_at) for connection in connections))
         self._page.set(Gauge.QUEUED, self.custody.queued)
         self._page.set(Gauge.QUEUED_BYTES, self.custody.queued_bytes)
+
+
+def _stuck(what: str, seconds: float) -> JsonObject:
+    """Return what an event route is told of it."""
+    return {"What": what, "Seconds": round(seconds, 3)}

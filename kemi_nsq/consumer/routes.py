@@ -238,11 +238,18 @@ class Router:
         if self._built_in is not None and self._built_in.take(event):
             return self._built_in.run(names[0], event)
         for name in names:
-            for source in self._sources:
-                outcome = source.run(name, event)
-                if outcome is not Outcome.MISSING:
-                    return outcome
+            outcome = self.run_one(name, event)
+            if outcome is not Outcome.MISSING:
+                return outcome
         self._note_unrouted(names[0][:_LONGEST_NAME], event)
+        return Outcome.MISSING
+
+    def run_one(self, name: str, event: Event) -> Outcome:
+        """Run the route of just this name, if there is one."""
+        for source in self._sources:
+            outcome = source.run(name, event)
+            if outcome is not Outcome.MISSING:
+                return outcome
         return Outcome.MISSING
 
     def _note_unrouted(self, name: str, event: Event) -> None:

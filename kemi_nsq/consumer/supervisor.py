@@ -25,8 +25,9 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.intake import HEARTBEAT_S, Intake
 from kemi_nsq.consumer.iothread import IoThread
-from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.message import Delivery, Happening, Item, Notice
 from kemi_nsq.consumer.metrics import Metrics
+from kemi_nsq.consumer.notices import Notices
 from kemi_nsq.consumer.nsqdwatch import NsqdWatch
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
@@ -90,6 +91,7 @@ class Supervisor:
         clocks: judges the clocks of nsqd; None where they put nothing in order.
         make_sender: makes what sends the outbox, given what takes its reports; None for no outbox.
         inquiries: answers tools.
+        notices: tells event routes what happens besides events.
         clock: tells the time.
     """
 
@@ -104,6 +106,7 @@ class Supervisor:
         clocks: Clocks | None,
         make_sender: MakeSender | None,
         inquiries: Inquiries,
+        notices: Notices,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
@@ -114,6 +117,7 @@ class Supervisor:
         self._gate = gate
         self._clocks = clocks
         self._inquiries = inquiries
+        self._notices = notices
         #: What other threads have for this one. To put something there never makes them wait: nsqd must be served while
         #: this thread is stuck. So it is bounded by those who put: by RDY, and by `_emit`.
         self._items: SimpleQueue[list[Item]] = SimpleQueue()
@@ -123,6 +127,7 @@ class Supervisor:
         self._stopping = threading.Event()
         #: One for all starts of the loop: it remembers what nsqd has taken.
         self._sender = make_sender(self._emit) if make_sender else None
+        self._began = False
         self._stacks: Stacks
         self._io: IoThread
         self._connector: Connector
@@ -186,6 +191,9 @@ class Supervisor:
         try:
             for thread in threads:
                 thread.start()
+            if desk.slot == 0 and not self._began:
+                self._began = True
+                self._notices.tell(Notice(happening=Happening.MOD_INIT, report=Report(level=Level.DEBUG, text="")))
             self._loop()
         finally:
             for thread in threads:
@@ -266,9 +274,10 @@ class Supervisor:
         While it is stuck only so much is kept: of a transaction that waits tm has thought better by then.
         """
         full = self._items.qsize() > _MOST_ITEMS
-        if isinstance(item, Report):
-            if item.counter:
-                self._host.page.count(item.counter)
+        report = item.report if isinstance(item, Notice) else item
+        if isinstance(report, Report):
+            if report.counter:
+                self._host.page.count(report.counter)
             if full:
                 return
         elif isinstance(item, Resume):
@@ -307,9 +316,8 @@ class Supervisor:
                     self._resume(item)
                 case Report():
                     self._say(item)
-                case Connected():
-                    self._say(item.report)
-                    self._chores.connected()
+                case Notice():
+                    self._notice(item)
                 case Errand():
                     self._host.page.begin("what a tool has asked for")
                     item.run()
@@ -318,6 +326,12 @@ class Supervisor:
         size = self._settings.batch
         for start in range(0, len(deliveries), size):
             self._handling.handle(deliveries[start : start + size], self._io)
+
+    def _notice(self, notice: Notice) -> None:
+        self._say(self._notices.report(notice))
+        if notice.happening is Happening.CONNECTED:
+            self._chores.connected()
+        self._notices.tell(notice)
 
     def _say(self, report: Report) -> None:
         """Log what a thread reports; it has counted in the page what it counts, and here the server's copy follows."""

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from kemi_nsq.delays import reconnect_delay_s, retry_delay_s
+from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.memory import remember
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq.nodes import in_turns
@@ -33,6 +34,11 @@ class Target(NamedTuple):
 
     address: Address
     subscription: Subscription
+
+    @property
+    def fields(self) -> dict[str, JsonValue]:
+        """Name it for an event route."""
+        return {"Nsqd": str(self.address), "Topic": self.subscription.topic, "Channel": self.subscription.channel}
 
 
 @dataclass(slots=True)

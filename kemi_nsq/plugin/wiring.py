@@ -16,6 +16,7 @@ from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.metrics import warning
+from kemi_nsq.consumer.notices import Notices
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import (
     BUILT_IN_CATEGORY,
@@ -74,6 +75,7 @@ class Work:
     chores: Chores
     gate: Gate
     inquiries: Inquiries
+    notices: Notices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,15 +167,15 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         died=died,
         clock=clock,
     )
-    chores = Chores(
-        host,
-        watchers=presence.watchers,
-        expiry=presence.expiry,
-        probe=presence.probe,
+    watchers, expiry, probe = presence.watchers, presence.expiry, presence.probe
+    chores = Chores(host, watchers=watchers, expiry=expiry, probe=probe, gate=gate, clock=clock)
+    return Work(
+        handling=handling,
+        chores=chores,
         gate=gate,
-        clock=clock,
+        inquiries=Inquiries(settings, host, gate, tally),
+        notices=Notices(settings, router.run_one, clock),
     )
-    return Work(handling=handling, chores=chores, gate=gate, inquiries=Inquiries(settings, host, gate, tally))
 
 
 def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
@@ -201,6 +203,7 @@ def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
         clocks=clocks,
         make_sender=make_sender if settings.outbox else None,
         inquiries=work.inquiries,
+        notices=work.notices,
         clock=clock,
     )
 

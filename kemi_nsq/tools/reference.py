@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 
+from kemi_nsq.consumer.notices import PREFIX, ROUTES
 from kemi_nsq.consumer.routes import ROUTE_VARIABLES
 from kemi_nsq.counters import Counter
 from kemi_nsq.event import ROUTE_PREFIX, Event, route_names
@@ -62,6 +63,14 @@ its names sees it.
 """
 
 
+_NOTICES = """\
+## What happens besides events
+
+These routes, native or in Python, run in a consumer process when something happens to it. Each finds a JSON object, as
+an event route does, with `Event-Category` `nsq`, `Event-Name` and `Node`. What it returns has no effect.
+
+"""
+
 #: Methods that an operator calls, besides those that begin with `nsq_`.
 _MORE = frozenset({"ksr_nsq_reset", "presence_lock"})
 #: Those that only a script can use.
@@ -80,6 +89,7 @@ def markdown() -> str:
         _HANDLERS + _table(("field of `Event`", "holds"), _attribute_rows(Event)),
         "## Variables of a native event route\n\n" + _table(("variable", "holds"), _variable_rows()),
         _routes(),
+        _NOTICES + _table(("route", "runs when"), ((f"`{PREFIX}{each.value}`", when) for each, when in ROUTES.items())),
         "## Counters\n\n`kamcmd htable.dump nsq` shows them; an absent one is 0.\n\n"
         + _table(("counter", "counts"), ((f"`{counter}`", counter.meaning) for counter in Counter)),
     ]

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import Intake
-from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.message import Delivery, Happening, Item, Notice
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.supervisor import _identify
@@ -229,9 +229,10 @@ class Process:
         for item in items:
             if isinstance(item, Delivery):
                 deliveries.append(item)
-            elif isinstance(item, Connected):
+            elif isinstance(item, Notice):
                 self._emit(item.report)
-                self.parts.work.chores.connected()
+                if item.happening is Happening.CONNECTED:
+                    self.parts.work.chores.connected()
             else:
                 assert isinstance(item, Report)
                 self._emit(item)

@@ -10,7 +10,7 @@ import pytest
 
 from kemi_nsq.consumer.connection import Connection
 from kemi_nsq.consumer.intake import HEARTBEAT_S, SILENCE_S, Intake
-from kemi_nsq.consumer.message import Connected, Delivery, Item
+from kemi_nsq.consumer.message import Delivery, Happening, Item, Notice
 from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
@@ -144,7 +144,13 @@ def ids(deliveries: Sequence[Delivery]) -> list[bytes]:
 
 
 def texts(items: Sequence[Item]) -> list[str]:
-    return [item.text for item in items if isinstance(item, Report) and item.text]
+    """Return the lines of reports and notices, without those that nsqd accepted a subscription."""
+    told = [item.report if isinstance(item, Notice) else item for item in items if not _is_connected(item)]
+    return [report.text for report in told if isinstance(report, Report) and report.text]
+
+
+def _is_connected(item: Item) -> bool:
+    return isinstance(item, Notice) and item.happening is Happening.CONNECTED
 
 
 # The handshake
@@ -161,7 +167,8 @@ def test_a_connection_begins_with_magic_and_identify_and_is_told_rdy_after_sub(w
     assert connection.subscribed
     assert world.sent(connection) == ["RDY 5"]
     report = Report(level=Level.INFO, text="consuming t:c at one:4150", counter=Counter.CONNECTED)
-    assert world.taken() == [Connected(report)]
+    fields = {"Nsqd": "one:4150", "Topic": "t", "Channel": "c"}
+    assert world.taken() == [Notice(happening=Happening.CONNECTED, report=report, fields=fields)]
     assert world.counted(Counter.CONNECTED) == 1
 
 
@@ -380,7 +387,9 @@ def test_a_lost_connection_is_told_and_tried_again(world: World) -> None:
     one = world.connect()
     world.intake.close(one, "the peer closed the connection")
     text = "lost t:c at one:4150: the peer closed the connection"
-    assert world.taken() == [Report(level=Level.WARNING, text=text, counter=Counter.DISCONNECTED)]
+    report = Report(level=Level.WARNING, text=text, counter=Counter.DISCONNECTED)
+    fields = {"Nsqd": "one:4150", "Topic": "t", "Channel": "c", "Reason": "the peer closed the connection"}
+    assert world.taken() == [Notice(happening=Happening.DISCONNECTED, report=report, fields=fields)]
     assert world.closed == [(Target(ONE, PAIR), True)]
     assert world.counted(Counter.DISCONNECTED) == 1
 

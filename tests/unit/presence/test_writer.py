@@ -154,6 +154,7 @@ def test_batches_are_as_large_as_the_setting_allows(batch: str, sizes: list[int]
         clocks=None,
         make_sender=None,
         inquiries=None,  # type: ignore[arg-type]
+        notices=None,  # type: ignore[arg-type]
     )
     consumer._io = None  # type: ignore[assignment]  # nobody is answered here
     consumer._take([message(number) for number in range(5)])
