@@ -20,6 +20,7 @@ class Clock:
         wall_ns: returns the same in nanoseconds, for what is put in order.
         chance: returns a random number, at least 0 and below 1.
         entropy: returns so many bytes that nobody can guess.
+        sleep: waits so many seconds, while other threads of the process run.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -27,6 +28,7 @@ class Clock:
     wall_ns: Callable[[], int] = time.time_ns
     chance: Callable[[], float] = random.random
     entropy: Callable[[int], bytes] = os.urandom
+    sleep: Callable[[float], None] = time.sleep
 
 
 def local_time(epoch: float, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:

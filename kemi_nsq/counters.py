@@ -58,7 +58,7 @@ class Counter(Named):
     )
     PUA_ENDED = "pua_ended", "states that were ended because they expired or were reset"
     PROBED = "probed", "probes published to NSQ_PROBE_TOPIC"
-    LOCK_FAILED = "lock_failed", "times that the lock NSQ_PUA_LOCK was refused, so that work went on without it"
+    LOCK_FAILED = "lock_failed", "times that the lock NSQ_PUA_LOCK was not given, so that work went on without it"
     REQUEST_REFUSED = "request_refused", "SUBSCRIBEs and PUBLISHes that the presence module refused"
     REFRESH_FAILED = "refresh_failed", "times that the presence module refused to notify the watchers of a presentity"
     NOTIFY_UNANSWERED = "notify_unanswered", "NOTIFYs that a watcher did not answer, or that could not be sent"

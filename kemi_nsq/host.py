@@ -101,8 +101,12 @@ class Host(Protocol):
     def resumed_route(self) -> str:
         """Give a transaction that goes on its usual time again; return the name of its route. For Python routes."""
 
-    def lock(self, name: str) -> bool:
-        """Wait for the lock of this name, which all processes of the server share; return whether it was given."""
+    def try_lock(self, name: str) -> bool | None:
+        """Take the lock of this name, which all processes of the server share, if it is free now.
+
+        Returns:
+            Whether it was; None if there are no locks.
+        """
 
     def unlock(self, name: str) -> None:
         """Give the lock back."""

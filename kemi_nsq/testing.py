@@ -35,7 +35,8 @@ class FakeHost:
         refreshed: presentity URI and event package of each refresh.
         refresh_accepted: what the presence module answers.
         locked: names of the locks that are held.
-        has_locks: whether a lock is given to who asks.
+        has_locks: whether there are locks.
+        locked_elsewhere: names of the locks that others hold.
         routes: names of the native routes that a transaction can go on in.
         transaction: index and label of the SIP transaction that can be suspended, or None.
         suspended_for_s: how long each suspended transaction may wait at most.
@@ -62,6 +63,7 @@ class FakeHost:
         self.refresh_accepted = True
         self.locked: set[str] = set()
         self.has_locks = True
+        self.locked_elsewhere: set[str] = set()
         self.routes: set[str] = set()
         self.transaction: tuple[int, int] | None = None
         self.suspended_for_s: list[float] = []
@@ -157,13 +159,16 @@ class FakeHost:
         """Return the route of what was continued last."""
         return self.continued[-1][0].route
 
-    def lock(self, name: str) -> bool:
-        """Take a lock if there are any; Kamailio would wait for ever for one that this process has already."""
+    def try_lock(self, name: str) -> bool | None:
+        """Take a lock if there are any; nobody gives this process one that it has already."""
         if name in self.locked:
             raise RuntimeError(f"deadlock: {name} is locked already")
-        if self.has_locks:
-            self.locked.add(name)
-        return self.has_locks
+        if not self.has_locks:
+            return None
+        if name in self.locked_elsewhere:
+            return False
+        self.locked.add(name)
+        return True
 
     def unlock(self, name: str) -> None:
         """Give a lock back."""

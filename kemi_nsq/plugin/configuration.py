@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kamailio.cfg calls by `python_exec`, as far as its text says so: Kamailio itself looks a name up at its call.
+"""What kamailio.cfg calls by `python_exec`, and which locks it takes, as far as its text says so.
 
-Read are the words that matter and no grammar (core/cfg.lex): comments, strings, includes, and what the preprocessor
-leaves out. A function that is named by a variable or a define is not found.
+Kamailio itself looks a name up at its call. Read are the words that matter and no grammar (core/cfg.lex): comments,
+strings, includes, and what the preprocessor leaves out. What is named by a variable or a define is not found.
 """
 
 from __future__ import annotations
@@ -19,49 +19,52 @@ _WORDS = re.compile(
     r"""
       ^[ \t]*(?:\#!|!!)(?!(?:include|import)_file) (?P<directive>\w+) [ \t]* (?P<argument>[^\n]*)
     | /\*.*?\*/ | //[^\n]* | \#(?!!(?:include|import)_file)[^\n]*
-    | \b(?P<word>python_exec\s*\(|include_file|import_file) \s* (?P<quote>["'])(?P<text>[^"'\n]*)(?P=quote)
+    | \b(?P<word>python_exec|lock|include_file|import_file) \s* (?P<open>\(?) \s*
+      (?P<quote>["'])(?P<text>[^"'\n]*)(?P=quote) \s* (?P<more>,?)
     | "(?:\\.|[^"\\])*" | '[^']*'
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
 _INCLUDES = ("include_file", "import_file")
+_LOCK = "lock"
 
 
-class PythonCall(NamedTuple):
-    """A call of `python_exec` in a configuration file.
+class Call(NamedTuple):
+    """A call of `python_exec`, or of `lock` with one key, in a configuration file.
 
     Attributes:
-        name: the function that it names.
+        function: which of the two.
+        name: the Python function, or the lock, that it names.
         file: the file.
         line: of it, from 1.
     """
 
+    function: str
     name: str
     file: Path
     line: int
 
 
-def python_calls(file: Path, defined: Collection[str]) -> Iterator[PythonCall]:
-    """Find the calls of `python_exec` in a configuration and in the files that it includes.
+def calls(file: Path, defined: Collection[str]) -> Iterator[Call]:
+    """Find the calls in a configuration and in the files that it includes.
 
     Args:
         file: the configuration. It, or an included one, that cannot be read has no calls.
-        defined: names that the preprocessor knew at the end. What a `#!ifndef` holds that defines its own name is
-            therefore not looked at.
+        defined: names that the preprocessor knew at the end.
     """
     waiting, seen = [file], {file}
     while waiting and len(seen) <= _MOST_FILES:
         current = waiting.pop(0)
         text = _text(current)
         for match in _active(text, defined):
-            name = match["text"]
-            if match["word"] in _INCLUDES:
+            word, name = match["word"], match["text"]
+            if word in _INCLUDES:
                 included = Path(name) if os.path.isfile(name) else current.parent / name  # as Kamailio looks for it
                 if included not in seen:
                     seen.add(included)
                     waiting.append(included)
-            elif "$" not in name:
-                yield PythonCall(name, current, text.count("\n", 0, match.start()) + 1)
+            elif match["open"] and "$" not in name and not (word == _LOCK and match["more"]):
+                yield Call(word, name, current, text.count("\n", 0, match.start()) + 1)
 
 
 def _text(file: Path) -> str:
@@ -76,6 +79,7 @@ def _text(file: Path) -> str:
 def _active(text: str, defined: Collection[str]) -> Iterator[re.Match[str]]:
     """Find calls and includes, but for those that the preprocessor leaves out."""
     branches: list[bool | None] = []
+    guard = ""  # what the last `#!ifndef` asked for: if that is defined there, nothing else had defined it
     for match in _WORDS.finditer(text):
         name = (match["argument"] or "").strip()
         match match["directive"]:
@@ -83,11 +87,17 @@ def _active(text: str, defined: Collection[str]) -> Iterator[re.Match[str]]:
                 yield match
             case "ifdef":
                 branches.append(name in defined)
+                guard = ""
             case "ifndef":
                 branches.append(name not in defined)
+                guard = name
+            case "define" if branches and name.split(maxsplit=1)[:1] == [guard]:
+                branches[-1] = True
             case "ifexp":
                 branches.append(None)  # an expression over values: nobody here knows which branch it is
+                guard = ""
             case "else" if branches and branches[-1] is not None:
                 branches[-1] = not branches[-1]
             case "endif" if branches:
                 branches.pop()
+                guard = ""

@@ -19,7 +19,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RunFolderError, SettingsError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.loading import host_name, load
-from kemi_nsq.plugin.functions import FAILED, OK
+from kemi_nsq.plugin.functions import FAILED, NOT_FOR_ROUTES, OK
 from kemi_nsq.plugin.wiring import wire
 
 #: core/sr_module.h. Of all processes, tm's timers notice that nobody answers, or that nothing can be sent.
@@ -91,6 +91,8 @@ class Face:
 
     def child_init(self, rank: int) -> int:
         """Tell a timer process that it is one; everything else opens when it is first used."""
+        if not isinstance(rank, int):  # a route calls it, with the message
+            return self._parts.calls.unknown("child_init", NOT_FOR_ROUTES)
         if rank == _PROC_TIMER:
             self._parts.host.set_variable(TIMER_VARIABLE, "1")
         return 0
@@ -104,10 +106,10 @@ class Face:
     def presence_lock(self) -> AbstractContextManager[None]:
         """Hold the lock NSQ_PUA_LOCK: `with self.presence_lock(): KSR.presence.handle_subscribe()`.
 
-        Releases of Kamailio want different arguments for its locks; this knows which. A lock that is refused is an
+        Releases of Kamailio want different arguments for its locks; this knows which. A lock that is not given is an
         error line and the counter `lock_failed`, and what stands in the block is done without it.
         """
-        return self._parts.lock.held()
+        return self._parts.lock.held("presence_lock")
 
     def _handle(self) -> int:
         code = self._call("nsq_pua_handle", self._parts.pua.handle).code

@@ -135,6 +135,10 @@ FUNCTIONS: Mapping[str, Function] = {
 }
 
 
+#: Why something of ours is no function of routes.
+NOT_FOR_ROUTES = "Kamailio or Python calls this by itself; it is no function for routes"
+
+
 def no_function(meant: str) -> str:
     """Say in words that there is no function of a name."""
     return f"there is no such function; did you mean {meant}?"
@@ -179,10 +183,10 @@ class Calls:
             self._quiet.log(Level.CRITICAL, Counter.BUG, text, error=error)
             return Done(FAILED)
 
-    def unknown(self, name: str, meant: str) -> int:
-        """Say that kamailio.cfg calls a name that is none."""
+    def unknown(self, name: str, why: str) -> int:
+        """Say that kamailio.cfg calls a name that is none, and why it is none."""
         self._host.count(Counter.UNKNOWN_FUNCTION)
-        self._quiet.log(Level.ERROR, "unknown", f'python_exec("{name}"): {no_function(meant)}')
+        self._quiet.log(Level.ERROR, "unknown", f'python_exec("{name}"): {why}')
         return FAILED
 
     def _failed(self, name: str, failure: Failure, error: NsqError) -> int:

@@ -41,6 +41,8 @@ _STDERR = 2
 #: Kamailio's program. Unlike CDLL, a call through this lets no other thread have Python's lock meanwhile.
 _PROGRAM = ctypes.PyDLL(None)
 _ROUTES_REMEMBERED = 256
+#: Names of locks, of which at least one is free wherever there are some.
+_LOCKS_TO_LOOK_AT = ("kemi-nsq 1", "kemi-nsq 2", "kemi-nsq 3", "kemi-nsq 4")
 #: Method to the function of the presence module that handles it.
 _HANDLERS: Mapping[str, str] = {"SUBSCRIBE": "handle_subscribe", "PUBLISH": "handle_publish"}
 #: Level to Kamailio's word for it (core/dprint.c) and to syslog's number.
@@ -66,6 +68,7 @@ class KamailioHost:
 
     def __init__(self, *, native: bool) -> None:
         self._native = native
+        self._has_locks = False
         self._folder: folder.RunFolder | None = None
         self.page = Page()
         self.place: Place | None = None
@@ -193,12 +196,21 @@ class KamailioHost:
         KSR.tm.t_reset_max_lifetime()
         return self.variable("nqRoute")
 
-    def lock(self, name: str) -> bool:
-        """Take a lock of the module cfgutils, as `lock("name")` does in a route.
+    def try_lock(self, name: str) -> bool | None:
+        """Take a lock of the module cfgutils, as `trylock("name")` does in a route.
 
-        KEMI answers 1, or -1 where there is no set of locks, or False where the keys are not those that it wants.
+        Its `lock` would wait for ever, and no thread of ours would run. KEMI answers 1, or False where the keys are not
+        those that it wants; and -1 where the lock is taken, or there is no set of locks: then no other one is free.
         """
-        return bool(KSR.cfgutils.lock(name, *_more_keys()) == 1)
+        if _takes(name):
+            self._has_locks = True
+            return True
+        for other in _LOCKS_TO_LOOK_AT if not self._has_locks else ():
+            if _takes(other):
+                self.unlock(other)
+                self._has_locks = True
+                break
+        return False if self._has_locks else None
 
     def unlock(self, name: str) -> None:
         """Give back a lock of the module cfgutils."""
@@ -228,8 +240,12 @@ class KamailioHost:
         return str(KSR.pv.get("$ru") or ""), str(KSR.hdr.get("Event") or "").partition(";")[0].strip()
 
 
+def _takes(name: str) -> bool:
+    return bool(KSR.cfgutils.trylock(name, *_more_keys()) == 1)
+
+
 def _more_keys() -> tuple[str, ...]:
-    """Return what `lock` and `unlock` of this Kamailio want besides a lock's name.
+    """Return what `trylock` and `unlock` of this Kamailio want besides a lock's name.
 
     6.0.0 and 6.0.1 export both twice, and Python finds those with two keys, of which the second may be empty. From
     6.0.2 on these have names of their own; the number of KEMI's version is the same in all of 6.x.

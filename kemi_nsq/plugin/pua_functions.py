@@ -126,7 +126,7 @@ class PuaFunctions:
         Raises:
             UsageError: it is another request, or there is no presence module.
         """
-        with self._lock.held():
+        with self._lock.held("nsq_pua_handle"):
             taken = self._host.handle_request()
         if not taken:
             self._host.count(Counter.REQUEST_REFUSED)

@@ -202,7 +202,7 @@ class Watchers:
     def _send(self, uri: str, event: str) -> bool:
         # In this process, and at once (notifier_processes 0): the NOTIFY has left when the call returns.
         began = self._clock.monotonic()
-        with self._lock.held():
+        with self._lock.held("a NOTIFY"):
             accepted = self._host.refresh_watchers(uri, event)
         self._host.page.observe(Stage.NOTIFY, self._clock.monotonic() - began)
         if accepted:

@@ -45,10 +45,10 @@ class Host(FakeHost):
         self._process.alive()
         super().count(counter)
 
-    def lock(self, name: str) -> bool:
+    def try_lock(self, name: str) -> bool | None:
         """Take the lock, which no other process has: they take their turns where it is free."""
         self._process.point("lock")
-        return super().lock(name)
+        return super().try_lock(name)
 
     def unlock(self, name: str) -> None:
         """Give it back."""

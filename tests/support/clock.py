@@ -23,6 +23,7 @@ class SetClock:
             wall=lambda: self.wall,
             wall_ns=lambda: int(self.wall * 1e9),
             chance=lambda: 0.5,
+            sleep=self.pass_time,
         )
 
     def pass_time(self, seconds: float) -> None:

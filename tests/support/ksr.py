@@ -22,23 +22,27 @@ class Cfgutils:
     """The module cfgutils as KEMI calls it: a lock called with other than `keys` arguments answers False.
 
     Args:
-        keys: how many keys `lock` and `unlock` take.
+        keys: how many keys `trylock` and `unlock` take.
         answer: what a call with so many keys returns; -1 where there is no set of locks.
 
     Attributes:
         calls: each call of the two, with its keys.
         routes: the routes of kamailio.cfg.
+        taken: names of the locks that somebody has.
     """
 
     def __init__(self, keys: int = 1, answer: int = 1) -> None:
         self._keys, self._answer = keys, answer
         self.calls: list[tuple[str, ...]] = []
         self.routes: set[str] = set()
+        self.taken: set[str] = set()
 
-    def lock(self, *keys: str) -> int:
-        """Take a lock."""
-        self.calls.append(("lock", *keys))
-        return self._answer if len(keys) == self._keys else False
+    def trylock(self, *keys: str) -> int:
+        """Take a lock that is free."""
+        self.calls.append(("trylock", *keys))
+        if len(keys) != self._keys:
+            return False
+        return -1 if keys[0] in self.taken else self._answer
 
     def unlock(self, *keys: str) -> int:
         """Give it back."""

@@ -68,7 +68,7 @@ def test_it_answers_a_refresh_as_it_was_told() -> None:
 
 def test_it_handles_a_request_as_it_was_told() -> None:
     host = FakeHost()
-    host.lock("presence")
+    host.try_lock("presence")
     assert host.handle_request()
     host.request_accepted = False
     host.unlock("presence")
@@ -78,15 +78,23 @@ def test_it_handles_a_request_as_it_was_told() -> None:
     assert host.wanted_state() == host.wanted
 
 
+def test_its_locks_are_given_as_it_was_told() -> None:
+    host = FakeHost()
+    host.locked_elsewhere = {"a"}
+    assert (host.try_lock("a"), host.try_lock("b"), host.locked) == (False, True, {"b"})
+    host.has_locks = False
+    assert host.try_lock("c") is None
+
+
 def test_it_refuses_what_kamailio_would_refuse() -> None:
     host = FakeHost()
     with pytest.raises(ValueError, match="null character"):
         host.set_variable("nqE", "a\0b")
-    host.lock("a")
+    host.try_lock("a")
     with pytest.raises(RuntimeError, match="deadlock"):
-        host.lock("a")
+        host.try_lock("a")
     host.unlock("a")
-    host.lock("a")
+    host.try_lock("a")
     with pytest.raises(KeyError):
         host.unlock("b")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The calls of `python_exec` in a kamailio.cfg, found in its text; and what is said of a name that is none."""
+"""The calls of `python_exec` and `lock` in a kamailio.cfg, found in its text; and what is said of wrong ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kemi_nsq import NativeNsq
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
-from kemi_nsq.plugin.configuration import PythonCall, python_calls
+from kemi_nsq.plugin.configuration import Call, calls
 from kemi_nsq.plugin.face import Face
 from kemi_nsq.quiet import BURST
 from kemi_nsq.testing import FakeHost
@@ -28,7 +28,7 @@ def written(folder: Path, text: str, name: str = "kamailio.cfg") -> Path:
 
 
 def names(path: Path, *defined: str) -> list[str]:
-    return [call.name for call in python_calls(path, defined)]
+    return [call.name for call in calls(path, defined) if call.function == "python_exec"]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def names(path: Path, *defined: str) -> list[str]:
         '#!ifndef UNSET\npython_exec("a")\n#!else\npython_exec("b")\n#!endif',
         '!!ifdef UNSET\n#!ifdef SET\npython_exec("b")\n#!endif\n!!else\npython_exec("a")\n!!endif',
         '#!else\n#!endif\npython_exec("a")',
+        '#!ifndef SET\n#!define SET 1\npython_exec("a")\n#!endif',
     ],
 )
 def test_a_call_is_found(tmp_path: Path, text: str) -> None:
@@ -61,6 +62,8 @@ def test_a_call_is_found(tmp_path: Path, text: str) -> None:
         '#!define CALL python_exec("a")',
         '#!subst "/python_exec(\\"a\\")/x/"',
         '#!ifdef UNSET\npython_exec("a")\n#!endif',
+        '#!ifndef SET\n#!define OTHER 1\npython_exec("a")\n#!endif',
+        '#!ifdef UNSET\n#!define UNSET 1\npython_exec("a")\n#!endif',
         '#!ifexp 1 == 2\npython_exec("a")\n#!else\npython_exec("b")\n#!endif',
         'python_exec("$hdr(X-Call)", "x")',
         "python_exec(NAME)",
@@ -77,10 +80,10 @@ def test_included_files_are_read_each_once_and_a_call_has_its_line(tmp_path: Pat
     (tmp_path / "more").mkdir()
     other = written(tmp_path, '#!include_file "more/c.cfg"\npython_exec("b");\ninclude_file "kamailio.cfg"\n', "b.cfg")
     third = written(tmp_path / "more", 'python_exec("c");', "c.cfg")
-    assert list(python_calls(main, ())) == [
-        PythonCall("a", main, 3),
-        PythonCall("b", other, 2),
-        PythonCall("c", third, 1),
+    assert list(calls(main, ())) == [
+        Call("python_exec", "a", main, 3),
+        Call("python_exec", "b", other, 2),
+        Call("python_exec", "c", third, 1),
     ]
 
 
@@ -132,6 +135,46 @@ def test_the_start_warns_of_each_name_that_is_none(tmp_path: Path) -> None:
             (2, "bill_callr", "there is no such function; did you mean bill_caller?"),
         )
     ]
+
+
+@pytest.mark.parametrize("name", ["child_init", "presence_lock", "ksr_reply_route", "_consume", "__init__"])
+def test_the_start_warns_of_what_is_ours_but_no_function(tmp_path: Path, name: str) -> None:
+    host = FakeHost()
+    host.configuration_file = str(written(tmp_path, f'python_exec("{name}"); python_exec("notify_unanswered");'))
+    Operator(host)
+    ((level, line),) = host.lines
+    assert level is Level.WARNING
+    assert line.endswith(f'"{name}"): Kamailio or Python calls this by itself; it is no function for routes')
+
+
+def test_child_init_called_by_a_route_does_not_end_it() -> None:
+    host = FakeHost()
+    native = NativeNsq(host)
+    assert native.child_init(0) == 0
+    assert native.child_init(MESSAGE) == -1  # type: ignore[arg-type]
+    assert host.counters == {Counter.UNKNOWN_FUNCTION: 1}
+    assert host.lines[0][1].startswith('python_exec("child_init"): Kamailio or Python calls this by itself')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('lock("presence");\nroute(NSQ_PRESENCE);', True),
+        ("lock ( 'presence' );", True),
+        ('lock("calls");', False),
+        ('lock("presence", "$fd");', False),
+        ('unlock("presence"); trylock("presence");', False),
+        ('lock "presence"', False),
+        ('# lock("presence");', False),
+    ],
+)
+def test_the_start_warns_of_our_lock_in_a_route(tmp_path: Path, text: str, said: bool) -> None:
+    host = FakeHost({"NSQ_PUA_LOCK": "presence"})
+    host.configuration_file = str(written(tmp_path, text))
+    NativeNsq(host)
+    assert [level for level, _ in host.lines] == [Level.WARNING] * said
+    for _, line in host.lines:
+        assert line.startswith(f'{tmp_path}/kamailio.cfg, line 1: lock("presence"): NSQ_PUA_LOCK is this lock, and ')
 
 
 def test_a_call_by_a_name_that_is_none_is_one_line(tmp_path: Path) -> None:

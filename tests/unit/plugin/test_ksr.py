@@ -79,14 +79,25 @@ def test_a_lock_is_taken_with_the_keys_that_this_release_wants(
     load: Load, version: int, cfgutils: Cfgutils, more: tuple[str, ...]
 ) -> None:
     host: Host = load(FakeKsr(version, cfgutils)).KamailioHost(native=True)
-    assert host.lock("presence")
+    assert host.try_lock("presence")
     host.unlock("presence")
-    assert cfgutils.calls == [("lock", "presence", *more), ("unlock", "presence", *more)]
+    assert cfgutils.calls == [("trylock", "presence", *more), ("unlock", "presence", *more)]
 
 
 @pytest.mark.parametrize("cfgutils", [Cfgutils(keys=1, answer=-1), Cfgutils(keys=2)], ids=["no locks", "other keys"])
 def test_a_lock_that_is_refused_is_not_held(load: Load, cfgutils: Cfgutils) -> None:
-    assert not load(FakeKsr(1002, cfgutils)).KamailioHost(native=True).lock("presence")
+    assert load(FakeKsr(1002, cfgutils)).KamailioHost(native=True).try_lock("presence") is None
+
+
+def test_a_lock_that_somebody_has_is_another_thing_than_none(load: Load) -> None:
+    cfgutils = Cfgutils()
+    cfgutils.taken = {"presence", "kemi-nsq 1"}
+    host: Host = load(FakeKsr(1002, cfgutils)).KamailioHost(native=True)
+    assert host.try_lock("presence") is False
+    assert cfgutils.calls[-2:] == [("trylock", "kemi-nsq 2"), ("unlock", "kemi-nsq 2")]
+    cfgutils.calls.clear()
+    assert host.try_lock("presence") is False
+    assert cfgutils.calls == [("trylock", "presence")], "one call each, from then on"
 
 
 # --- the log
