@@ -9,6 +9,9 @@ import nsq  # noqa: F401  # lies beside this file; importing it makes the packag
 # isort: split
 from kemi_nsq import KemiNsq
 
+#: A reply from here on is the last.
+_FINAL = 200
+
 
 class Kamailio(KemiNsq):
     """What Kamailio calls. Each method that it calls returns an int."""
@@ -40,10 +43,13 @@ class Kamailio(KemiNsq):
 
     def subscribe(self) -> None:
         """Hand a SUBSCRIBE to the presence module."""
-        if KSR.tm.t_newtran() < 0:
+        made = KSR.tm.t_newtran()
+        if made < 0:
             KSR.sl.sl_reply_error()
+        if made <= 0:  # 0: it is a repeated request, which tm has answered
             return
-        self.nsq_pua_handle()
+        if self.nsq_pua_handle() < 0 and KSR.pv.get("$T(reply_code)") < _FINAL:
+            KSR.tm.t_reply(500, "Server Internal Error")  # what the presence module refuses it has answered
         KSR.tm.t_release()
 
 

@@ -65,6 +65,9 @@ class Host(Protocol):
     def configuration(self) -> tuple[str, Collection[str]]:
         """Return the path of the configuration file, '' if nobody knows, and all names that its preprocessor has."""
 
+    def consumers(self) -> int | None:
+        """Return how many consumer processes the configuration starts; None if nobody knows."""
+
     def count(self, counter: Counter) -> None:
         """Add one to a counter that the operator can read: in the page, and where `mirror` does."""
 

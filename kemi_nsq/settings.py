@@ -19,11 +19,16 @@ from kemi_nsq.filename import path_of, text_of
 from kemi_nsq.names import Address, Subscription, address, topic_name
 
 PREFIX = "NSQ_"
+#: Defined wherever `kamailio/nsq.cfg` was included.
+INCLUDED = "NSQ_INCLUDED"
+#: Has Kamailio take its routes from Python.
+KEMI = "NSQ_KEMI"
 #: Read by `kamailio/nsq.cfg` and `nsq-presence.cfg` alone, and what each does there; nothing here depends on it.
 CONFIGURATION_ONLY: Mapping[str, str] = {
     "NSQ_SCRIPT": "the Python file that Kamailio loads; without it the one that `nsq-place.cfg` beside `nsq.cfg` "
     "names, as a package has it, else `/etc/kamailio/nsq.py`",
-    "NSQ_KEMI": 'routes are written in Python, those of NSQ_SCRIPT: sets `cfgengine "python"`',
+    KEMI: 'routes are written in Python, those of NSQ_SCRIPT: sets `cfgengine "python"`',
+    INCLUDED: "set by `nsq.cfg`, not by you: included once more, that file does nothing",
     "NSQ_OWN_NOTIFY_REPLY": "leaves `event_route[presence:notify-reply]` to you",
     "NSQ_OWN_PV_BUFFER_SIZE": "leaves `pv_buffer_size` to you; longer texts of `python_exec` fail",
     "NSQ_OWN_LOCK_SET_SIZE": "leaves `lock_set_size` of cfgutils to you; 0, its default, is no lock",

@@ -29,6 +29,7 @@ class FakeHost:
         place: None likewise, unless a test gives one: queries go through it.
         lines: the log, as (level, text).
         counters: how often each counter was raised.
+        started: how many consumer processes kamailio.cfg would start, None if nobody knows.
         configuration_file: the path of kamailio.cfg, '' for none.
         variables: the values of `$var(...)`.
         longest: how long a value may be: Kamailio's memory for a process (`-M`) is bounded.
@@ -56,6 +57,7 @@ class FakeHost:
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
+        self.started: int | None = None
         self.configuration_file = ""
         self.variables: dict[str, str] = {}
         self.longest = sys.maxsize
@@ -100,6 +102,10 @@ class FakeHost:
     def configuration(self) -> tuple[str, Collection[str]]:
         """Return the file that was given."""
         return self.configuration_file, self._defines
+
+    def consumers(self) -> int | None:
+        """Return `started`."""
+        return self.started
 
     def count(self, counter: Counter) -> None:
         """Add one to a counter, and in the page."""

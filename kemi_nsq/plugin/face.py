@@ -21,6 +21,7 @@ from kemi_nsq.host import Host, Level
 from kemi_nsq.loading import host_name, load
 from kemi_nsq.plugin.functions import FAILED, NOT_FOR_ROUTES, OK
 from kemi_nsq.plugin.wiring import wire
+from kemi_nsq.settings import INCLUDED, KEMI, Settings
 
 #: core/sr_module.h. Of all processes, tm's timers notice that nobody answers, or that nothing can be sent.
 _PROC_TIMER = -1
@@ -31,6 +32,15 @@ TIMER_VARIABLE = "nqTimer"
 _THREADS_MODE = (
     "app_python3's threads_mode is 1, and then Kamailio hangs or is aborted when a route that Python has run calls "
     "Python again; allowed: 0, its default"
+)
+
+_KEMI_WITHOUT_CLASS = (
+    "NSQ_KEMI is defined (with any value, 0 too), so the routes are those of NSQ_SCRIPT, which has no class of "
+    "KemiNsq; remove #!define NSQ_KEMI, or let NSQ_SCRIPT name a script of yours"
+)
+_CLASS_WITHOUT_KEMI = (
+    "NSQ_SCRIPT has a class of KemiNsq, and NSQ_KEMI is not defined, so nothing would call it; write #!define NSQ_KEMI "
+    'before include_file "nsq.cfg", or let NSQ_SCRIPT name nsq.py'
 )
 
 Arguments = ParamSpec("Arguments")
@@ -70,21 +80,18 @@ class Face:
             host: the SIP server; left out inside Kamailio.
 
         Raises:
-            SystemExit: a setting is wrong, app_python3 is set to let threads run, or the runtime folder cannot be used.
-                Each problem is logged, and Kamailio does not start. For this exception alone it logs no traceback
-                (python_support.c, python_handle_exception).
+            SystemExit: a setting is wrong, or does not fit this class; app_python3 is set to let threads run; or the
+                runtime folder cannot be used. Each problem is logged, and Kamailio does not start. For this exception
+                alone it logs no traceback (python_support.c, python_handle_exception).
         """
         host = host or _kamailio(native=self._native)
         try:
             settings = load(host.defines(), host_name=host_name())
-        except SettingsError as error:
-            for problem in error.problems:
-                host.log(Level.CRITICAL, problem)
-            raise SystemExit(1) from None
-        try:
+            _check_configuration(host, settings, native=self._native)
             died = host.take_run_folder(settings.run_dir)
-        except RunFolderError as error:
-            host.log(Level.CRITICAL, str(error))
+        except (SettingsError, RunFolderError) as error:
+            for problem in getattr(error, "problems", (str(error),)):
+                host.log(Level.CRITICAL, problem)
             raise SystemExit(1) from None
         self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
         self._call = self._parts.calls.call
@@ -137,6 +144,21 @@ class Face:
     def _consume(self) -> int:
         self._parts.supervisor.run_forever()
         return FAILED  # never reached
+
+
+def _check_configuration(host: Host, settings: Settings, *, native: bool) -> None:
+    """Hold what nsq.cfg has done against what is here; nothing is known of a configuration without it.
+
+    Raises:
+        SettingsError: the routes are elsewhere, or there are other consumers than NSQ_CONSUMERS.
+    """
+    _, defined = host.configuration()
+    if INCLUDED in defined and native == (KEMI in defined):
+        raise SettingsError([_KEMI_WITHOUT_CLASS if native else _CLASS_WITHOUT_KEMI])
+    started = host.consumers()
+    if started not in (None, settings.consumers):
+        wanted = f"it wants digits, and no name of another define; write #!define NSQ_CONSUMERS {settings.consumers}"
+        raise SettingsError([f"NSQ_CONSUMERS is {settings.consumers}, but evrexec starts {started}: {wanted}"])
 
 
 def _kamailio(*, native: bool) -> Host:

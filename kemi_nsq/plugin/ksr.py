@@ -27,7 +27,7 @@ from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
-from kemi_nsq.settings import PREFIX
+from kemi_nsq.settings import INCLUDED, PREFIX
 
 #: The htable of `kamailio/nsq.cfg` that holds the counters: `kamcmd htable.dump nsq`.
 COUNTER_TABLE = "nsq"
@@ -119,6 +119,12 @@ class KamailioHost:
         except ValueError:
             path = None
         return os.fsdecode(path or b""), _defined_names()
+
+    def consumers(self) -> int | None:
+        """Read what nsq.cfg gives evrexec, which starts one process for what is no number (evrexec_mod.c)."""
+        if INCLUDED not in _defined_names():
+            return None
+        return max(1, int(KSR.pv.get("$(def(NSQ_CONSUMERS){s.unquote}{s.int})") or 0))
 
     def count(self, counter: Counter) -> None:
         """Add one in the page and in the htable."""

@@ -109,6 +109,40 @@ def test_threads_mode_of_app_python3_stops_the_start(kind: str, tmp_path: Path) 
         assert refused(tmp_path, kind, config=changed) == []
 
 
+@pytest.mark.parametrize(
+    ("define", "value"),
+    [("#!define COUNT 2\n#!define NSQ_CONSUMERS COUNT", None), ("#!define NSQ_CONSUMERS 2.0", None), ("", "2.0")],
+)
+def test_other_consumers_than_were_asked_for_stop_the_start(tmp_path: Path, define: str, value: str | None) -> None:
+    config = tmp_path / "consumers.cfg"
+    config.write_text(f'{define}\ninclude_file "{SHIPPED}/kamailio.cfg"\n')
+    (line,) = refused(tmp_path, config=config, **({"ENV_NSQ_CONSUMERS": value} if value else {}))
+    assert line.startswith(": NSQ_CONSUMERS is 2, but evrexec starts 1: ")
+    assert line.endswith("write #!define NSQ_CONSUMERS 2")
+
+
+@pytest.mark.parametrize("given", ['"2"', "2"])
+def test_a_number_of_consumers_may_have_quotes(tmp_path: Path, given: str) -> None:
+    database = create_database(tmp_path / "kamailio.db")
+    defines = {
+        "NSQ_SCRIPT": quoted(SHIPPED / "nsq.py"),
+        "NSQ_DB_URL": quoted(f"sqlite:///{database}"),
+        "NSQ_CONSUMERS": given,
+    }
+    with Kamailio(SHIPPED / "kamailio.cfg", tmp_path / "kamailio", defines=defines) as kamailio:
+        assert sum("EVREXEC" in text for text in kamailio.pids().values()) == 2
+
+
+def test_a_class_for_python_without_nsq_kemi_stops_the_start(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, NSQ_SCRIPT=quoted(SHIPPED / "kemi_routes.py"))
+    assert line.startswith(": NSQ_SCRIPT has a class of KemiNsq, and NSQ_KEMI is not defined")
+
+
+def test_nsq_kemi_without_such_a_class_stops_the_start(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, NSQ_KEMI="0")
+    assert line.startswith(": NSQ_KEMI is defined (with any value, 0 too), so the routes are those of NSQ_SCRIPT")
+
+
 @pytest.mark.parametrize("name", ["nsq.py", "my_routes.py"])
 def test_a_script_that_is_not_there_is_named_in_one_line(kind: str, tmp_path: Path, name: str) -> None:
     missing = tmp_path / "nowhere" / name

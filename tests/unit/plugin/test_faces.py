@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import NoReturn
@@ -240,6 +240,36 @@ def test_a_lock_that_is_refused_is_told_and_not_given_back(make: Make, path: Pat
     assert (level, text.partition(":")[2]) == (Level.ERROR, " it was refused. Is cfgutils' lock_set_size set?")
     assert publish(payload()) == 1
     assert host.counters[Counter.LOCK_FAILED] == 3, "once for the row, once for the NOTIFY"
+
+
+def test_nothing_is_asked_of_a_configuration_without_nsq_cfg() -> None:
+    KemiNsq(FakeHost())
+    NativeNsq(FakeHost({"NSQ_KEMI": ""}))
+
+
+@pytest.mark.parametrize(
+    ("face", "defines", "line"),
+    [
+        (KemiNsq, {"NSQ_INCLUDED": ""}, "NSQ_SCRIPT has a class of KemiNsq, and NSQ_KEMI is not defined"),
+        (NativeNsq, {"NSQ_INCLUDED": "", "NSQ_KEMI": "0"}, "NSQ_KEMI is defined (with any value, 0 too)"),
+    ],
+)
+def test_a_class_that_nothing_would_call_is_refused(face: type[Face], defines: dict[str, str], line: str) -> None:
+    host = FakeHost(defines)
+    with pytest.raises(SystemExit):
+        face(host)
+    assert [(level, text[: len(line)]) for level, text in host.lines] == [(Level.CRITICAL, line)]
+
+
+@pytest.mark.parametrize(("started", "fits"), [(None, True), (2, True), (1, False)])
+def test_consumers_are_as_many_as_were_asked_for(started: int | None, fits: bool) -> None:
+    host = FakeHost({"NSQ_CONSUMERS": "2"})
+    host.started = started
+    with nullcontext() if fits else pytest.raises(SystemExit):
+        NativeNsq(host)
+    assert [text.partition(":")[0] for _, text in host.lines] == (
+        [] if fits else ["NSQ_CONSUMERS is 2, but evrexec starts 1"]
+    )
 
 
 @both

@@ -100,6 +100,20 @@ def test_a_lock_that_somebody_has_is_another_thing_than_none(load: Load) -> None
     assert cfgutils.calls == [("trylock", "presence")], "one call each, from then on"
 
 
+# --- the consumers
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "started"), [([], 2, None), (["NSQ_INCLUDED"], 2, 2), (["NSQ_INCLUDED"], None, 1)]
+)
+def test_the_consumers_are_those_that_nsq_cfg_starts(
+    host: Host, ksr: FakeKsr, names: list[str], value: int | None, started: int | None
+) -> None:
+    ksr.commands["core.ppdefines"] = lambda _: (200, names)
+    ksr.variables |= {"$(def(NSQ_CONSUMERS){s.unquote}{s.int})": value or 0}
+    assert host.consumers() == started
+
+
 # --- the log
 
 
