@@ -32,6 +32,16 @@ def identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
+def not_writable(path: str) -> list[str]:
+    """Return what of an SQLite file, its companions and its folder this process may not write.
+
+    SQLite says `attempt to write a readonly database` of all of them, and names none.
+    """
+    real = os.path.realpath(path)
+    needed = (os.path.dirname(real), real, real + WAL, real + SHM)
+    return [name for name in needed if os.path.exists(name) and not os.access(name, os.W_OK, effective_ids=True)]
+
+
 class OpenFile:
     """The file that is at a path when a connection is about to open it.
 

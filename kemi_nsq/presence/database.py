@@ -24,7 +24,7 @@ from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.filename import path_of, readable
 from kemi_nsq.presence.drivers import CONNECTORS, Deadline
-from kemi_nsq.sqlitefile import OpenFile, identity
+from kemi_nsq.sqlitefile import OpenFile, identity, not_writable
 
 _TRIES = 5
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
@@ -126,8 +126,15 @@ class Database:
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
                 if not (tries_left and _is_deadlock(error)) or self._deadline.over:
-                    raise DatabaseError(_cause(error) + self._login_hint * _is_login_refused(error)) from error
+                    hint = self._not_writable() or self._login_hint * _is_login_refused(error)
+                    raise DatabaseError(_cause(error) + hint) from error
         raise AssertionError("the last try returns or raises")
+
+    def _not_writable(self) -> str:
+        """Name what of an SQLite file we may not write: often root, by trying something, has made one of these."""
+        path = self._url.database
+        names = not_writable(path) if self.backend == "sqlite" and path else []
+        return f" (user {os.geteuid()} may not write {readable(', '.join(names))})" if names else ""
 
     def prepare_file(self) -> None:
         """Put an SQLite file into WAL mode, and close it again: before the fork.

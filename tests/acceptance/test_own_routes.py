@@ -13,7 +13,6 @@ from tests.support.chain import DOMAIN, SHIPPED, Chain, Person
 from tests.support.ports import LOOPBACK
 from tests.support.sip_endpoint import exchange
 from tests.support.sip_message import Request
-from tests.support.until import until
 
 #: nsq.cfg is included twice, as by an include of an include. There is one worker, which remembers what it has met.
 CONFIG = """
@@ -61,6 +60,7 @@ def mod_init():
     return Operator()
 """
 OVER_S = 20.0
+HANDLED_WITHOUT = "ERROR.*: nsq_pua_handle goes on without the lock 'presence'"
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def test_a_lock_of_its_own_delays_the_first_request_and_is_told(chain: Chain) ->
     person = Person(chain=chain, user="locked")
     with chain.watcher() as watcher:
         lamp = watcher.subscribe(person.uri, "dialog", timeout_s=OVER_S)
-        (line,) = chain.log_lines("goes on without the lock")
-        assert "nsq_pua_handle goes on without the lock 'presence'" in line
+        (line,) = chain.log_lines(HANDLED_WITHOUT)  # a consumer that wanted it at the same moment may say so, too
         assert 'The usual cause is lock("presence") in kamailio.cfg around' in line
         person.call("confirmed")
         lamp.wait(lambda notify: notify.dialog_info.states == ("confirmed",), what="a lit lamp")
         before = time.monotonic()
         watcher.subscribe(person.uri, "dialog")
         assert time.monotonic() - before < 1
-    assert chain.counter("lock_failed") == 2, chain.log_lines("goes on without|WARNING")
+    assert len(chain.log_lines(HANDLED_WITHOUT)) == 2
+    assert chain.counter("lock_failed") >= 2

@@ -17,6 +17,7 @@ from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable
+from kemi_nsq.sqlitefile import not_writable
 from tests.support.database import create_database, rows
 from tests.support.until import until
 
@@ -380,3 +381,19 @@ def test_a_file_that_goes_while_a_row_is_written_is_a_failure(
     monkeypatch.setattr(followed._database, "_try", and_then_it_goes)
     with pytest.raises(DatabaseError, match="deleted or replaced while it was used"):
         followed.save(ROW._replace(ruid=LATER))
+
+
+def test_what_of_the_file_we_may_not_write_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everything, so this asks in the name of somebody who may not."""
+    forbidden = {str(path.parent), f"{path}-shm"}
+    for name in ("-wal", "-shm"):
+        Path(f"{path}{name}").touch()
+    monkeypatch.setattr("os.access", lambda name, *_, **__: str(name) not in forbidden)
+    assert not_writable(str(path)) == [str(path.parent), f"{path}-shm"]
+    with (
+        closing(PresentityTable(f"sqlite+pysqlite:///{path}", "presentities")) as table,
+        pytest.raises(
+            DatabaseError, match=rf"no such table: presentities \(user \d+ may not write {path.parent}, {path}-shm\)"
+        ),
+    ):
+        table.save(ROW)
