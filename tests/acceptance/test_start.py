@@ -14,6 +14,7 @@ import pytest
 from tests.support.chain import CONFIGURATIONS, SHIPPED
 from tests.support.database import create_database
 from tests.support.kamailio import CLEAN_PATH, Kamailio, quoted, release
+from tests.support.until import until
 
 #: How a line of ours begins in Kamailio's log.
 CRITICAL = "CRITICAL: "
@@ -130,7 +131,10 @@ def test_a_number_of_consumers_may_have_quotes(tmp_path: Path, given: str) -> No
         "NSQ_CONSUMERS": given,
     }
     with Kamailio(SHIPPED / "kamailio.cfg", tmp_path / "kamailio", defines=defines) as kamailio:
-        assert sum("EVREXEC" in text for text in kamailio.pids().values()) == 2
+        until(
+            lambda: sum("EVREXEC" in text for text in kamailio.pids().values()) == 2,
+            what="two consumers, which are forked after the SIP workers",
+        )
 
 
 def test_a_class_for_python_without_nsq_kemi_stops_the_start(tmp_path: Path) -> None:
