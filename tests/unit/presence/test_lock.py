@@ -50,7 +50,7 @@ def test_a_lock_that_is_free_costs_one_try_and_no_time(clock: SetClock) -> None:
 
 
 def test_one_that_another_has_for_a_moment_is_waited_for_in_silence(clock: SetClock) -> None:
-    host, before = BusyHost(250), clock.monotonic
+    host, before = BusyHost(210), clock.monotonic
     with made(host, clock).held("a test"):
         assert host.locked == {NAME}
     assert 0 < clock.monotonic - before < 0.01
