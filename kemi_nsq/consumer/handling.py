@@ -149,16 +149,16 @@ class EventHandling:
 
     def _note(self, one: Handled) -> None:
         """Count how a route has ended, if one ran: then the page says since when."""
-        doing, delivery = self._host.page.doing, one.delivery
+        page, delivery = self._host.page, one.delivery
+        doing = page.doing
         if doing is None:
-            self._tally.came(delivery.subscription, len(delivery.message.body), self._clock.wall())
+            self._tally.came(delivery.subscription, self._clock.wall())
             return
-        self._host.page.turn()
-        took_s = self._clock.monotonic() - doing.since
-        self._tally.came(delivery.subscription, len(delivery.message.body), doing.wall)
-        self._tally.ran(doing.what, took_s, End.AGAIN if one.again else End.REFUSED if one.refused else End.DONE)
-        self._host.page.observe(Stage.NSQ, doing.wall - delivery.message.timestamp_ns / 1e9)
-        self._host.page.observe(Stage.ROUTE, took_s)
+        page.turn()
+        end = End.AGAIN if one.again else End.REFUSED if one.refused else End.DONE
+        self._tally.came(delivery.subscription, doing.wall)
+        self._tally.ran(doing.what, self._clock.monotonic() - doing.since, end)
+        page.observe(Stage.NSQ, doing.wall - delivery.message.timestamp_ns / 1e9)
 
     def _decode_and_run(self, one: Handled) -> None:
         try:

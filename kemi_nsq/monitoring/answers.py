@@ -31,7 +31,6 @@ class TopicSaid(BaseModel):
     topic: str
     channel: str
     received: int
-    bytes: int
     last: float
 
 
@@ -88,9 +87,8 @@ def sums_of_topics(said: Iterable[Said]) -> dict[str, TopicSaid]:
     for topic in (topic for each in said for topic in each.topics):
         name = f"{topic.topic}:{topic.channel}"
         if before := sums.get(name):
-            received, size = before.received + topic.received, before.bytes + topic.bytes
-            last = max(before.last, topic.last)
-            sums[name] = topic.model_copy(update={"received": received, "bytes": size, "last": last})
+            received, last = before.received + topic.received, max(before.last, topic.last)
+            sums[name] = topic.model_copy(update={"received": received, "last": last})
         else:
             sums[name] = topic
     return sums

@@ -81,7 +81,6 @@ class Stage(Named):
     """A part of an event's way whose seconds are counted: its name and what it lasts from and to."""
 
     NSQ = "nsq", "from nsqd's timestamp to the begin of the route, by two clocks: the queues of nsqd and of ours"
-    ROUTE = "route", "the event route of one event"
     COMMIT = "commit", "one transaction that stores what the routes of one or more events have published"
     NOTIFY = "notify", "the presence module tells the watchers of one presentity"
 

@@ -24,7 +24,7 @@ SAID = Said(
             silent_s=0.1,
         )
     ],
-    topics=[TopicSaid(topic="t", channel="c", received=4, bytes=400, last=1_700_000_000)],
+    topics=[TopicSaid(topic="t", channel="c", received=4, last=1_700_000_000)],
     routes=[
         RouteSaid(
             route='nsq:"x"', topic="t", done=3, again=1, refused=0, counts=SOME.counts, total_s=12.5, longest_s=11

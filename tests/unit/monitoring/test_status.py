@@ -75,7 +75,7 @@ class Consumer:
             "node": "proxy1", "versions": {"kemi-nsq": "9.9"},
             "settings": {**in_force(settings(nsqd_address=self.http))},
             "subscriptions": ["t:c"], "connections": [dict(connection)], "routes": [dict(route)],
-            "topics": [{"topic": "t", "channel": "c", "received": 20, "bytes": 2000, "last": NOW}],
+            "topics": [{"topic": "t", "channel": "c", "received": 20, "last": NOW}],
         }  # fmt: skip
 
 
