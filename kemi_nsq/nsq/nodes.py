@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
@@ -46,28 +47,50 @@ def read(body: bytes, lookupd: Address, port: str) -> Listed:
     Raises:
         ProtocolError: it is none.
     """
-    try:
-        entries = orjson.loads(body)["producers"]
-    except (ValueError, KeyError, TypeError):
-        entries = None
-    if not isinstance(entries, list):
-        raise ProtocolError(f"{lookupd}: {PATH} answered without any")
     found: dict[Address, None] = {}
     refused = set()
-    for entry in entries[:MOST_ENTRIES]:
+    for entry in _entries(body, lookupd):
         try:
-            # Written and read again, which checks the name and the port.
-            found[names.address(str(Address(entry["broadcast_address"], entry[port])))] = None
+            found[_address(entry, port)] = None
         except (ValueError, KeyError, TypeError):
             refused.add(_refusal(entry, port))
     told = sorted(refused)
     return Listed(list(found), told[:MOST_TOLD] + [MORE] * (len(told) > MOST_TOLD))
 
 
+def pairs(body: bytes, lookupd: Address) -> list[tuple[Address, Address]]:
+    """Read of the same answer the TCP and the HTTP address of each nsqd that has both.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    found: dict[tuple[Address, Address], None] = {}
+    for entry in _entries(body, lookupd):
+        with suppress(ValueError, KeyError, TypeError):
+            found[_address(entry, "tcp_port"), _address(entry, "http_port")] = None
+    return list(found)
+
+
 def in_turns(lists: Iterable[Iterable[Address]], *, most: int) -> list[Address]:
     """Join what several name, one of each in turns: whoever names thousands takes no room from the others."""
     turns = chain.from_iterable(zip_longest(*lists))
     return list(islice(dict.fromkeys(address for address in turns if address is not None), most))
+
+
+def _entries(body: bytes, lookupd: Address) -> list[Any]:
+    try:
+        entries = orjson.loads(body)["producers"]
+    except (ValueError, KeyError, TypeError):
+        entries = None
+    if not isinstance(entries, list):
+        raise ProtocolError(f"{lookupd}: {PATH} answered without any")
+    return entries[:MOST_ENTRIES]
+
+
+def _address(entry: Any, port: str) -> Address:
+    """Return the address that an entry names; raises ValueError, KeyError or TypeError if it names none."""
+    # Written and read again, which checks the name and the port.
+    return names.address(str(Address(entry["broadcast_address"], entry[port])))
 
 
 def _refusal(entry: Any, port: str) -> str:

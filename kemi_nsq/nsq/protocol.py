@@ -184,6 +184,10 @@ class Conversation:
         if message_id in self._in_flight:
             self._to_send.append(protocol.touch(message_id))
 
+    def close(self) -> None:
+        """Ask for no further messages, to answer those in flight and go (CLS); `Accepted` follows."""
+        self._to_send.append(protocol.close())
+
     def publish(self, topic: str, body: bytes) -> None:
         """Publish one message (PUB); `Accepted` or `Refused` follows."""
         self._to_send += _publish_head(topic), _LONG.pack(len(body)), body

@@ -161,6 +161,10 @@ class BlockingSocket:
         self._socket.settimeout(None)
         self._receive = PatientCall(self._socket, partial(self._socket.recv, _ANSWER_SIZE))
 
+    def fileno(self) -> int:
+        """Return the descriptor, for who waits for several in a selector."""
+        return self._socket.fileno()
+
     def send_all(self, data: bytes, deadline: float) -> None:
         """Write all of `data`.
 

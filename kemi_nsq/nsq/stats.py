@@ -37,6 +37,26 @@ class Reader(NamedTuple):
     connected_at: float
 
 
+class Channel(NamedTuple):
+    """What nsqd has of a channel: messages that nobody has, messages in flight, and how many clients read it."""
+
+    depth: int
+    in_flight: int
+    clients: int
+
+
+class Topic(NamedTuple):
+    """What nsqd has of a topic.
+
+    Attributes:
+        depth: messages that are in no channel yet. Where there is none, its first one takes them all.
+        channels: by name.
+    """
+
+    depth: int
+    channels: dict[str, Channel]
+
+
 class Stats(NamedTuple):
     """What a nsqd says.
 
@@ -81,6 +101,28 @@ def channel(nsqd: Address, subscription: Subscription, *, timeout_s: float) -> t
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"{nsqd}: /stats answered without any") from error
     return waiting, in_flight, deferred
+
+
+def topic(nsqd: Address, name: str, *, timeout_s: float) -> Topic | None:
+    """Ask a nsqd, by its HTTP address, what it has of a topic; None where it has no such topic.
+
+    Raises:
+        TransientError: it cannot be reached in time, or answers something else.
+    """
+    wanted = {"topic": name, "include_mem": "false", "include_clients": "false"}
+    answer = httpapi.get(nsqd, "/stats", timeout_s=timeout_s, format="json", **wanted)
+    try:
+        for found in orjson.loads(answer.body)["topics"] or ():
+            channels = {
+                _text(each["channel_name"]): Channel(
+                    int(each["depth"]), int(each["in_flight_count"]), int(each["client_count"])
+                )
+                for each in found["channels"] or ()
+            }
+            return Topic(int(found["depth"]), channels)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{nsqd}: /stats answered without any") from error
+    return None
 
 
 def _readers(nsqd: Address, body: bytes) -> list[Reader]:

@@ -21,8 +21,8 @@ from kemi_nsq.jsontext import encode, json_object
 from kemi_nsq.loading import host_name, in_force, load
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
+from kemi_nsq.tools import deadletter_verbs, reference, responder, status_verbs
 from kemi_nsq.tools import files as shipped
-from kemi_nsq.tools import reference, responder, status_verbs
 
 HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
@@ -124,6 +124,7 @@ def write_reference(
 
 
 app.add_typer(presence, name="presence")
+app.add_typer(deadletter_verbs.app, name="dead-letters")
 
 
 def main() -> NoReturn:
