@@ -21,7 +21,7 @@ from kemi_nsq.jsontext import encode, json_object
 from kemi_nsq.loading import host_name, in_force, load
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
-from kemi_nsq.tools import deadletter_verbs, reference, responder, status_verbs
+from kemi_nsq.tools import deadletter_verbs, reference, responder, status_verbs, tail_verbs
 from kemi_nsq.tools import files as shipped
 
 HTTP_TIMEOUT_S = 5.0
@@ -98,6 +98,7 @@ app.command()(status_verbs.status)
 app.command()(status_verbs.pause)
 app.command()(status_verbs.resume)
 app.command()(status_verbs.drain)
+app.command()(tail_verbs.tail)
 
 
 @app.command()

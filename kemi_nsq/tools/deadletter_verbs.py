@@ -16,9 +16,9 @@ from kemi_nsq.loading import load
 from kemi_nsq.names import topic_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look
-from kemi_nsq.tools.letters import Letter, Wanted, moment, since
+from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import nsqds
-from kemi_nsq.tools.output import console, plain, table, write_json
+from kemi_nsq.tools.output import console, line, moment, plain, table, write_json
 
 app = typer.Typer(no_args_is_help=True, help="See, replay and drop messages that could not be used.")
 
@@ -64,7 +64,7 @@ def show(
             _print_whole(letter)
         _say(found, "")
     if not found.letters and not found.problems:
-        raise UsageError(f"no dead letter that can be seen in {name} has the id {', '.join(map(plain, ids))}")
+        raise UsageError(f"no dead letter that can be seen in {name} has the id {', '.join(map(line, ids))}")
     _end(found)
 
 
@@ -129,7 +129,7 @@ def _print(letters: Iterable[Letter]) -> None:
     for each in letters:
         place = f"{each.topic}:{each.channel}" if each.topic else ""
         row = (each.letter_id, moment(each.died_s), each.why, place, each.route, each.message_id)
-        made.add_row(*map(_line, (*row, each.attempts, each.replays, each.node, str(len(each.body)))))
+        made.add_row(*map(line, (*row, each.attempts, each.replays, each.node, str(len(each.body)))))
     if made.row_count:
         console().print(made)
 
@@ -138,7 +138,7 @@ def _print_whole(letter: Letter) -> None:
     for name, value in letter.as_json().items():
         if not name.startswith("payload") and value != "":
             when = f" ({_nanoseconds(str(value))})" if name in {"died_ns", "timestamp"} else ""
-            sys.stdout.write(f"{name + ':':<12} {_line(str(value))}{when}\n")
+            sys.stdout.write(f"{name + ':':<12} {line(str(value))}{when}\n")
     sys.stdout.write(f"\n{plain(letter.text)}\n\n")
 
 
@@ -165,8 +165,8 @@ def _say(found: Found, first: str) -> None:
         lines.append("the topic had other channels before: what came until now is in those alone")
     if found.again:
         lines.append(f"{_letters(found.again)} timed out meanwhile, and will come again")
-    for line in lines:
-        console().print(line)
+    for each in lines:
+        console().print(each)
 
 
 def _write_json(found: Found) -> None:
@@ -189,7 +189,3 @@ def _end(found: Found) -> None:
 
 def _letters(count: int) -> str:
     return f"{count} letter{'s' * (count != 1)}"
-
-
-def _line(text: str) -> str:
-    return plain(text).replace("\n", "\\n")

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from kemi_nsq.clock import local_time
 from kemi_nsq.errors import PayloadError, UsageError
 from kemi_nsq.event import decode
 from kemi_nsq.jsontext import JsonObject, field_text
@@ -171,14 +170,6 @@ def since(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError) as error:
         raise UsageError(f"--since {text!r} is neither a time such as 2026-12-24T18:00 nor one ago, as 2h") from error
-
-
-def moment(epoch: float) -> str:
-    """Write an epoch second for people; `?` for nonsense."""
-    try:
-        return local_time(epoch)
-    except (ValueError, OverflowError, OSError):
-        return "?"
 
 
 def _body(fields: JsonObject) -> bytes:

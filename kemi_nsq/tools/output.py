@@ -9,6 +9,8 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from kemi_nsq.clock import local_time
+
 #: Columns where standard output is no terminal: what reads it may cut, but nothing is wrapped or left out here.
 _WIDE = 10_000
 
@@ -26,6 +28,19 @@ def table(*columns: str) -> Table:
 def plain(text: str) -> str:
     """Show control characters instead of sending them to a terminal; ends of lines stay."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def line(text: str) -> str:
+    """Show text in one line, as `plain`, and ends of lines too."""
+    return plain(text).replace("\n", "\\n")
+
+
+def moment(epoch: float) -> str:
+    """Write an epoch second for people; `?` for nonsense."""
+    try:
+        return local_time(epoch)
+    except (ValueError, OverflowError, OSError):
+        return "?"
 
 
 def write_json(value: object) -> None:
