@@ -37,6 +37,7 @@ class Counter(Named):
     BACKOFFS = "backoffs", "times that a topic began to back off because its route failed for every event"
     GAVE_UP = "gave_up", "messages dropped because their route failed NSQ_MAX_ATTEMPTS times, or Kamailio died of them"
     DEAD_LETTERS = "dead_letters", "messages published to NSQ_DEAD_LETTER_TOPIC"
+    REPLAYED = "replayed", "events that came by NSQ_REPLAY_TOPIC, each delivery; they count as received, too"
     PUA_STORED = "pua_stored", "presence states stored that changed a document"
     PUA_UNCHANGED = (
         "pua_unchanged",

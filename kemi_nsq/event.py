@@ -29,6 +29,8 @@ class Event(NamedTuple):
         attempts: how often nsqd has handed it out, 1 for the first time.
         payload: the JSON text as received.
         fields: the decoded JSON object.
+        replays: how often it was replayed from the dead letters; 0 for one that comes as it was published. What is
+            above is then what it was at first, but for `attempts`.
     """
 
     topic: str
@@ -38,6 +40,7 @@ class Event(NamedTuple):
     attempts: int
     payload: str
     fields: JsonObject
+    replays: int = 0
 
 
 def decode(body: bytes, *, max_size: int) -> tuple[str, JsonObject]:

@@ -88,6 +88,16 @@ def _optional_topic(value: object) -> object:
     return topic_name(value) if isinstance(value, str) and value else value
 
 
+def _replay_topic(topic: str, info: ValidationInfo) -> str:
+    """Refuse a topic that has other messages as well."""
+    known = {info.data.get("dead_letter_topic"), *(pair.topic for pair in info.data.get("topic_channel") or ())}
+    if not info.data.get("topic_channel"):
+        known.add(info.data.get("listen_topic"))
+    if topic and topic in known:
+        raise ValueError("it must be a topic of its own")
+    return topic
+
+
 def _states(value: object) -> object:
     """Read `word=basic:note:activity`, several separated by commas; the activity may be left out."""
     if not isinstance(value, str):
@@ -190,6 +200,12 @@ class Settings(BaseSettings):
         "",
         "Topic for messages that are invalid or were given up; empty for none: then they are only logged and counted.",
         f"{_NAME}; or empty",
+    )
+    replay_topic: Annotated[OptionalName, AfterValidator(_replay_topic)] = _setting(
+        "",
+        "Topic by which dead letters come again (`kemi-nsq dead-letters replay`), consumed on the channels of the "
+        "others; empty for none. Events keep their first place in the order: who publishes to it says when they were.",
+        f"{_NAME}, and no topic that is consumed or has the dead letters; or empty",
     )
     max_event_size: int = _setting(
         65536, "Largest body of an event, in bytes; a larger one is refused.", ge=1, le=1048576
@@ -342,8 +358,13 @@ class Settings(BaseSettings):
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """What to consume: NSQ_TOPIC_CHANNEL, or the one pair of NSQ_LISTEN_TOPIC and NSQ_LISTEN_CHANNEL."""
-        return self.topic_channel or (Subscription(self.listen_topic, self.listen_channel),)
+        """What to consume: NSQ_TOPIC_CHANNEL, or the one pair of NSQ_LISTEN_TOPIC and NSQ_LISTEN_CHANNEL; and replays.
+
+        Each channel has its own copy of a replay, and handles those of its own letters.
+        """
+        pairs = self.topic_channel or (Subscription(self.listen_topic, self.listen_channel),)
+        channels = dict.fromkeys(pair.channel for pair in pairs) if self.replay_topic else ()
+        return (*pairs, *(Subscription(self.replay_topic, channel) for channel in channels))
 
 
 def names() -> list[str]:

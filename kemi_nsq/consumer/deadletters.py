@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import base64
-
 from kemi_nsq.consumer.message import Delivery
+from kemi_nsq.consumer.origin import Origin, payload_fields
 from kemi_nsq.jsontext import JsonValue, encode
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
@@ -24,11 +23,12 @@ class DeadLetters:
         self._settings = settings
         self._publisher = publisher
 
-    def send(self, delivery: Delivery, *, reason: str, route: str) -> bool:
+    def send(self, delivery: Delivery, *, reason: str, route: str, origin: Origin | None = None) -> bool:
         """Publish a dead letter and wait until nsqd has taken it; return whether there is a topic for it.
 
         It is a JSON object with `Reason`, `Route`, `Attempts`, `Node`, `Topic`, `Channel`, `Message-ID`, `Timestamp`
-        (nanoseconds), and the body as text in `Payload`, or in `Payload-Base64` if it is not UTF-8.
+        (nanoseconds), and the body as text in `Payload`, or in `Payload-Base64` if it is not UTF-8. That of a replay
+        has besides `Replays`, how often it was replayed, and tells of the message that it was at first, its `origin`.
 
         Raises:
             TransientError: no nsqd took it.
@@ -36,24 +36,18 @@ class DeadLetters:
         # A dead letter that is itself refused has nowhere to go.
         if not self._settings.dead_letter_topic or delivery.subscription.topic == self._settings.dead_letter_topic:
             return False
-        message = delivery.message
+        first = origin or delivery.origin
         letter: dict[str, JsonValue] = {
             "Reason": reason,
             "Route": route,
-            "Attempts": message.attempts,
+            "Attempts": delivery.message.attempts,
             "Node": self._settings.node,
-            "Topic": delivery.subscription.topic,
-            "Channel": delivery.subscription.channel,
-            "Message-ID": message.message_id.decode("ascii", "replace"),
-            "Timestamp": message.timestamp_ns,
-            **_payload(message.body),
+            "Topic": first.topic,
+            "Channel": first.channel,
+            "Message-ID": first.message_id,
+            "Timestamp": first.timestamp_ns,
+            **({"Replays": first.replays} if first.replays else {}),
+            **payload_fields(first.body),
         }
         self._publisher.publish(Outgoing(topic=self._settings.dead_letter_topic, body=encode(letter)))
         return True
-
-
-def _payload(body: bytes) -> dict[str, JsonValue]:
-    try:
-        return {"Payload": body.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"Payload-Base64": base64.b64encode(body).decode("ascii")}

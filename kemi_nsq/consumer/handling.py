@@ -13,11 +13,13 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.committing import Committing
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Current, Delivery, Fault, Handled
+from kemi_nsq.consumer.origin import opened
 from kemi_nsq.consumer.routes import Outcome, Router
 from kemi_nsq.consumer.tally import End, Tally
 from kemi_nsq.consumer.verdict import Answers, Verdicts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
+from kemi_nsq.event import Event
 from kemi_nsq.host import Host
 from kemi_nsq.runtime.page import Fact, Stage
 from kemi_nsq.settings import Settings
@@ -162,9 +164,11 @@ class EventHandling:
 
     def _decode_and_run(self, one: Handled) -> None:
         try:
-            event = one.event = one.delivery.decoded(self._settings.max_event_size)
+            event = one.event = self._event(one)
         except PayloadError as error:
             one.refused, one.counter = str(error), Counter.INVALID
+            return
+        if event is None:
             return
         names = self._router.names(event)
         one.route = names[0]
@@ -174,6 +178,17 @@ class EventHandling:
         finally:
             self._current.end()
         self._judge(one, outcome)
+
+    def _event(self, one: Handled) -> Event | None:
+        """Decode a message; None for the replay of what another channel could not use: each has a copy of it."""
+        delivery = one.delivery
+        one.origin = delivery.origin
+        if delivery.subscription.topic == self._settings.replay_topic:
+            one.origin = opened(delivery.message.body)
+            if one.origin.channel != delivery.subscription.channel:
+                return None
+            self._host.count(Counter.REPLAYED)
+        return one.origin.event(attempts=delivery.message.attempts, max_size=self._settings.max_event_size)
 
     def _judge(self, one: Handled, outcome: Outcome) -> None:
         """Note whose fault it is that a message must come again, if it must, and tell the gate."""

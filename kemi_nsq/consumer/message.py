@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.consumer.errand import Errand
+from kemi_nsq.consumer.origin import Origin
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError
-from kemi_nsq.event import Event, decode
+from kemi_nsq.event import Event
 from kemi_nsq.host import Broken, Report
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.names import Subscription
@@ -36,21 +37,15 @@ class Delivery(NamedTuple):
         """The id of the message, as text."""
         return self.message.message_id.decode("ascii", "replace")
 
-    def decoded(self, max_size: int) -> Event:
-        """Return the event that the message is.
-
-        Raises:
-            PayloadError: it is none, or has more than `max_size` bytes.
-        """
-        payload, fields = decode(self.message.body, max_size=max_size)
-        return Event(
+    @property
+    def origin(self) -> Origin:
+        """What the message is, if it is no replay."""
+        return Origin(
             topic=self.subscription.topic,
             channel=self.subscription.channel,
             message_id=self.message_id,
             timestamp_ns=self.message.timestamp_ns,
-            attempts=self.message.attempts,
-            payload=payload,
-            fields=fields,
+            body=self.message.body,
         )
 
 
@@ -155,6 +150,7 @@ class Handled:
 
     Attributes:
         delivery: the message.
+        origin: what it was at first; None until it was looked at, or if a replay does not say so.
         event: what it says; None until it was decoded, or if it cannot be.
         route: the most specific route name of it, or '' if it could not be decoded.
         rows: what its route has published, to be written with the rows of others.
@@ -166,6 +162,7 @@ class Handled:
     """
 
     delivery: Delivery
+    origin: Origin | None = None
     event: Event | None = None
     route: str = ""
     rows: list[Row] = field(default_factory=list)

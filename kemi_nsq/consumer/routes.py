@@ -36,6 +36,7 @@ ROUTE_VARIABLES: Mapping[str, str] = {
     "nqTopic": "the topic that it came from",
     "nqChannel": "the channel that it came from",
     "nqAttempts": "how often nsqd has delivered it, 1 for the first time",
+    "nqReplays": "how often it was replayed from the dead letters, 0 for one that comes as it was published",
     "nqAck": "set it to `requeue` and the event comes again later",
 }
 #: Events of this category are those that something built in may handle.
@@ -128,8 +129,8 @@ class KamailioRoutes:
     """`event_route[...]` blocks of kamailio.cfg.
 
     The route finds the event in `$var(nqE)` and `$evr(data)`, and `$var(nqTopic)`, `$var(nqChannel)`,
-    `$var(nqAttempts)`. It asks for redelivery by `$var(nqAck) = "requeue"`: Kamailio does not tell the caller what a
-    route returned.
+    `$var(nqAttempts)`, `$var(nqReplays)`. It asks for redelivery by `$var(nqAck) = "requeue"`: Kamailio does not tell
+    the caller what a route returned.
     """
 
     def __init__(self, host: Host) -> None:
@@ -140,7 +141,7 @@ class KamailioRoutes:
         """Run the block of this name. A name that has none is asked for once and then remembered."""
         if name in self._misses or len(name) > _LONGEST_NAME or not BLOCK_NAME.fullmatch(name):
             return Outcome.MISSING
-        values = (event.payload, event.topic, event.channel, str(event.attempts), "")
+        values = (event.payload, event.topic, event.channel, str(event.attempts), str(event.replays), "")
         for variable, value in zip(ROUTE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
         # From here C code runs in this thread, and no other thread of Python does until it calls back or returns. The

@@ -134,7 +134,7 @@ class Verdicts:
         """Drop a message for good: the dead-letter topic, one line that says which and why, a counter, FIN."""
         delivery = one.delivery
         try:
-            if self._dead_letters.send(delivery, reason=one.refused, route=one.route):
+            if self._dead_letters.send(delivery, reason=one.refused, route=one.route, origin=one.origin):
                 self._host.count(Counter.DEAD_LETTERS)
         except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
             self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error}")

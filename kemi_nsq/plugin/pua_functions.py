@@ -82,6 +82,7 @@ class PuaFunctions:
                 order,
                 sent_at=event.timestamp_ns / 1e9 if event else None,
                 redelivered=event is not None and event.attempts > 1,
+                replayed=event is not None and event.replays > 0,
             )
             if row is None:
                 return Change.STALE

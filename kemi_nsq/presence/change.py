@@ -84,7 +84,7 @@ class Crowd(NamedTuple):
 def judge(row: Row, there: There | None) -> Change:
     """Tell what a row does to the one that has its key, as if every document had room."""
     if there is None:
-        return Change.STORED
+        return Change.STALE if row.unsure else Change.STORED
     # A row without ruid is another writer's, from before us: ours is newer.
     if there.ruid is not None and there.ruid >= row.ruid:
         return Change.STALE

@@ -102,6 +102,8 @@ class Row(NamedTuple):
         is_over: its state is over (no column: it says how urgent a NOTIFY is).
         redelivered: its event came before, or its commit had no answer (no column). Whoever did that may have stored
             it and told nobody.
+        unsure: a later state of the same may be forgotten already (no column): so it is stored over an earlier one
+            only.
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
     """
 
@@ -117,6 +119,7 @@ class Row(NamedTuple):
     priority: int = 0
     is_over: bool = False
     redelivered: bool = False
+    unsure: bool = False
 
     @property
     def position(self) -> int:

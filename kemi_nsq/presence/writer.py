@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
@@ -14,7 +15,7 @@ from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import PACKAGES, from_event
 from kemi_nsq.presence.packages.state import Wishes, document_version
-from kemi_nsq.presence.row import Order, Row, row_of
+from kemi_nsq.presence.row import GRACE_S, Order, Row, row_of
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.quiet import Quiet
@@ -67,7 +68,15 @@ class PresenceWriter:
         self._refuses_all = False
         self._quiet = Quiet(host, clock)
 
-    def row(self, fields: JsonObject, order: Order, *, sent_at: float | None, redelivered: bool = False) -> Row | None:
+    def row(
+        self,
+        fields: JsonObject,
+        order: Order,
+        *,
+        sent_at: float | None,
+        redelivered: bool = False,
+        replayed: bool = False,
+    ) -> Row | None:
         """Make the row that stores the state that `fields` announce.
 
         Args:
@@ -75,9 +84,11 @@ class PresenceWriter:
             order: says which of two events about the same thing is the later one.
             sent_at: epoch seconds at which nsqd took the event; None for one that is not from NSQ.
             redelivered: nsqd has delivered it before.
+            replayed: it was a dead letter meanwhile.
 
         Returns:
-            The row; None if the event is older than NSQ_MAX_EVENT_AGE and does not end what it tells of.
+            The row; None if the event is older than NSQ_MAX_EVENT_AGE and does not end what it tells of, and for a
+            replay whose state has expired since.
 
         Raises:
             PayloadError: the event does not describe a state.
@@ -97,7 +108,22 @@ class PresenceWriter:
             text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
             return None
-        return row._replace(redelivered=True) if redelivered else row
+        again = self._again(row, now, sent_at or now) if replayed else row
+        return again._replace(redelivered=True) if again is not None and redelivered else again
+
+    def _again(self, row: Row, now: float, sent_at: float) -> Row | None:
+        """Return the row of an event that was a dead letter since `sent_at`; None if its state has expired meanwhile.
+
+        What ends something is remembered for NSQ_PUA_TOMBSTONE seconds only. An event that is older may tell of what
+        has ended and is forgotten.
+        """
+        if row.is_over:
+            return row
+        age_s = max(0, math.ceil(now - sent_at))
+        if row.expires - GRACE_S - age_s <= now:
+            self._host.count(Counter.PUA_TOO_OLD)
+            return None
+        return row._replace(expires=row.expires - age_s, unsure=age_s > self._settings.pua_tombstone)
 
     def commit(self, rows: Sequence[Row], *, by_route: bool = True) -> list[Change]:
         """Store rows, then tell the watchers of each presentity that changed, once.

@@ -19,6 +19,7 @@ from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look
 from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import nsqds
 from kemi_nsq.tools.output import console, line, moment, plain, table, write_json
+from kemi_nsq.tools.replays import replays
 
 app = typer.Typer(no_args_is_help=True, help="See, replay and drop messages that could not be used.")
 
@@ -85,6 +86,30 @@ def drop(  # noqa: PLR0913, PLR0917  # one argument for each option
     wanted = _chosen(_wanted(ids or (), reason, topic, since, limit), everything)
     found = look(nsqds(settings), name, wanted) if dry_run else finish(nsqds(settings), name, wanted, lambda _: None)
     report(found, name, done="dropped", dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def replay(  # noqa: PLR0913, PLR0917  # one argument for each option
+    ids: Ids = None,
+    reason: Reason = "",
+    topic: Topic = "",
+    since: Since = "",
+    limit: Limit = 0,
+    everything: All = False,
+    dry_run: DryRun = False,
+    dead: Dead = "",
+    to: Annotated[str, typer.Option(help="Topic of the replays; NSQ_REPLAY_TOPIC where left out.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Have messages handled again that became dead letters, in their first place in the order of events."""
+    settings, name = _place(dead)
+    wanted, servers = _chosen(_wanted(ids or (), reason, topic, since, limit), everything), nsqds(settings)
+    target = to or settings.replay_topic
+    if not target:
+        raise UsageError("no topic of replays is known: give --to TOPIC, or set NSQ_REPLAY_TOPIC, as in kamailio.cfg")
+    act = replays(settings, servers, topic_name(target))
+    found = look(servers, name, wanted) if dry_run else finish(servers, name, wanted, act)
+    report(found, name, done=f"replayed to {target}", dry_run=dry_run, as_json=as_json)
 
 
 def report(found: Found, name: str, *, done: str, dry_run: bool, as_json: bool) -> None:
@@ -177,6 +202,7 @@ def _write_json(found: Found) -> None:
             "waiting": found.waiting,
             "in_other_hands": found.elsewhere,
             "done": found.done,
+            "left": found.left,
             "problems": found.problems,
         }
     )
@@ -185,6 +211,9 @@ def _write_json(found: Found) -> None:
 def _end(found: Found) -> None:
     if found.problems:
         raise ConnectionLost("; ".join(found.problems))
+    if found.left:
+        letter, why = next(iter(found.left.items()))
+        raise UsageError(f"{_letters(len(found.left))} stay: {letter}: {why}")
 
 
 def _letters(count: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from kemi_nsq.errors import DeadlineExceeded, TransientError
+from kemi_nsq.errors import DeadlineExceeded, PayloadError, TransientError
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import stats
 from kemi_nsq.nsq.protocol import Message
@@ -33,7 +33,8 @@ MOST_BYTES = 64 * 1024 * 1024
 #: Those in hand are touched, and heartbeats answered, so often while they are finished one by one.
 _KEEP_S = 5.0
 
-#: What is done with a letter before it is finished. A TransientError leaves it and those after it at nsqd.
+#: What is done with a letter before it is finished. A PayloadError leaves it at nsqd, a TransientError those after it,
+#: too.
 Act = Callable[[Letter], None]
 
 
@@ -49,6 +50,7 @@ class Found:
         elsewhere: how many were in other hands.
         missed: the topic had channels, and not ours: what came before is in those alone.
         done: how many of `letters` are finished.
+        left: why some of them could not be, each by its id.
         again: how many could not be finished, because they had timed out: they come again.
         problems: what went wrong.
     """
@@ -60,6 +62,7 @@ class Found:
     elsewhere: int = 0
     missed: bool = False
     done: int = 0
+    left: dict[str, str] = field(default_factory=dict)
     again: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -85,8 +88,11 @@ def finish(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, act: Act) -> Found
         letters = letters[: wanted.limit - len(found.letters)] if wanted.limit else letters
         found.letters += letters
         for letter in letters:
-            hand.finish(letter, act)
-            found.done += 1
+            try:
+                hand.finish(letter, act)
+                found.done += 1
+            except PayloadError as error:
+                found.left[letter.letter_id] = str(error)
 
     try:
         for nsqd in nsqds:

@@ -8,19 +8,20 @@ and dropped. What a dead letter has, says `consumer.deadletters`.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
+from kemi_nsq.consumer.origin import Origin, origin_of, payload_of
 from kemi_nsq.errors import PayloadError, UsageError
 from kemi_nsq.event import decode
 from kemi_nsq.jsontext import JsonObject, field_text
 from kemi_nsq.nsq.protocol import MAX_FRAME, Message
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_DIGITS = re.compile(r"[0-9]{1,19}")
 _AGO = re.compile(r"([0-9]{1,6})([smhd])")
 
 
@@ -81,6 +82,22 @@ class Letter:
         except (ValueError, RecursionError):
             return text
 
+    def origin(self) -> Origin:
+        """Return the message that the letter holds, as its next replay.
+
+        Raises:
+            PayloadError: the letter does not say what that was.
+        """
+        if self.fault:
+            raise PayloadError(self.fault)
+        told = {
+            "Topic": self.topic,
+            "Channel": self.channel,
+            "Message-ID": self.message_id,
+            "Timestamp": _number(self.timestamp),
+        }
+        return origin_of(told, self.body, replays=(_number(self.replays) or 0) + 1)
+
     def as_json(self) -> dict[str, object]:
         """Return it for programs; what the message said is `payload`, or `payload_base64` if it is no UTF-8."""
         shown = asdict(self)
@@ -134,7 +151,7 @@ def read(message: Message, nsqd: str) -> Letter:
     fields: JsonObject = {}
     try:
         _, fields = decode(message.body, max_size=MAX_FRAME)
-        body = _body(fields)
+        body = payload_of(fields)
     except PayloadError as error:
         fault = f"no dead letter of kemi-nsq: {error}"
     return Letter(
@@ -172,13 +189,5 @@ def since(text: str, now: float) -> float:
         raise UsageError(f"--since {text!r} is neither a time such as 2026-12-24T18:00 nor one ago, as 2h") from error
 
 
-def _body(fields: JsonObject) -> bytes:
-    match fields.get("Payload"), fields.get("Payload-Base64"):
-        case str() as text, None:
-            return text.encode("utf-8", "surrogatepass")
-        case None, str() as coded:
-            try:
-                return base64.b64decode(coded, validate=True)
-            except binascii.Error as error:
-                raise PayloadError(f"its Payload-Base64 is none: {error}") from error
-    raise PayloadError("it has neither Payload nor Payload-Base64")
+def _number(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text) else None

@@ -19,6 +19,7 @@ from kemi_nsq.consumer.committing import Committing
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.handling import EventHandling
 from kemi_nsq.consumer.message import Current
+from kemi_nsq.consumer.origin import Origin, sealed
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.consumer.routes import Handler, KamailioRoutes, PythonRoutes, Router
 from kemi_nsq.consumer.tally import Tally
@@ -160,6 +161,67 @@ def test_the_route_runs_before_the_answer_or_after_it_as_ack_says() -> None:
         stage.host.event_routes[NAME] = lambda *_, stage=stage, seen=seen: seen.append(list(stage.answers.given))
         stage.handle(EVENT)
         assert seen == [answered]
+
+
+# Replays
+
+
+def replay(stage: Stage, origin: Origin, *, topic: str = "replays", channel: str = "kamailio") -> str:
+    """Handle a replay that comes by a topic and channel; return what was answered."""
+    message = delivery(sealed(origin), number=7, attempts=3, timestamp_ns=1, subscription=Subscription(topic, channel))
+    stage.handling.handle([message], stage.answers)
+    return stage.answers.given[-1][1]
+
+
+def an_origin(body: bytes = EVENT, *, channel: str = "kamailio") -> Origin:
+    return Origin(topic="events", channel=channel, message_id="ab" * 8, timestamp_ns=17, body=body, replays=2)
+
+
+def test_a_replay_is_handled_as_the_message_that_it_was() -> None:
+    seen: list[Event] = []
+    stage = Stage(handlers={NAME: seen.append}, replay_topic="replays")
+    assert replay(stage, an_origin()) == FIN
+    (event,) = seen
+    assert (event.topic, event.channel, event.message_id, event.timestamp_ns) == ("events", "kamailio", "ab" * 8, 17)
+    assert (event.payload, event.attempts, event.replays) == (EVENT.decode(), 3, 2)
+    assert stage.host.counters == {Counter.RECEIVED: 1, Counter.REPLAYED: 1}
+
+
+@pytest.mark.parametrize("topic", ["events", "elsewhere"])
+@pytest.mark.parametrize("setting", ["", "replays"])
+def test_on_any_other_topic_an_envelope_is_plain_data(topic: str, setting: str) -> None:
+    seen: list[Event] = []
+    stage = Stage(handlers={"nsq:consumer-event": seen.append}, replay_topic=setting)
+    assert replay(stage, an_origin(), topic=topic) == FIN
+    (event,) = seen
+    assert (event.topic, event.message_id, event.timestamp_ns, event.replays) == (topic, f"{7:016x}", 1, 0)
+    assert set(event.fields) == {"Replay-Of", "Payload"}
+    assert stage.host.counters == {Counter.RECEIVED: 1}
+
+
+def test_the_replay_for_another_channel_is_left_to_its_copy() -> None:
+    stage = Stage(handlers={NAME: lambda _: pytest.fail("it ran")}, replay_topic="replays", dead_letter_topic="dead")
+    assert replay(stage, an_origin(channel="another")) == FIN
+    assert (stage.host.counters, stage.publisher.sent, stage.lines) == ({Counter.RECEIVED: 1}, [], [])
+
+
+@pytest.mark.parametrize("body", [b"hello", EVENT])
+def test_a_replay_that_fails_again_is_the_same_letter_and_says_how_often(body: bytes) -> None:
+    stage = Stage(handlers={NAME: lambda _: -1}, replay_topic="replays", dead_letter_topic="dead", max_attempts="1")
+    assert replay(stage, an_origin(body)) == FIN
+    letter = json.loads(stage.publisher.sent[0].body)
+    wanted = {"Topic": "events", "Channel": "kamailio", "Message-ID": "ab" * 8, "Timestamp": 17, "Replays": 2}
+    assert letter == letter | wanted | {"Payload": body.decode(), "Attempts": 3}
+
+
+def test_what_is_no_replay_is_refused_on_their_topic() -> None:
+    stage = Stage(replay_topic="replays", dead_letter_topic="dead", handlers={NAME: lambda _: pytest.fail("it ran")})
+    message = delivery(EVENT, subscription=Subscription("replays", "kamailio"))
+    stage.handling.handle([message], stage.answers)
+    letter = json.loads(stage.publisher.sent[0].body)
+    assert letter["Reason"].startswith("it has no Replay-Of, so it is no replay")
+    assert (letter["Topic"], letter["Payload"]) == ("replays", EVENT.decode())
+    assert stage.host.counters[Counter.INVALID] == 1
 
 
 BAD_BODIES = [b"", b" ", b"hello", b"[1]", b'"x"', b"null", b"17", b'{"a": "\xff"}', b"{'a': 1}", b'{"a": NaN}', b"\0"]

@@ -14,12 +14,14 @@ import pytest
 import sqlalchemy as sa
 
 from kemi_nsq.consumer.message import Delivery
+from kemi_nsq.consumer.origin import sealed
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.consumer.verdict import Answers
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError, NsqError, RowRefused
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
+from kemi_nsq.names import Subscription
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.row import GRACE_S, Row
@@ -400,3 +402,81 @@ def test_an_expires_that_means_something_ends_after_now_and_fits_the_column(
     row = rows(table)["alice"]
     assert row.received_time < row.expires <= INT32
     assert rows(table)["alice"].expires > 0
+
+
+# Replays
+
+
+def replayed(number: int = 0, *, age_s: float, user: str = "alice", **fields: object) -> Delivery:
+    """Return the replay of a call's event that nsqd took so many seconds ago."""
+    first = message(number, user=user, sent_at=time.time() - age_s, **fields)
+    envelope = sealed(first.origin._replace(replays=1, channel="kamailio"))
+    return delivery(envelope, number=100 + number, subscription=Subscription("replays", "kamailio"))
+
+
+@pytest.fixture
+def replaying(table: PresentityTable) -> Recorded:
+    return Recorded(FakeHost(), table, replay_topic="replays", pua_tombstone="300")
+
+
+def test_a_replay_is_stored_where_nothing_later_is_and_for_what_is_left_of_its_time(
+    replaying: Recorded, table: PresentityTable
+) -> None:
+    replaying.handle([replayed(age_s=100, Expires="200")])
+    row = rows(table)["alice"]
+    assert row.position // 10**9 == pytest.approx(time.time() - 100, abs=5)
+    assert row.expires - GRACE_S == pytest.approx(time.time() + 100, abs=5)
+    assert replaying.host.refreshed == [("sip:alice@example.com", "dialog")]
+
+
+def test_a_replay_never_comes_over_what_was_later(replaying: Recorded, table: PresentityTable) -> None:
+    later = message(sent_at=time.time() - 50, State="confirmed")
+    replaying.handle([later])
+    before = rows(table)
+    replaying.handle([replayed(age_s=60)])
+    assert replaying.returned[-1] is Change.STALE
+    assert rows(table) == before
+
+
+def test_a_call_that_ended_and_is_forgotten_is_not_lit_again(replaying: Recorded, table: PresentityTable) -> None:
+    """After NSQ_PUA_TOMBSTONE nothing is left of a call that is over, so nobody knows whether this one is."""
+    replaying.handle([replayed(age_s=310)])
+    assert (rows(table), replaying.host.refreshed) == ({}, [])
+    replaying.handle([replayed(1, age_s=290)])
+    assert rows(table)["alice"].position // 10**9 == pytest.approx(time.time() - 290, abs=5)
+
+
+def test_an_old_replay_is_stored_over_what_is_older_still(replaying: Recorded, table: PresentityTable) -> None:
+    replaying.handle([message(sent_at=time.time() - 5 * HOUR_S, Event_Package="message-summary", Messages_New="1")])
+    replaying.handle([replayed(1, age_s=4 * HOUR_S, Event_Package="message-summary", Messages_New="7")])
+    assert b"Voice-Message: 7/0" in rows(table)["alice"].body
+    replaying.handle([replayed(2, age_s=4.5 * HOUR_S, Event_Package="message-summary", Messages_New="3")])
+    assert b"Voice-Message: 7/0" in rows(table)["alice"].body
+
+
+def test_a_state_that_has_expired_since_is_not_shown(replaying: Recorded, table: PresentityTable) -> None:
+    replaying.handle([replayed(age_s=100, Expires="90")])
+    assert rows(table) == {}
+    assert replaying.host.counters[Counter.PUA_TOO_OLD] == 1
+
+
+def test_an_end_is_replayed_however_old_it_is(replaying: Recorded, table: PresentityTable) -> None:
+    replaying.handle([message(sent_at=time.time() - 2 * HOUR_S)])
+    replaying.handle([replayed(1, age_s=HOUR_S, State="terminated")])
+    assert (replaying.returned[-1], rows(table)) == (Change.STORED, {}), "it lives no more"
+
+
+def test_an_old_replay_is_too_old_as_any_other_event(table: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), table, replay_topic="replays", max_event_age="60")
+    consumer.handle([replayed(age_s=70)])
+    assert rows(table) == {}
+    assert "an event 70 s old is dropped (NSQ_MAX_EVENT_AGE)" in texts(consumer.host)[0]
+
+
+def test_the_field_of_the_producer_orders_a_replay_too(table: PresentityTable) -> None:
+    consumer = Recorded(FakeHost(), table, replay_topic="replays", pua_order_field="Seq")
+    consumer.handle([message(sent_at=time.time() - 90, Seq=7)])
+    consumer.handle([replayed(1, age_s=60, Seq=6, State="confirmed")])
+    assert consumer.returned[-1] is Change.STALE
+    consumer.handle([replayed(2, age_s=80, Seq=8, State="confirmed")])
+    assert b"confirmed" in rows(table)["alice"].body

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Publishes what dead letters hold to the topic of the replays, which consumers read (`consumer.origin`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kemi_nsq.consumer.origin import sealed
+from kemi_nsq.errors import ConnectionLost, PayloadError, TransientError
+from kemi_nsq.nsq import stats
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.settings import Settings
+from kemi_nsq.tools.deadletters import Act
+from kemi_nsq.tools.letters import Letter
+from kemi_nsq.tools.nsqds import TIMEOUT_S, Nsqd
+
+
+def replays(settings: Settings, nsqds: Iterable[Nsqd], topic: str) -> Act:
+    """Return what replays a letter: it returns when nsqd has the replay.
+
+    Each channel has a copy of it and handles those of its own letters. So one of which nobody has the channel stays.
+
+    Raises:
+        ConnectionLost: nobody consumes the topic, or nsqd does not tell.
+    """
+    channels = _channels(nsqds, topic)
+    publisher = Publisher(settings)
+
+    def replay(letter: Letter) -> None:
+        origin = letter.origin()
+        if origin.channel not in channels:
+            raise PayloadError(
+                f"no consumer reads topic {topic} on channel {origin.channel}; see NSQ_LISTEN_CHANNEL and "
+                "NSQ_TOPIC_CHANNEL of who wrote it"
+            )
+        try:
+            publisher.publish(Outgoing(topic=topic, body=sealed(origin)))
+        except TransientError as error:
+            raise ConnectionLost(f"not replayed: {error}") from error
+
+    return replay
+
+
+def _channels(nsqds: Iterable[Nsqd], topic: str) -> set[str]:
+    found: set[str] = set()
+    for nsqd in nsqds:
+        try:
+            there = stats.topic(nsqd.http, topic, timeout_s=TIMEOUT_S)
+        except TransientError as error:
+            raise ConnectionLost(f"nsqd {error}; see NSQ_NSQD_ADDRESS") from error
+        found.update(there.channels if there is not None else ())
+    if not found:
+        raise ConnectionLost(f"no consumer reads topic {topic}: is it NSQ_REPLAY_TOPIC in kamailio.cfg, too?")
+    return found
