@@ -33,6 +33,14 @@ class Kamailio(kemi_routes.Kamailio):  # type: ignore[misc]  # see above
     def never(self, event: Event) -> int:
         return -1
 
+    @event_route("nsq:consumer-event-test-mended-update")
+    def mended(self, event: Event) -> int:
+        if not event.replays:
+            return -1
+        code = self.nsq_pua_publish(event.payload)
+        KSR.notice(f"test: replay {event.replays} rc={code} of {event.topic}\n")
+        return 1
+
     @event_route("nsq:consumer-event-test-raise")
     def fail(self, event: Event) -> None:
         if event.attempts == 1:

@@ -45,6 +45,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_MSG_TIMEOUT": (10, ("0", 0), ("900", 900)),
     "NSQ_BATCH": (100, ("1", 1), ("1000", 1000)),
     "NSQ_DEAD_LETTER_TOPIC": ("", ("dead.letters", "dead.letters"), ("", "")),
+    "NSQ_REPLAY_TOPIC": ("", ("replays", "replays"), ("", "")),
     "NSQ_MAX_EVENT_SIZE": (65536, ("1", 1), ("1048576", 1048576)),
     "NSQ_CONSUMER_EVENT_KEY": ("Event-Category", ("x", "x"), ("k" * 64, "k" * 64)),
     "NSQ_CONSUMER_EVENT_SUBKEY": ("Event-Name", ("Sub Type", "Sub Type")),
@@ -135,6 +136,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_MSG_TIMEOUT": ("-1", "901", "1.5", ""),
     "NSQ_BATCH": ("0", "1001", "many"),
     "NSQ_DEAD_LETTER_TOPIC": _BAD_NAMES[1:],
+    "NSQ_REPLAY_TOPIC": (*_BAD_NAMES[1:], "kamailio"),
     "NSQ_MAX_EVENT_SIZE": ("0", "1048577", "1M"),
     "NSQ_CONSUMER_EVENT_KEY": ("", "k" * 65),
     "NSQ_CONSUMER_EVENT_SUBKEY": ("", "k" * 65),
@@ -209,6 +211,25 @@ def problems(defines: dict[str, str]) -> list[str]:
 def test_the_tables_above_know_every_setting() -> None:
     assert list(GOOD) == names()
     assert list(BAD) == [name for name in names() if name != "NSQ_DB_URL"], "BAD_URLS are those of NSQ_DB_URL"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"NSQ_LISTEN_TOPIC": "same"},
+        {"NSQ_DEAD_LETTER_TOPIC": "same"},
+        {"NSQ_TOPIC_CHANNEL": "other:kamailio,same:kamailio"},
+    ],
+)
+def test_replays_have_a_topic_of_their_own(others: dict[str, str]) -> None:
+    (problem,) = problems({**others, "NSQ_REPLAY_TOPIC": "same"})
+    assert problem.startswith("NSQ_REPLAY_TOPIC 'same': it must be a topic of its own; allowed: ")
+
+
+def test_replays_are_consumed_on_each_channel() -> None:
+    given = load({"NSQ_TOPIC_CHANNEL": "a:one,b:two,c:one", "NSQ_REPLAY_TOPIC": "again"})
+    assert [*map(str, given.subscriptions)] == ["a:one", "b:two", "c:one", "again:one", "again:two"]
+    assert [*map(str, load({"NSQ_REPLAY_TOPIC": "again"}).subscriptions)] == ["kamailio:kamailio", "again:kamailio"]
 
 
 def test_names_and_rows_list_the_fields() -> None:
