@@ -47,8 +47,11 @@ class Counter(Named):
         "pua_hidden",
         "presence states that no document shows: calls above NSQ_PUA_MAX_DIALOGS, and their ends",
     )
-    PUA_STALE = "pua_stale", "presence states older than, or the same as, the one stored"
-    PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE"
+    PUA_STALE = (
+        "pua_stale",
+        "presence states older than, or the same as, the one stored; and replays older than what is remembered",
+    )
+    PUA_TOO_OLD = "pua_too_old", "presence events older than NSQ_MAX_EVENT_AGE, and replays of what has expired since"
     PUA_INVALID = (
         "pua_invalid",
         "presence events of no use: no state, no scope, a row that the database refuses, or no NSQ_DB_URL",

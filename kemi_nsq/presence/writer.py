@@ -102,23 +102,26 @@ class PresenceWriter:
             tombstone_s=self._settings.pua_tombstone,
             default_expires_s=getattr(self._settings, PACKAGES[state.package].expires),
         )
-        oldest = self._settings.max_event_age
-        if oldest and sent_at is not None and now - sent_at > oldest and not row.is_over:
+        row = row._replace(redelivered=redelivered)
+        if row.is_over or sent_at is None:
+            return row
+        return None if self._is_too_old(now - sent_at) else self._again(row, now, sent_at) if replayed else row
+
+    def _is_too_old(self, age_s: float) -> bool:
+        """Whether an event is older than NSQ_MAX_EVENT_AGE, which is counted and said."""
+        too_old = 0 < self._settings.max_event_age < age_s
+        if too_old:
             self._host.count(Counter.PUA_TOO_OLD)
-            text = f"an event {now - sent_at:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
+            text = f"an event {age_s:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
-            return None
-        again = self._again(row, now, sent_at or now) if replayed else row
-        return again._replace(redelivered=True) if again is not None and redelivered else again
+        return too_old
 
     def _again(self, row: Row, now: float, sent_at: float) -> Row | None:
-        """Return the row of an event that was a dead letter since `sent_at`; None if its state has expired meanwhile.
+        """Return the row of a replay of what nsqd took at `sent_at`; None if its state has expired meanwhile.
 
         What ends something is remembered for NSQ_PUA_TOMBSTONE seconds only. An event that is older may tell of what
         has ended and is forgotten.
         """
-        if row.is_over:
-            return row
         age_s = max(0, math.ceil(now - sent_at))
         if row.expires - GRACE_S - age_s <= now:
             self._host.count(Counter.PUA_TOO_OLD)

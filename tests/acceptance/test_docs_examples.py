@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from kemi_nsq.tools.deadletters import CHANNEL as LETTERS
 from tests.support.chain import CHANNEL, CONFIGURATIONS, SHIPPED, TOPIC, Chain
+from tests.support.command import addresses
 from tests.support.kamailio import CLEAN_PATH, PROGRAM_PATH
 from tests.support.markdown import ROOT, Command, Example, commands, examples
 from tests.support.ports import LOOPBACK
@@ -177,7 +179,8 @@ def test_an_example_does_what_its_page_says(
     example: Example, tmp_path: Path, start: Callable[..., ChildProcess]
 ) -> None:
     with chain_of(example, tmp_path) as chain:
-        until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
+        topics = 3 if "NSQ_REPLAY_TOPIC" in example.text else 2
+        until(lambda: chain.counter("connected") == topics, what="the consumer's topics and its reply topic")
         if "nsq_query" in example.text:
             start(*_responder(), "--nsqd", chain.nsqd.tcp_address).wait_for_log("answering on")
         if "request_route" in example.text or "\nroute[" in f"\n{example.text}":
@@ -267,7 +270,7 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
     http = shipped.nsqd.http_address
     nsqd = {"publish": http, "presence": http, "query": shipped.nsqd.tcp_address}
     name = command.words[1]
-    if name == "respond":
+    if name in {"respond", "dead-letters", "tail"}:
         return  # below
     if name == "query":
         start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
@@ -278,6 +281,39 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
     assert (done.returncode, done.stderr) == (0, "")
     assert name != "query" or json.loads(done.stdout)["Contact"] == CONTACT
     shipped.drain(topic=TOPIC, channel=CHANNEL)
+
+
+LOOKING = [each for each in commands("kemi-nsq") if each.words[1] in {"dead-letters", "tail"}]
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=str)
+def test_our_command_finds_letters_and_messages(command: Command, shipped: Chain, tmp_path: Path) -> None:
+    """Those that the pages speak of: the letter that one of them shows, and events."""
+    letter = next(each.text for each in examples("json") if '"Reason"' in each.text)
+    channels = [("dead", LETTERS), ("replays", CHANNEL)]
+    for topic, channel in channels:
+        shipped.nsqd.create_topic(topic)
+        shipped.nsqd.create_channel(topic, channel)
+    shipped.publish(letter.encode(), topic="dead")
+    until(lambda: shipped.nsqd.channel("dead", LETTERS).depth, what="a letter")
+    names = {each[0]: each[1] for each in (word.split("=") for word in _exported())}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NSQ_")} | names
+    process = ChildProcess(
+        "kemi-nsq", [OURS, *command.words[1:]], folder=tmp_path, environment=environment | addresses(shipped.nsqd)
+    )
+    if command.words[1] == "tail":
+        until(lambda: len(shipped.nsqd.topic(TOPIC)["channels"]) == 2, what="its channel")
+        shipped.publish(event_for(UPDATE))
+    assert process.wait_exit() == 0, process.log_text()
+    assert "kemi-nsq:" not in process.log_text()
+    assert process.log_text().strip()
+    for topic, channel in channels:
+        shipped.nsqd.http("POST", "/channel/empty", topic=topic, channel=channel)
+
+
+def _exported() -> list[str]:
+    """Return the variables that the page of dead letters sets."""
+    return [word for command in commands("export") for word in command.words[1:]]
 
 
 @pytest.mark.parametrize("command", [each for each in commands("kemi-nsq") if each.words[1] == "respond"], ids=str)

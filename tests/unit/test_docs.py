@@ -70,6 +70,7 @@ PROGRAMS = {
     "done",
     "echo",
     "env",
+    "export",
     "for",
     "git",
     "install",
@@ -135,7 +136,7 @@ class TestPages:
         for word in code_words(page):
             if made := re.match(r"make ([a-z0-9-]+)", word):
                 assert made[1] in targets
-            if called := re.match(r"kemi-nsq ([a-z]+)", word):
+            if called := re.match(r"kemi-nsq ([a-z-]+)", word):
                 assert called[1] in group.commands
 
     def test_every_fence_has_a_language_and_no_line_is_too_long(self, page: Path) -> None:
@@ -250,7 +251,7 @@ class TestShellExamples:
     @pytest.mark.parametrize("command", commands("kemi-nsq", "curl"), ids=ids)
     def test_events_in_it_describe_a_state(self, command: Command) -> None:
         for word in command.words:
-            if "Event-Package" in word:
+            if '"Event-Package"' in word:
                 assert from_event(jsontext.json_object(word)).package == "dialog"
 
     def test_the_steps_of_an_installation_exist(self) -> None:
