@@ -14,6 +14,8 @@ from kemi_nsq.nsq.sockets import BlockingSocket
 CONNECT_TIMEOUT_S = 5.0
 #: How long nsqd may take to have read what was answered.
 _LEAVE_TIMEOUT_S = 5.0
+#: And how long after that a last message may come.
+_LAST_S = 0.05
 _FOR_EVER_S = 365 * 86400.0
 
 
@@ -116,6 +118,10 @@ class Reader:
             self._conversation.close()
             while not isinstance(self._next_event(deadline), nsq.Accepted):
                 self._give_back()  # it was on its way
+            # nsqd sends by another thread, which may have had one in its hands that no answer waits for.
+            with suppress(DeadlineExceeded):
+                while self.messages(time.monotonic() + _LAST_S):
+                    self._give_back()
             self._give_back()
             self._flush(deadline)
         except TransientError:

@@ -17,7 +17,8 @@ from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq.protocol import Message
 from kemi_nsq.tools import deadletters
 from kemi_nsq.tools.deadletters import CHANNEL
-from kemi_nsq.tools.letters import Letter, read
+from kemi_nsq.tools.letters import Letter, Wanted, read
+from kemi_nsq.tools.nsqds import Nsqd as Nsqds
 from kemi_nsq.tools.reader import Reader
 from tests.support.command import Done, addresses, kemi_nsq
 from tests.support.nsqd import Nsqd, Nsqlookupd
@@ -197,6 +198,36 @@ def test_who_is_killed_loses_nothing(nsqd: Nsqd) -> None:
         until(lambda: reader.messages(time.monotonic() + 1), what="letters")
         until(lambda: nsqd.channel(DEAD, CHANNEL).in_flight == 10, what="all of them")
     until(lambda: nsqd.channel(DEAD, CHANNEL).depth == 10, timeout_s=15, what="nsqd to have them again")
+
+
+def test_letters_that_are_finished_slowly_do_not_time_out(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadletters, "MSG_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(deadletters, "_KEEP_S", 0.1)
+    nsqd.publish_many(DEAD, [letter(number) for number in range(8)])
+    began = time.monotonic()
+
+    def slowly(found: Letter) -> None:
+        due = began + 0.3 * (int(found.message_id, 16) + 1)
+        until(lambda: time.monotonic() >= due, what="the time of this one")
+
+    servers = [Nsqds(address(nsqd.tcp_address), address(nsqd.http_address))]
+    found = deadletters.finish(servers, DEAD, Wanted(), slowly)
+    assert (found.done, found.again, found.problems) == (8, 0, [])
+    state = nsqd.channel(DEAD, CHANNEL)
+    assert (state.timed_out, state.drained) == (0, True)
+
+
+def test_what_timed_out_before_it_was_finished_is_told(nsqd: Nsqd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadletters, "MSG_TIMEOUT_S", 1.0)
+    nsqd.publish_many(DEAD, [letter(number) for number in range(3)])
+
+    def too_late(_: Letter) -> None:
+        until(lambda: nsqd.channel(DEAD, CHANNEL).timed_out == 3, timeout_s=15, what="their timeout")
+
+    servers = [Nsqds(address(nsqd.tcp_address), address(nsqd.http_address))]
+    found = deadletters.finish(servers, DEAD, Wanted(), too_late)
+    assert (found.done, found.again, found.problems) == (0, 3, [])
+    until(lambda: nsqd.channel(DEAD, CHANNEL).depth == 3, what="all of them again")
 
 
 def test_letters_in_other_hands_are_told(nsqd: Nsqd) -> None:
