@@ -107,6 +107,8 @@ def replay(  # noqa: PLR0913, PLR0917  # one argument for each option
     target = to or settings.replay_topic
     if not target:
         raise UsageError("no topic of replays is known: give --to TOPIC, or set NSQ_REPLAY_TOPIC, as in kamailio.cfg")
+    if target == name:
+        raise UsageError(f"{name} is the topic of the letters, and replays need one of their own; see NSQ_REPLAY_TOPIC")
     act = replays(settings, servers, topic_name(target))
     found = look(servers, name, wanted) if dry_run else finish(servers, name, wanted, act)
     report(found, name, done=f"replayed to {target}", dry_run=dry_run, as_json=as_json)

@@ -157,7 +157,7 @@ class _Hand:
                     if size <= MOST_BYTES:
                         letter = read(message, str(self._nsqd))
                         self.letters.append(letter)
-                        self._messages[letter.letter_id] = message
+                        self._messages[letter.letter_id] = message._replace(body=b"")
         self._reader.take(0)
 
     def finish(self, letter: Letter, act: Act) -> None:

@@ -29,6 +29,8 @@ def replays(settings: Settings, nsqds: Iterable[Nsqd], topic: str) -> Act:
 
     def replay(letter: Letter) -> None:
         origin = letter.origin()
+        if origin.topic == topic:  # there it would be an event like any other, which no route knows
+            raise PayloadError(f"it came by topic {topic}, and replays need a topic of their own; see NSQ_REPLAY_TOPIC")
         if origin.channel not in channels:
             raise PayloadError(
                 f"no consumer reads topic {topic} on channel {origin.channel}; see NSQ_LISTEN_CHANNEL and "

@@ -144,6 +144,20 @@ def test_a_letter_whose_channel_nobody_reads_stays(nsqd: Nsqd) -> None:
     letters(nsqd, 1)
 
 
+def test_a_letter_is_not_replayed_to_where_it_came_from(nsqd: Nsqd) -> None:
+    """There the envelope would be an event without a route, and lost."""
+    route = Failing()
+    with consuming(nsqd, route):
+        until(lambda: nsqd.topic(REPLAYS)["channels"], what="a consumer of replays")
+        nsqd.publish(TOPIC, b"{}")
+        letters(nsqd, 1)
+        done = run("replay", "--all", "--to", TOPIC, nsqd=nsqd)
+        assert (done.code, done.out) == (2, f"0 letters of dead replayed to {TOPIC}\n")
+        assert "it came by topic events, and replays need a topic of their own" in done.err
+        letters(nsqd, 1)
+        assert len(route.seen) == 1
+
+
 def test_what_is_no_letter_of_ours_stays_and_stops_no_other(nsqd: Nsqd) -> None:
     route = Failing()
     route.fails = False
@@ -195,6 +209,10 @@ def test_letters_stay_where_no_nsqd_takes_a_replay(tmp_path: Path) -> None:
     [
         (("replay",), "which letters? Give ids, a filter such as --reason TEXT, or --all"),
         (("replay", "--all", "--to", "a b"), "'a b' is no name for a topic or channel"),
+        (
+            ("replay", "--all", "--to", DEAD),
+            "dead is the topic of the letters, and replays need one of their own; see NSQ_REPLAY_TOPIC",
+        ),
     ],
 )
 def test_what_is_not_clear_replays_nothing(nsqd: Nsqd, words: tuple[str, ...], said: str) -> None:
