@@ -151,12 +151,13 @@ def _chosen(wanted: Wanted, everything: bool) -> Wanted:
 
 
 def _print(letters: Iterable[Letter]) -> None:
-    columns = "id", "since", "reason", "topic:channel", "route", "message", "delivered", "replays", "node", "bytes"
-    made = table(*columns)
+    made = table("id", "since", "message", "topic:channel", "replays", "reason")
+    for column in made.columns[:-1]:  # what is too long for a terminal is the reason
+        column.no_wrap = True
     for each in letters:
         place = f"{each.topic}:{each.channel}" if each.topic else ""
-        row = (each.letter_id, moment(each.died_s), each.why, place, each.route, each.message_id)
-        made.add_row(*map(line, (*row, each.attempts, each.replays, each.node, str(len(each.body)))))
+        row = (each.letter_id, moment(each.died_s), each.message_id, place, each.replays, each.why)
+        made.add_row(*map(line, row))
     if made.row_count:
         console().print(made)
 
@@ -179,7 +180,7 @@ def _say(found: Found, first: str) -> None:
     if found.seen < found.waiting:
         lines.append(
             f"{found.seen} of {found.waiting} letters could be seen: nsqd hands out no more at once "
-            "(--max-rdy-count). Look again for the next ones"
+            "(--max-rdy-count), or they are too large to be kept. Look again for the next ones"
         )
     if not found.topics and not found.problems:
         lines.append("nsqd has no such topic: no letter has come yet, or NSQ_DEAD_LETTER_TOPIC is another")

@@ -121,12 +121,15 @@ def _visit(nsqd: Nsqd, topic: str, found: Found, use: Callable[[_Hand], None]) -
             hand = _Hand(nsqd, reader)
             waiting, elsewhere, _ = stats.channel(nsqd.http, Subscription(topic, CHANNEL), timeout_s=TIMEOUT_S)
             hand.collect(waiting)
-            found.seen += hand.came
+            found.seen += len(hand.letters)
             found.waiting += waiting
             found.elsewhere += elsewhere
             use(hand)
         finally:
-            found.again += reader.leave()
+            again = reader.leave()
+            found.again += again or 0
+            if again is None:
+                found.problems.append(f"nsqd {nsqd} did not hear all answers: what is done may come again")
     except TransientError as error:
         where = "" if str(nsqd) in str(error) else f"{nsqd}: "
         found.problems.append(f"nsqd {where}{error}; see NSQ_NSQD_TCP_ADDRESS")

@@ -104,11 +104,12 @@ class Reader:
         with suppress(DeadlineExceeded):
             self.messages(time.monotonic())
 
-    def leave(self) -> int:
+    def leave(self) -> int | None:
         """Give back all that is in flight, and close the connection when nsqd has read that.
 
         Returns:
-            How many messages could not be finished: they had timed out, and will come again.
+            How many messages could not be finished: they had timed out, and will come again. None if nsqd went away, so
+            that what was finished may come again, too.
         """
         deadline = time.monotonic() + _LEAVE_TIMEOUT_S
         try:
@@ -125,7 +126,7 @@ class Reader:
             self._give_back()
             self._flush(deadline)
         except TransientError:
-            pass  # nsqd gives them to the next reader all the same, after the message timeout
+            return None  # nsqd gives them to the next reader all the same, after the message timeout
         finally:
             self.close()
         return self._failed
