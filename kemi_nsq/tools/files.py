@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the files are that Kamailio loads and includes: nsq.py, nsq.cfg, complete servers, examples."""
+"""Where the files are that Kamailio loads and includes, and those for who watches it: nsq.cfg, alerts, examples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kemi_nsq.errors import UsageError
 _PACKAGE = Path(kemi_nsq.__file__).parent
 #: Where a wheel has them (hatch_build.py; in the Debian package a link to /usr/share/kemi-nsq), and where a checkout.
 _FOLDERS = (_PACKAGE / "share", _PACKAGE.parent / "kamailio")
+_KINDS = (".cfg", ".json", ".py", ".sql", ".yml")
 
 
 def folder() -> Path:
@@ -31,9 +32,7 @@ def path_of(name: str) -> Path:
     Raises:
         UsageError: there is none of this name; the message has those that there are.
     """
-    there = sorted(
-        str(each.relative_to(folder())) for each in folder().rglob("*") if each.suffix in (".cfg", ".py", ".sql")
-    )
+    there = sorted(str(each.relative_to(folder())) for each in folder().rglob("*") if each.suffix in _KINDS)
     if name not in there:
         raise UsageError(f"no file is called {name!r}; there are {', '.join(there)}")
     return folder() / name

@@ -23,9 +23,9 @@ import pytest
 from kemi_nsq.tools.deadletters import CHANNEL as LETTERS
 from tests.support.chain import CHANNEL, CONFIGURATIONS, SHIPPED, TOPIC, Chain
 from tests.support.command import addresses
-from tests.support.kamailio import CLEAN_PATH, PROGRAM_PATH
+from tests.support.kamailio import CLEAN_PATH, PROGRAM_PATH, quoted
 from tests.support.markdown import ROOT, Command, Example, commands, examples
-from tests.support.ports import LOOPBACK
+from tests.support.ports import LOOPBACK, free_tcp_port
 from tests.support.process import ChildProcess, find_program
 from tests.support.sip_endpoint import SipEndpoint
 from tests.support.sip_message import Request, Response
@@ -35,6 +35,9 @@ OURS = str(Path(sys.executable).with_name("kemi-nsq"))
 CONTACT = "sip:bob@192.0.2.7"
 #: What the examples name, where it lies on a real machine.
 DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
+METRICS, OUR_METRICS = "127.0.0.1:9151", f"{LOOPBACK}:{free_tcp_port()}"
+#: Commands that look into the runtime folder.
+BESIDE = {"status", "pause", "resume", "drain"}
 FILES = "/var/lib/kamailio/"
 #: Where the package has its configurations, which lie beside an example here.
 INSTALLED = "/usr/share/kemi-nsq/"
@@ -232,7 +235,8 @@ def test_kamailio_accepts_the_grammar(example: Example, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run the shipped native configuration, which has had the first event of the quick start."""
-    with Chain("native", tmp_path_factory.mktemp("shipped")) as chain:
+    defines = {"NSQ_METRICS_ADDRESS": quoted(OUR_METRICS)}
+    with Chain("native", tmp_path_factory.mktemp("shipped"), defines=defines) as chain:
         chain.publish(event_for(UPDATE))
         until(lambda: chain.counter("pua_stored") == 1, what="the first event")
         yield chain
@@ -240,7 +244,12 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 def here(command: Command, chain: Chain) -> list[str]:
     """Return a command's words with this chain's addresses and files in place of the examples'."""
-    places = {DATABASE: str(chain.database), NSQD_TCP: chain.nsqd.tcp_address, NSQD_HTTP: chain.nsqd.http_address}
+    places = {
+        DATABASE: str(chain.database),
+        METRICS: OUR_METRICS,
+        NSQD_TCP: chain.nsqd.tcp_address,
+        NSQD_HTTP: chain.nsqd.http_address,
+    }
     words = list(command.words)
     for written, real in places.items():
         words = [word.replace(written, real) for word in words]
@@ -270,17 +279,25 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
     http = shipped.nsqd.http_address
     nsqd = {"publish": http, "presence": http, "query": shipped.nsqd.tcp_address}
     name = command.words[1]
-    if name in {"respond", "dead-letters", "tail"}:
+    if name in {"respond", "dead-letters", "tail"} or "--watch" in command.words:
         return  # below
     if name == "query":
         start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
     words = [OURS, *here(command, shipped)[1:], *(("--nsqd", nsqd[name]) if name in nsqd else ())]
-    words += ["--run-dir", str(shipped.kamailio.pages_folder)] if name == "status" else []
+    words += ["--run-dir", str(shipped.kamailio.pages_folder)] if name in BESIDE else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NSQ_")}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=10)
     assert (done.returncode, done.stderr) == (0, "")
     assert name != "query" or json.loads(done.stdout)["Contact"] == CONTACT
+    if name in {"pause", "drain"}:
+        subprocess.run([OURS, "resume", *words[-2:]], check=True, timeout=10, stdout=subprocess.PIPE)
     shipped.drain(topic=TOPIC, channel=CHANNEL)
+
+
+def test_our_live_view_shows_the_first_line(shipped: Chain, start: Callable[..., ChildProcess]) -> None:
+    (watching,) = (each for each in commands("kemi-nsq") if each.words[1:] == ("status", "--watch"))
+    live = start(*watching.words[1:], "--run-dir", str(shipped.kamailio.pages_folder))
+    live.wait_for_log("^KEMI-NSQ OK - ")
 
 
 LOOKING = [each for each in commands("kemi-nsq") if each.words[1] in {"dead-letters", "tail"}]
