@@ -13,8 +13,11 @@ from dataclasses import dataclass
 
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages import dialog, message_summary, presence, reg
-from kemi_nsq.presence.packages.state import State, Wishes, required, text
-from kemi_nsq.presence.values import wrong
+from kemi_nsq.presence.packages.state import Gist, State, Wishes, required, text
+from kemi_nsq.presence.values import clean, wrong
+
+#: Of larger documents nobody reads the gist; Kamailio itself sends none (`row.MAX_BODY`). And so much is told of one.
+_LARGEST, _LONGEST = 256 * 1024, 300
 
 
 def _new(_before: bytes, body: bytes) -> bytes:
@@ -28,6 +31,7 @@ class Package:
     Attributes:
         read: reads the state that an event announces; raises PayloadError.
         ended: makes of a document of the package the one that says that its state is over; raises ValueError.
+        gist: says in words what a document of the package says; raises ValueError.
         expires: the field of the settings that says how long a state is kept whose event does not.
         hides: what is over leaves the document as soon as its watchers were told. Where it does not, a document without
             any state would be worse than one that says that it is over.
@@ -37,6 +41,7 @@ class Package:
 
     read: Callable[[JsonObject, Wishes], State]
     ended: Callable[[bytes, int], bytes]
+    gist: Callable[[bytes], Gist]
     expires: str = "pua_expires"
     hides: bool = False
     same: Callable[[bytes, bytes], bool] = operator.eq
@@ -44,10 +49,12 @@ class Package:
 
 
 PACKAGES: Mapping[str, Package] = {
-    "dialog": Package(read=dialog.read, ended=dialog.ended, hides=True),
-    "presence": Package(read=presence.read, ended=presence.ended),
-    "message-summary": Package(read=message_summary.read, ended=message_summary.ended, expires="pua_mailbox_expires"),
-    "reg": Package(read=reg.read, ended=reg.ended, hides=True, same=reg.same, follows=reg.follows),
+    "dialog": Package(read=dialog.read, ended=dialog.ended, gist=dialog.gist, hides=True),
+    "presence": Package(read=presence.read, ended=presence.ended, gist=presence.gist),
+    "message-summary": Package(
+        read=message_summary.read, ended=message_summary.ended, gist=message_summary.gist, expires="pua_mailbox_expires"
+    ),
+    "reg": Package(read=reg.read, ended=reg.ended, gist=reg.gist, hides=True, same=reg.same, follows=reg.follows),
 }
 _NAMES = f"one of {', '.join(PACKAGES)}"
 _WISHES = Wishes()
@@ -83,3 +90,17 @@ def ended(package: str, body: bytes, version: int) -> bytes:
     if package not in PACKAGES:
         raise ValueError(f"event package {package!r} is none of ours")
     return PACKAGES[package].ended(body, version)
+
+
+def gist(package: str, body: bytes) -> Gist:
+    """Return what a document says, without control characters, whoever has written it; never raises."""
+    known = PACKAGES.get(package)
+    if known is None:
+        return Gist("?", "of a package that kemi-nsq does not write")
+    if len(body) > _LARGEST:
+        return Gist("?", f"a document of {len(body)} bytes")
+    try:
+        state, about = known.gist(body)
+    except ValueError:
+        return Gist("?", "a document that nobody can read")
+    return Gist(clean(state)[:_LONGEST], clean(about)[:_LONGEST])

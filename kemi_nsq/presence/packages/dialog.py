@@ -10,6 +10,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import (
     OVER_RANK,
+    Gist,
     Presentity,
     State,
     Wishes,
@@ -144,6 +145,20 @@ def ended(body: bytes, _version: int) -> bytes:
     for state in root.iter(f"{{{NAMESPACE}}}state"):
         state.text = "terminated"
     return written(root)
+
+
+def gist(body: bytes) -> Gist:
+    """Return the states of the dialogs of a document, and with whom they are.
+
+    Raises:
+        ValueError: the document is no XML.
+    """
+    root = parsed(body)
+    states = [state.text or "" for state in root.iter(f"{{{NAMESPACE}}}state")]
+    others = root.iterfind(f".//{{{NAMESPACE}}}remote/{{{NAMESPACE}}}identity")
+    calls = [dialog.get("call-id", "") for dialog in root.iter(f"{{{NAMESPACE}}}dialog")]
+    about = [*(f"with {each.text}" for each in others if each.text), *(f"call {each}" for each in calls if each)]
+    return Gist(", ".join(states) or "no dialog", ", ".join(about))
 
 
 def _participant(party: Party, wishes: Wishes) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.packages.state import Presentity, State, Wishes, lifetime_of, origin_of, sender_or, text
+from kemi_nsq.presence.packages.state import Gist, Presentity, State, Wishes, lifetime_of, origin_of, sender_or, text
 from kemi_nsq.presence.sipuri import escape_user, name_addr
 from kemi_nsq.presence.values import MAX_INT32, choice, clean, whole, wrong
 
@@ -72,6 +72,15 @@ def ended(body: bytes, _version: int) -> bytes:
     kept = [line for line in body.splitlines() if line.startswith(b"Message-Account:")]
     lines = [b"Messages-Waiting: no", *kept, b"Voice-Message: 0/0 (0/0)"]
     return b"".join(line + b"\r\n" for line in lines)
+
+
+def gist(body: bytes) -> Gist:
+    """Return how many messages wait, as RFC 3842 has it, and in whose mailbox."""
+    found = dict(line.partition(":")[::2] for line in body.decode("utf-8", "replace").splitlines())
+    lines = {name.lower(): value.strip() for name, value in found.items()}
+    waiting = f"waiting {lines.get('messages-waiting', '?')}"
+    voice = lines.get("voice-message", "")
+    return Gist(f"{waiting}, {voice}" if voice else waiting, lines.get("message-account", ""))
 
 
 def _counts(fields: JsonObject) -> list[int]:

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.packages.state import State, Wishes, digest, lifetime_of, origin_of, required, sender_or, text
+from kemi_nsq.presence.packages.state import (
+    Gist,
+    State,
+    Wishes,
+    digest,
+    lifetime_of,
+    origin_of,
+    required,
+    sender_or,
+    text,
+)
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.settings import Meaning
 
@@ -99,3 +109,15 @@ def ended(body: bytes, _version: int) -> bytes:
         if parent is not None:
             parent.remove(activities)
     return written(root)
+
+
+def gist(body: bytes) -> Gist:
+    """Return open or closed, and the note.
+
+    Raises:
+        ValueError: the document is no XML.
+    """
+    root = parsed(body)
+    basics = [basic.text or "" for basic in root.iter(f"{{{PIDF}}}basic")]
+    notes = dict.fromkeys(note.text or "" for note in root.iter(f"{{{PIDF}}}note", f"{{{DATA_MODEL}}}note"))
+    return Gist(", ".join(basics) or "no tuple", ", ".join(filter(None, notes)))

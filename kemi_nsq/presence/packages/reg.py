@@ -10,6 +10,7 @@ from typing import ClassVar
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import (
     OVER_RANK,
+    Gist,
     State,
     Wishes,
     digest,
@@ -145,3 +146,15 @@ def ended(body: bytes, version: int) -> bytes:
         contact.set("state", "terminated")
         contact.set("event", "expired")
     return written(root)
+
+
+def gist(body: bytes) -> Gist:
+    """Return the states of the contacts of a document, and their addresses.
+
+    Raises:
+        ValueError: the document is no XML.
+    """
+    contacts = list(parsed(body).iter(f"{{{NAMESPACE}}}contact"))
+    states = [contact.get("state", "") for contact in contacts]
+    addresses = [uri.text or "" for contact in contacts for uri in contact.iter(f"{{{NAMESPACE}}}uri")]
+    return Gist(", ".join(states) or "no contact", ", ".join(addresses))

@@ -41,6 +41,13 @@ class Presentity(NamedTuple):
         return f"sip:{self.user}@{self.domain}"
 
 
+class Gist(NamedTuple):
+    """What a document says, for people: the state in a word or two, and whose, or why."""
+
+    state: str
+    about: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What the operator wants of documents.
