@@ -51,19 +51,27 @@ class Inquiries:
         host: the SIP server.
         gate: holds topics.
         tally: what was done, by topic and by route.
-        more: further verbs; each is run by the main thread.
+        at_once: further verbs; each is run by the thread that is asked.
+        in_main: further verbs; each is run by the main thread.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, gate: Gate, tally: Tally, more: Mapping[str, Verb] | None = None
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        gate: Gate,
+        tally: Tally,
+        *,
+        at_once: Mapping[str, Verb],
+        in_main: Mapping[str, Verb],
     ) -> None:
         self._settings = settings
         self._host = host
         self._gate = gate
         self._tally = tally
         self._threads: Threads
-        self._here: Mapping[str, Verb] = {"status": self._status}
-        self._in_main: Mapping[str, Verb] = {"pause": self._pause, "resume": self._resume, **(more or {})}
+        self._here: Mapping[str, Verb] = {"status": self._status, **at_once}
+        self._in_main: Mapping[str, Verb] = {"pause": self._pause, "resume": self._resume, **in_main}
         self._versions: JsonObject = {
             "kemi-nsq": version("kemi-nsq"),
             "kamailio": host.version(),

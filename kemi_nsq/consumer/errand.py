@@ -22,12 +22,14 @@ class Errand:
     answer: JsonValue = None
     error: NsqError | None = None
     given_up: bool = False
+    begun: bool = False
     done: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         """Do it, in the other thread, unless nobody waits for it any more; a bug is for that thread to tell."""
         if self.given_up:
             return
+        self.begun = True
         try:
             self.answer = self.work()
         except NsqError as error:
@@ -39,11 +41,13 @@ class Errand:
         """Wait for the answer.
 
         Raises:
-            DeadlineExceeded: the other thread did not come to it. It will not do it any more.
+            DeadlineExceeded: the other thread did not come to it, and will not do it any more; or it is not ready.
             NsqError: it could not be done.
         """
         if not self.done.wait(WAIT_S):
             self.given_up = True
+            if self.begun:
+                raise DeadlineExceeded(f"{who} does it still")
             raise DeadlineExceeded(f"{who} is busy; nothing was done")
         if self.error is not None:
             raise self.error

@@ -108,7 +108,7 @@ class PuaFunctions:
         try:
             self._commit_collected(self._writer)
             if scope is not None:
-                return self._expiry.reset(scope, position=self._now_position(), spare_later=False)
+                return self._expiry.reset(scope, position=self._expiry.now_position(), spare_later=False)
             event = self._current.event
             if event is None:
                 raise PayloadError("outside an event route nsq_pua_reset needs a scope")
@@ -159,15 +159,14 @@ class PuaFunctions:
                 with suppress(RowRefused):
                     writer.commit([row])
 
-    def _now_position(self) -> int:
-        """Return a position after all that was published; 0 where producers count in their own way."""
-        return 0 if self._settings.pua_order_field else self._clock.wall_ns()
-
     def _order(self, event: Event | None, fields: JsonObject) -> Order:
-        message_id = event.message_id if event else _NO_MESSAGE_ID
         if name := self._settings.pua_order_field:
-            return Order(position=position_of(name, field_text(fields, name)), message_id=message_id)
-        return Order(position=event.timestamp_ns if event else self._clock.wall_ns(), message_id=message_id)
+            position = position_of(name, field_text(fields, name))
+        else:
+            position = event.timestamp_ns if event else self._clock.wall_ns()
+        if event is None:
+            return Order(position, _NO_MESSAGE_ID)
+        return Order(position, event.message_id, event.topic, event.timestamp_ns / 1e9)
 
 
 def _fields(event: Event | None, payload: str | None) -> JsonObject:

@@ -18,6 +18,7 @@ from kemi_nsq.consumer.message import Current
 from kemi_nsq.consumer.metrics import warning
 from kemi_nsq.consumer.notices import Notices
 from kemi_nsq.consumer.outage import Kind
+from kemi_nsq.consumer.pua_inquiries import PuaInquiries
 from kemi_nsq.consumer.routes import (
     BUILT_IN_CATEGORY,
     BuiltInRoutes,
@@ -41,6 +42,7 @@ from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.pua_functions import PuaFunctions
 from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.presence.expiry import Expiry
+from kemi_nsq.presence.history import History
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.table import PresentityTable
@@ -88,6 +90,7 @@ class Presence:
     writer: PresenceWriter | None = None
     expiry: Expiry | None = None
     clocks: Clocks | None = None
+    history: History | None = None
 
 
 def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
@@ -173,9 +176,16 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         handling=handling,
         chores=chores,
         gate=gate,
-        inquiries=Inquiries(settings, host, gate, tally),
+        inquiries=_inquiries(settings, host, gate, tally, presence, clock),
         notices=Notices(settings, router.run_one, clock),
     )
+
+
+def _inquiries(  # noqa: PLR0913, PLR0917  # a part of `wire`
+    settings: Settings, host: Host, gate: Gate, tally: Tally, presence: Presence, clock: Clock
+) -> Inquiries:
+    pua = PuaInquiries(settings, host, presence.history, presence.expiry, clock)
+    return Inquiries(settings, host, gate, tally, at_once=pua.at_once, in_main=pua.in_main)
 
 
 def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`
@@ -216,12 +226,15 @@ def wire_presence(
     probe = Probe(settings, publisher, table, clock)
     if table is None:
         return Presence(lock=lock, probe=probe)
-    watchers = Watchers(settings, host, table, lock, clock)
-    writer = PresenceWriter(settings, host, table, lock=lock, watchers=watchers, clock=clock)
+    history = History(host, clock)
+    watchers = Watchers(settings, host, table, lock=lock, history=history, clock=clock)
+    writer = PresenceWriter(settings, host, table, lock=lock, watchers=watchers, history=history, clock=clock)
     expiry = Expiry(settings, host, table, lock=lock, writer=writer, watchers=watchers, clock=clock)
     # Where producers count by themselves, the clocks of nsqd put nothing in order.
     clocks = None if settings.pua_order_field else Clocks(table.search.newest)
-    return Presence(lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry, clocks=clocks)
+    return Presence(
+        lock=lock, probe=probe, watchers=watchers, writer=writer, expiry=expiry, clocks=clocks, history=history
+    )
 
 
 def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | None:

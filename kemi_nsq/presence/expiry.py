@@ -17,6 +17,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.history import Cause
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.pacing import AT_ONCE
 from kemi_nsq.presence.packages import ended
@@ -94,7 +95,9 @@ class Expiry:
             self._doubted = True
         until = now + GRACE_S
         rows = self._table.search.expiring(until)
-        if rows and self._end(rows, 0) and len(rows) >= AT_ONCE:  # an event that is under way counts as later
+        if (
+            rows and self._end(rows, 0, Cause.EXPIRY) and len(rows) >= AT_ONCE
+        ):  # an event that is under way counts as later
             return True
         if self._hide_lingering(now - LINGER_S):
             return True
@@ -155,9 +158,32 @@ class Expiry:
         while found := self._table.search.find(below_id, **columns):
             below_id = found[-1][0]
             rows = [row for _, row in found if not spare_later or row.position <= position]
-            self._end(rows, position)
+            self._end(rows, position, Cause.RESET)
             count += len(rows)
         return count
+
+    def reset_page(self, scope: str, *, position: int, below_id: int = sys.maxsize) -> tuple[int, int]:
+        """End some states of a scope, as `reset` does with all: for who must not keep events waiting for long.
+
+        Args:
+            scope: as of `reset`.
+            position: likewise.
+            below_id: only rows with a smaller id: what the call before has returned.
+
+        Returns:
+            How many states it has ended, and the id at which the next call goes on; 0 if there are no more.
+
+        Raises:
+            PayloadError, DatabaseError: as `reset`.
+        """
+        found = self._table.search.find(below_id, **_columns(scope))
+        if not found:
+            return 0, 0
+        return self._end([row for _, row in found], position, Cause.RESET), found[-1][0]
+
+    def now_position(self) -> int:
+        """Return a position after all that was published; 0 where producers count in their own way."""
+        return 0 if self._settings.pua_order_field else self._clock.wall_ns()
 
     def _remember(self, sender: str, position: int) -> None:
         """Have stale what a sender has said before its reset and what comes only after it: nsqd keeps no order."""
@@ -165,7 +191,7 @@ class Expiry:
         with self._lock.writing():
             self._table.remember_reset(reset_row(sender, position=position, now=now, tombstone_s=tombstone_s))
 
-    def _end(self, rows: Sequence[Row], position: int) -> int:
+    def _end(self, rows: Sequence[Row], position: int, cause: Cause) -> int:
         """End states; return how many had not ended, or changed, meanwhile."""
         wall = self._clock.wall()
         now, version = int(wall), document_version(wall)
@@ -178,7 +204,7 @@ class Expiry:
                 body = row.body
             ends.append(ended_row(row, body, now=now, position=position, tombstone_s=self._settings.pua_tombstone))
         # Stale: another process has ended it, or its producer has said something new.
-        ended_now = [change for change in self._writer.commit(ends, by_route=False) if change is not Change.STALE]
+        ended_now = [change for change in self._writer.commit(ends, cause) if change is not Change.STALE]
         for _ in ended_now:
             self._host.count(Counter.PUA_ENDED)
         return len(ended_now)

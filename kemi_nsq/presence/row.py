@@ -53,8 +53,9 @@ OVER_RANKS = (str(OVER_RANK), str(ENDED_RANK))
 RUID_LENGTH, RANK_INDEX = 64, 25
 _KEY_DIGITS = 20
 _POSITION_DIGITS = 24
+MOST_POSITION = 10**_POSITION_DIGITS - 1
 #: Decimals of a producer's position that count: seconds with fractions are in order, and nanoseconds still fit.
-_POSITION_SCALE = 10**5
+POSITION_SCALE = 10**5
 #: What is over of these leaves the document.
 HIDING = frozenset(name for name, package in PACKAGES.items() if package.hides)
 #: Only the live ones of this package are counted, and wait for room: of no other has a presentity very many.
@@ -80,10 +81,14 @@ class Order(NamedTuple):
     """What orders the events of one row: a position, then nsqd's message id (16 hex digits).
 
     The position is nsqd's nanosecond timestamp, or what the producer says (`position_of`); 0 to 10^24 - 1.
+
+    The topic, and when nsqd took the event (epoch seconds), order nothing: they tell later where it came from.
     """
 
     position: int
     message_id: str
+    topic: str = ""
+    sent_at: float = 0.0
 
 
 class Row(NamedTuple):
@@ -104,6 +109,8 @@ class Row(NamedTuple):
             it and told nobody.
         unsure: a later state of the same may be forgotten already (no column): so it is stored over an earlier one
             only.
+        topic: of its event, '' for one that is not from NSQ (no column: `history` keeps it).
+        sent_at: epoch seconds at which nsqd took the event, 0 likewise (no column).
         ruid: order key: a row is changed only by one whose ruid is greater as a string. Unique in the table.
     """
 
@@ -120,6 +127,8 @@ class Row(NamedTuple):
     is_over: bool = False
     redelivered: bool = False
     unsure: bool = False
+    topic: str = ""
+    sent_at: float = 0.0
 
     @property
     def position(self) -> int:
@@ -139,7 +148,7 @@ def position_of(name: str, value: str) -> int:
         PayloadError: the field is missing, no number, negative, or has more than 19 digits before the point.
     """
     try:
-        position = Decimal(value) * _POSITION_SCALE
+        position = Decimal(value) * POSITION_SCALE
         # Before it becomes an int: of 1e999990, that would take many seconds.
         if 0 <= position < 10**_POSITION_DIGITS:
             return int(position)
@@ -192,8 +201,7 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
         PayloadError: a value does not fit its column.
     """
     (user, domain), tag, rank = state.presentity, state.row_etag(), state.rank
-    is_over = rank == OVER_RANK
-    lifetime_s = tombstone_s if is_over else state.expires_s or default_expires_s
+    lifetime_s = tombstone_s if rank == OVER_RANK else state.expires_s or default_expires_s
     made = Row(
         username=user,
         domain=domain,
@@ -203,11 +211,12 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
         received_time=now,
         body=body,
         sender=clean(state.sender),
-        is_over=is_over,
+        is_over=rank == OVER_RANK,
+        topic=order.topic,
+        sent_at=order.sent_at,
         ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
     )
-    _check(made)
-    return made
+    return _checked(made)
 
 
 def _ruid(order: Order, rank: int, key: str) -> str:
@@ -222,12 +231,17 @@ def position_in(ruid: str) -> int:
     return int(ruid[:_POSITION_DIGITS])
 
 
+def message_id_in(ruid: str) -> str:
+    """Return nsqd's message id in an order key of ours; 16 zeros for what is not from NSQ."""
+    return ruid[RANK_INDEX + 2 : RANK_INDEX + 18]
+
+
 def thing_of(ruid: str) -> str:
     """Return the part of an order key of ours that is the same for all rows of one key."""
     return ruid[-_KEY_DIGITS:]
 
 
-def _check(made: Row) -> None:
+def _checked(made: Row) -> Row:
     for column, (limit, name) in _LIMITS.items():
         length = len(getattr(made, column))
         if length > limit:
@@ -239,6 +253,7 @@ def _check(made: Row) -> None:
     # Kamailio reads the column up to the first NUL, and one empty body hides all documents of the presentity.
     if not made.body or b"\0" in made.body:
         raise PayloadError(f"the {made.event} document is empty or holds NUL; a document is wanted")
+    return made
 
 
 @lru_cache(maxsize=_RESETS_REMEMBERED)

@@ -12,6 +12,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.presence.change import Change, Who
+from kemi_nsq.presence.history import History
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.pacing import AFTER_S, AT_ONCE, Hiding, Pacer, Untold
 from kemi_nsq.presence.row import SEATED, Key, Row, leaves, tombstone_until
@@ -36,16 +37,25 @@ class Watchers:
         host: the SIP server, which sends the NOTIFYs.
         table: says who watches; what is over is hidden there.
         lock: held for each NOTIFY.
+        history: remembers them.
         clock: tells the time.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, table: PresentityTable, lock: PresenceLock, clock: Clock = SYSTEM
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        table: PresentityTable,
+        *,
+        lock: PresenceLock,
+        history: History,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._host = host
         self._table = table
         self._lock = lock
+        self._history = history
         self._clock = clock
         self._pacer = Pacer(0)
         self._hiding = Hiding()
@@ -59,6 +69,7 @@ class Watchers:
         NOTIFYs are held back for NSQ_NOTIFY_INTERVAL from now on.
         """
         self._table.keep_trying()
+        self._history.begin()
         self._pacer = Pacer(self._settings.notify_interval)
         self._untold = Untold(AFTER_S)
         self._ticks = True
@@ -205,6 +216,7 @@ class Watchers:
         with self._lock.held("a NOTIFY"):
             accepted = self._host.refresh_watchers(uri, event)
         self._host.page.observe(Stage.NOTIFY, self._clock.monotonic() - began)
+        self._history.told((uri, event), accepted)
         if accepted:
             self._untold.told((uri, event))
         else:

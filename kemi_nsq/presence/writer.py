@@ -12,6 +12,7 @@ from kemi_nsq.errors import DatabaseError, RowRefused
 from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.change import Change
+from kemi_nsq.presence.history import Cause, History, What
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import PACKAGES, from_event
 from kemi_nsq.presence.packages.state import Wishes, document_version
@@ -43,6 +44,7 @@ class PresenceWriter:
         table: the table that its presence module reads.
         lock: held while a database is written that has one writer at a time.
         watchers: are told.
+        history: remembers what was decided.
         clock: tells the time.
     """
 
@@ -54,6 +56,7 @@ class PresenceWriter:
         *,
         lock: PresenceLock,
         watchers: Watchers,
+        history: History,
         clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
@@ -61,6 +64,7 @@ class PresenceWriter:
         self._table = table
         self._lock = lock
         self._watchers = watchers
+        self._history = history
         self._clock = clock
         self._wishes = Wishes(words=settings.pua_states, include_target=settings.pua_include_entity)
         self._trials = 0
@@ -105,13 +109,14 @@ class PresenceWriter:
         row = row._replace(redelivered=redelivered)
         if row.is_over or sent_at is None:
             return row
-        return None if self._is_too_old(now - sent_at) else self._again(row, now, sent_at) if replayed else row
+        return None if self._is_too_old(row, now - sent_at) else self._again(row, now, sent_at) if replayed else row
 
-    def _is_too_old(self, age_s: float) -> bool:
+    def _is_too_old(self, row: Row, age_s: float) -> bool:
         """Whether an event is older than NSQ_MAX_EVENT_AGE, which is counted and said."""
         too_old = 0 < self._settings.max_event_age < age_s
         if too_old:
             self._host.count(Counter.PUA_TOO_OLD)
+            self._history.dropped(row, What.TOO_OLD)
             text = f"an event {age_s:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
         return too_old
@@ -125,15 +130,16 @@ class PresenceWriter:
         age_s = max(0, math.ceil(now - sent_at))
         if row.expires - GRACE_S - age_s <= now:
             self._host.count(Counter.PUA_TOO_OLD)
+            self._history.dropped(row, What.TOO_OLD)
             return None
         return row._replace(expires=row.expires - age_s, unsure=age_s > self._settings.pua_tombstone)
 
-    def commit(self, rows: Sequence[Row], *, by_route: bool = True) -> list[Change]:
+    def commit(self, rows: Sequence[Row], cause: Cause = Cause.EVENT) -> list[Change]:
         """Store rows, then tell the watchers of each presentity that changed, once.
 
         Args:
             rows: what to store.
-            by_route: an event route does this, which tells the watchers itself with NSQ_PUA_REFRESH 0.
+            cause: why; with NSQ_PUA_REFRESH 0 the watchers of what an event changed are told by its route.
 
         Raises:
             RowRefused: the database does not take one of the rows. What was stored all the same is told of.
@@ -147,13 +153,18 @@ class PresenceWriter:
             with self._lock.writing():
                 saved = self._table.save_all(rows)
             self._host.page.observe(Stage.COMMIT, self._clock.monotonic() - began)
+        except RowRefused:
+            if len(rows) == 1:  # of several nobody knows which; each will be tried by itself
+                self._history.dropped(rows[0], What.REFUSED)
+            raise
         except DatabaseError:
             # Perhaps they are stored, and only the answer was lost. Who writes them again finds nothing new then.
             self._watchers.doubt((row.uri, row.event) for row in rows)
             raise
         for change in filter(None, saved.changes):
             self._host.count(_COUNTERS[change])
-        self._watchers.tell_saved(rows, saved, by_route=by_route)
+        self._history.committed(rows, saved.changes, cause)
+        self._watchers.tell_saved(rows, saved, by_route=cause is Cause.EVENT)
         if saved.failed:
             raise saved.failed
         self._stored_at = self._clock.monotonic()

@@ -18,6 +18,7 @@ from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.presence import expiry as module
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.due import Due
+from kemi_nsq.presence.history import Cause
 from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.row import GRACE_S, Order, Row
 from kemi_nsq.presence.table import PresentityTable
@@ -106,9 +107,9 @@ def test_the_end_is_a_full_document_that_stays_as_long_as_a_tombstone(
     ends: list[Row] = []
     commit = stage.writer.commit
 
-    def kept(rows: Sequence[Row], *, by_route: bool) -> list[Change]:
+    def kept(rows: Sequence[Row], cause: Cause) -> list[Change]:
         ends.extend(rows)
-        return commit(rows, by_route=by_route)
+        return commit(rows, cause)
 
     monkeypatch.setattr(stage.writer, "commit", kept)
     stage.now += 60
