@@ -22,9 +22,10 @@ server_packages=(
     kamailio-presence-modules kamailio-python3-modules kamailio-sqlite-modules kamailio-utils-modules
     kamailio-xml-modules python3-venv
 )
+# tmux is the terminal in which the tests look at boards that live.
 test_packages=(
     baresip-core curl kamailio-tls-modules mariadb-server mmdebstrap openssl postgresql prometheus sip-tester
-    sqlite3 systemd-container
+    sqlite3 systemd-container tmux
 )
 # A library's name ends with its version, so each release has its own; elsewhere the program brings it along.
 declare -A liblinphone=([bookworm]=liblinphone10 [trixie]=liblinphone12)

@@ -50,6 +50,7 @@ class Database:
         timeout_s: seconds that a piece of work may take, whatever the server does. Kamailio's main loop waits as well.
         clock: tells the time.
         say: takes a line that the operator shall read.
+        read_only: write nothing; the database itself holds us to that.
 
     Attributes:
         backend: SQLAlchemy's name of the database: `sqlite`, `postgresql` or `mysql`.
@@ -63,9 +64,12 @@ class Database:
         timeout_s: float,
         clock: Clock,
         say: Callable[[str], None],
+        *,
+        read_only: bool = False,
     ) -> None:
         self._clock = clock
         self._say = say
+        self._read_only = read_only
         self._url = sqlalchemy_url(url)
         self._login_hint = _login_hint(url)
         self._deadline = Deadline(timeout_s, clock)
@@ -240,8 +244,11 @@ class Database:
         if self.backend == "sqlite":
             # The driver would begin at the first write, too late for what was read before; `_begin_sqlite` does it.
             connection.isolation_level = None
+            if self._read_only:  # whatever others have written there
+                connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         cursor = connection.cursor()
-        cursor.execute(_first_statement(self.backend, self._deadline.span_s))
+        for statement in _first_statements(self.backend, self._deadline.span_s, read_only=self._read_only):
+            cursor.execute(statement)
         cursor.close()
         connection.commit()
 
@@ -291,18 +298,21 @@ def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:
     return {"connect_timeout": timeout_s / 2, "charset": "utf8mb4"}
 
 
-def _first_statement(backend: str, timeout_s: float) -> str:
+def _first_statements(backend: str, timeout_s: float, *, read_only: bool) -> list[str]:
     """Return what each new connection is told. Waits end a little before our own deadline, so that they say why."""
     if backend == "sqlite":
         # Readers and the writer do not wait for each other; in journal mode DELETE Kamailio meets "database is locked".
-        return "PRAGMA journal_mode=WAL"
+        return ["PRAGMA query_only=ON" if read_only else "PRAGMA journal_mode=WAL"]
     if backend == "postgresql":
         # A plan that was kept since the table was small would read all of it.
         limits = f"SET lock_timeout = {timeout_s * 800:.0f}; SET statement_timeout = {timeout_s * 900:.0f}"
-        return f"{limits}; SET plan_cache_mode = force_custom_plan"
+        reading = ["SET default_transaction_read_only = on"] if read_only else []
+        return [f"{limits}; SET plan_cache_mode = force_custom_plan", *reading]
     # The locks of rows, and those of whole tables (LOCK TABLES, ALTER), in whole seconds.
     seconds = max(1, int(timeout_s * 0.8))
-    return f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+    limits = f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+    # The variable for it has one name in MySQL and another in MariaDB before 11.1.
+    return [limits, *(["SET SESSION TRANSACTION READ ONLY"] if read_only else [])]
 
 
 def _is_deadlock(error: sa.exc.SQLAlchemyError) -> bool:

@@ -86,7 +86,7 @@ class PresentityTable:
     ) -> None:
         self._clock = clock
         self._database = Database(url, timeout_s, clock, say)
-        self._table = _presentity_table(table_name)
+        self._table = presentity_table(table_name)
         self._max_dialogs = max_dialogs
         backend, columns = self._database.backend, self._table.c
         wanted = columns.ruid, columns.body, columns.expires
@@ -317,7 +317,8 @@ def _parameters(write: Write, rows: Sequence[Row]) -> list[tuple[object, ...]] |
 
 
 @lru_cache
-def _presentity_table(name: str) -> sa.Table:
+def presentity_table(name: str) -> sa.Table:
+    """Return the columns of the presentity table of this name."""
     return sa.Table(
         name,
         sa.MetaData(),

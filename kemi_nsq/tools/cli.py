@@ -17,17 +17,17 @@ from rich.table import Table
 
 from kemi_nsq import names
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
-from kemi_nsq.jsontext import encode, json_object
+from kemi_nsq.jsontext import json_object
 from kemi_nsq.loading import host_name, in_force, load
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
 from kemi_nsq.tools import deadletter_verbs, reference, responder, status_verbs, tail_verbs
 from kemi_nsq.tools import files as shipped
+from kemi_nsq.tools.presence import verbs as presence_verbs
 
 HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
 
-presence = typer.Typer(no_args_is_help=True, help="Change what watchers are shown.")
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -70,20 +70,6 @@ def respond(
     responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
 
 
-@presence.command()
-def reset(
-    sender: Annotated[str, typer.Argument(help="Sender-URI of the producer whose states are over.")],
-    topic: Annotated[str, typer.Option(help="Topic of the events; NSQ_LISTEN_TOPIC where left out.")] = "",
-    nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
-) -> None:
-    """End all states of one sender: publishes the event `reset` in its name.
-
-    Other scopes are for who can reach Kamailio: kamcmd evrexec.run nsq:reset "realm example.com".
-    """
-    event = {"Event-Category": "presence", "Event-Name": "reset", "Sender-URI": sender}
-    publish(topic or load({}).subscriptions[0].topic, encode(event).decode(), nsqd)
-
-
 @app.command()
 def settings() -> None:
     """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
@@ -124,7 +110,7 @@ def write_reference(
             raise UsageError(f"{write}: {error.strerror}") from error
 
 
-app.add_typer(presence, name="presence")
+app.add_typer(presence_verbs.app, name="presence")
 app.add_typer(deadletter_verbs.app, name="dead-letters")
 
 

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the tools find states, and whom they ask: the database, and the consumers of a Kamailio, if any run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError, RunFolderError, UsageError
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.loading import load
+from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.presence.history import MOST
+from kemi_nsq.presence.look import Look
+from kemi_nsq.runtime.console import PATIENCE_S, ask
+from kemi_nsq.runtime.folder import sheets
+
+#: Kamailio's own name of the table of subscriptions.
+_WATCHERS_TABLE = "active_watchers"
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class WhereSaid(BaseModel):
+    """Where a consumer process stores states, and takes events from (`PuaInquiries`)."""
+
+    db_url: str
+    presentity_table: str
+    watchers_table: str
+    order_field: str
+    listen_topic: str
+    nsqd_address: str
+    event_key: str
+    event_subkey: str
+
+
+class DecisionSaid(BaseModel):
+    """A decision, as `presence.history` has it; times in epoch seconds, 0 for none."""
+
+    at: float
+    what: str
+    uri: str
+    package: str
+    etag: str
+    ruid: str
+    state: str
+    about: str
+    sender: str
+    topic: str
+    sent_at: float
+    redelivered: bool
+
+
+class ToldSaid(BaseModel):
+    """The last NOTIFY to the watchers of a presentity: when, and whether the presence module took it."""
+
+    uri: str
+    package: str
+    at: float
+    accepted: bool
+
+
+class HistorySaid(BaseModel):
+    """What a consumer process remembers; it has noted `noted` decisions in all, and keeps the last of them."""
+
+    noted: int
+    kept: int
+    oldest: float
+    logs: bool
+    decisions: Sequence[DecisionSaid]
+    told: Sequence[ToldSaid]
+
+
+class ResetSaid(BaseModel):
+    """How many states a consumer has ended by now, and where the next question goes on; '' for all done."""
+
+    ended: int
+    position: str
+    below: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What the tools have of one Kamailio.
+
+    Attributes:
+        look: looks into the database.
+        order_field: NSQ_PUA_ORDER_FIELD.
+        consumers: process ids of the consumers that run.
+        folder: the runtime folder.
+    """
+
+    look: Look
+    order_field: str
+    consumers: Sequence[int]
+    folder: Path
+
+    def histories(self, uri: str, package: str, most: int = MOST) -> tuple[dict[int, HistorySaid], list[str]]:
+        """Return what each consumer remembers of a presentity, by process id; and who does not say why not.
+
+        Args:
+            uri: of the presentity, '' for all.
+            package: event package, '' for all.
+            most: decisions of each consumer at most; 0 for NOTIFYs alone.
+        """
+        arguments: dict[str, JsonValue] = {"uri": uri, "package": package, "most": most}
+        found: dict[int, HistorySaid] = {}
+        silent = []
+        for pid in self.consumers:
+            try:
+                found[pid] = asked(HistorySaid, self.folder, pid, "history", arguments)
+            except NsqError as error:
+                silent.append(str(error))
+        return found, silent
+
+
+def asked(kind: type[Answer], folder: Path, pid: int, verb: str, arguments: dict[str, JsonValue]) -> Answer:
+    """Ask a consumer process.
+
+    Raises:
+        NsqError: it does not answer, or not so.
+    """
+    answer = ask(folder, pid, verb, arguments, timeout_s=PATIENCE_S)
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        raise ProtocolError(f"consumer {pid} is of another release: restart Kamailio") from error
+
+
+def source(run_dir: Path | None) -> Source:
+    """Find the database: by NSQ_DB_URL in the environment, or else by what a consumer says that runs.
+
+    Raises:
+        UsageError: neither tells.
+    """
+    settings = load({})
+    folder = run_dir or Path(settings.run_dir)
+    try:
+        consumers = consumers_in(folder)
+    except RunFolderError as error:
+        if not settings.db_url:
+            raise UsageError(f"NSQ_DB_URL is not set, and nobody can be asked: {error}") from error
+        consumers = []
+    said = _first(folder, consumers, must=not settings.db_url)
+    url = settings.db_url or (said.db_url if said else "")
+    if not url:
+        raise UsageError("NSQ_DB_URL is set neither here nor in that Kamailio: it stores no states")
+    where = said or settings
+    watchers = said.watchers_table if said else settings.pua_watchers_table
+    return Source(
+        look=Look(url, where.presentity_table, watchers or _WATCHERS_TABLE, timeout_s=settings.db_timeout),
+        order_field=said.order_field if said else settings.pua_order_field,
+        consumers=consumers,
+        folder=folder,
+    )
+
+
+def where_said(run_dir: Path | None) -> WhereSaid:
+    """Ask a consumer where it takes events from; it answers its own user and root.
+
+    Raises:
+        NsqError: none runs, none answers, or this is another user.
+    """
+    folder = run_dir or Path(load({}).run_dir)
+    consumers = consumers_in(folder)
+    said = _first(folder, consumers, must=True)
+    assert said is not None
+    return said
+
+
+def consumers_in(folder: Path) -> list[int]:
+    """Return the process ids of the consumers that run and have this runtime folder.
+
+    Raises:
+        RunFolderError: it is not there, or may not be read.
+    """
+    return [sheet.pid for sheet, alive in sheets(folder) if alive and sheet.role == CONSUMER]
+
+
+def _first(folder: Path, consumers: Iterable[int], *, must: bool) -> WhereSaid | None:
+    last: NsqError = ConnectionLost(f"no consumer runs; is NSQ_RUN_DIR {folder} the folder of that Kamailio?")
+    for pid in consumers:
+        try:
+            return asked(WhereSaid, folder, pid, "where", {})
+        except NsqError as error:
+            last = error
+    if must:
+        raise last
+    return None
