@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     nsqd_address: Annotated[Addresses, Field(min_length=1)] = _setting(
         "127.0.0.1:4151",
         "HTTP addresses of nsqd: to publish with NSQ_PUBLISH_TRANSPORT http, and to see who reads our replies, unless "
-        "NSQ_LOOKUPD_ADDRESS is set; the first one for `kemi-nsq publish` and `kemi-nsq presence reset`.",
+        "NSQ_LOOKUPD_ADDRESS is set; the first one for `kemi-nsq publish` and `kemi-nsq presence set`.",
         _ADDRESSES,
     )
     nsqd_tcp_address: Annotated[Addresses, Field(min_length=1)] = _setting(

@@ -37,7 +37,7 @@ CONTACT = "sip:bob@192.0.2.7"
 DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
 METRICS, OUR_METRICS = "127.0.0.1:9151", f"{LOOPBACK}:{free_tcp_port()}"
 #: Commands that look into the runtime folder.
-BESIDE = {"status", "pause", "resume", "drain"}
+BESIDE = {"status", "pause", "presence", "resume", "drain"}
 FILES = "/var/lib/kamailio/"
 #: Where the package has its configurations, which lie beside an example here.
 INSTALLED = "/usr/share/kemi-nsq/"
@@ -277,10 +277,12 @@ def test_a_tool_does_it(command: Command, shipped: Chain) -> None:
 @pytest.mark.parametrize("command", commands("kemi-nsq"), ids=str)
 def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[..., ChildProcess]) -> None:
     http = shipped.nsqd.http_address
-    nsqd = {"publish": http, "presence": http, "query": shipped.nsqd.tcp_address}
+    nsqd = {"publish": http, "query": shipped.nsqd.tcp_address}
     name = command.words[1]
     if name in {"respond", "dead-letters", "tail"} or "--watch" in command.words:
         return  # below
+    if command.words[1:3] == ("presence", "watch"):
+        return  # test_presence_commands.py
     if name == "query":
         start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
     words = [OURS, *here(command, shipped)[1:], *(("--nsqd", nsqd[name]) if name in nsqd else ())]
