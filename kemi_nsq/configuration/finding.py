@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a check is, and what it finds."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from kemi_nsq.configuration.model import Configuration
+from kemi_nsq.settings import Settings
+
+Looked = TypeVar("Looked")
+
+
+class Grade(enum.Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class Finding(NamedTuple):
+    """What a check has found.
+
+    Attributes:
+        grade: how bad it is.
+        reason: what is so, and what comes of it.
+        mend: what to do; '' where there is nothing to be done.
+    """
+
+    grade: Grade
+    reason: str
+    mend: str = ""
+
+
+class CannotLook(Exception):  # it is no error: the answer is that nobody knows
+    """A check cannot be made; its text says why."""
+
+
+class DoesNotApply(Exception):  # it is no error
+    """There is nothing for a check to look at; its text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[Looked]):
+    """One check.
+
+    Attributes:
+        name: its id.
+        looks_at: what it looks at, for the page of checks.
+        look: yields what is wrong, nothing if all is well. It raises CannotLook or DoesNotApply.
+        at_start: whether Kamailio's start makes it, too.
+    """
+
+    name: str
+    looks_at: str
+    look: Callable[[Looked], Iterable[Finding]]
+    at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """What checks of the text look at.
+
+    Attributes:
+        configuration: what kamailio.cfg says.
+        settings: those that hold; None where they are wrong, so that no process would start with them.
+        problems: what is wrong with them, a line each.
+        release: of Kamailio, as (5, 6, 3); empty where nobody knows.
+        functions: names that `python_exec` may call.
+    """
+
+    configuration: Configuration
+    settings: Settings | None
+    problems: Sequence[str] = ()
+    release: tuple[int, ...] = ()
+    functions: Sequence[str] = ()
+
+    @property
+    def valid(self) -> Settings:
+        """The settings that hold.
+
+        Raises:
+            CannotLook: they are wrong.
+        """
+        if self.settings is None:
+            raise CannotLook("the settings are wrong")
+        return self.settings
+
+    @property
+    def kemi(self) -> bool:
+        """Whether routes are written in Python."""
+        return self.configuration.parameter("", "cfgengine") is not None or "NSQ_KEMI" in self.configuration.defines
+
+
+def made(check: Check[Looked], at: Looked) -> list[Finding]:
+    """Make a check and return what it found; one finding that is OK if all is well."""
+    try:
+        return list(check.look(at)) or [Finding(Grade.OK, check.looks_at)]
+    except CannotLook as reason:
+        return [Finding(Grade.UNKNOWN, str(reason))]
+    except DoesNotApply as reason:
+        return [Finding(Grade.OK, f"does not apply: {reason}")]
