@@ -168,8 +168,8 @@ class Configuration:
         seen: set[str] = set()
         while name in self.defines and name not in seen:
             seen.add(name)
-            value = self.defines[name].value
-            if value not in self.defines or not self.defines[value].value:
+            value = self.defines[name].value.strip()
+            if value not in self.defines or not self.defines[value].value.strip():
                 return value.strip("\"'")
             name = value
         return ""

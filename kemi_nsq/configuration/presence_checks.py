@@ -7,11 +7,10 @@ Sources: modules/presence (presence.c, notify.c, publish.c), presence_xml, prese
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kemi_nsq.configuration.finding import Check, DoesNotApply, Finding, Grade, Text
-from kemi_nsq.settings import DATABASE_DIALECTS
+from kemi_nsq.databaseurl import kamailio_url
 
 _PRESENCE = "presence"
 _CONFIGURED = "or include nsq-presence.cfg after your own modparam lines"
@@ -19,8 +18,8 @@ _CONFIGURED = "or include nsq-presence.cfg after your own modparam lines"
 _DELETES_SUBSCRIPTIONS = (5, 8)
 _AGGREGATES_REGINFO = (5, 7)
 _DATABASE_ONLY = 3
-_DRIVERS = {"sqlite": "db_sqlite", "mysql": "db_mysql", "postgres": "db_postgres", "postgresql": "db_postgres"}
-_PORTS = {"mysql": 3306, "postgresql": 5432}
+_DRIVERS = {"sqlite": "db_sqlite", "mysql": "db_mysql", "postgres": "db_postgres"}
+_PORTS = {"mysql": 3306, "postgres": 5432}
 _PACKAGES = {"presence_dialoginfo": "dialog", "presence_mwi": "message-summary", "presence_xml": "presence"}
 
 
@@ -146,30 +145,20 @@ def database(text: Text) -> Iterator[Finding]:
         yield Finding(Grade.ERROR, reason, _mend(_PRESENCE, "db_url", "NSQ_DB_URL"))
 
 
-class _Database(NamedTuple):
-    """Which database it is; without user and password."""
-
-    kind: str
-    place: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.place}{'/' * bool(self.place)}{self.name}"
-
-
-def _database_of(url: str) -> _Database | None:
-    """Return which database a URL names; None for one that is not understood."""
-    scheme, _, rest = url.partition("://")
-    dialect = DATABASE_DIALECTS.get(scheme.partition("+")[0].lower(), "").partition("+")[0]
-    if dialect == "sqlite":
-        return _Database(dialect, "", "/" + rest.lstrip("/"))
+def _database_of(url: str) -> str:
+    """Return which database a URL names, without user and password; '' for one that is not understood."""
     try:
-        parts = urlsplit(f"{dialect}://{rest}")
-        host = "localhost" if parts.hostname in ("127.0.0.1", "::1", None) else parts.hostname
-        place = f"{host}:{parts.port or _PORTS[dialect]}"
-    except (ValueError, KeyError):
-        return None
-    return _Database(dialect, place, parts.path.strip("/"))
+        found = kamailio_url(url)
+        if found is None:  # SQLAlchemy's form
+            parts = urlsplit(url)
+            kind, host, port, name = parts.scheme.partition("+")[0], parts.hostname or "", parts.port, parts.path[1:]
+        else:
+            kind, host, port, name = found.scheme, found.host, found.port, found.database
+    except ValueError:
+        return ""
+    kind = kind.replace("postgresql", "postgres")
+    host = "localhost" if host in ("127.0.0.1", "::1") else host
+    return f"{kind} {host}:{port or _PORTS.get(kind)}/{name}" if kind in _PORTS else f"{kind} {name}"
 
 
 def driver(text: Text) -> Iterator[Finding]:

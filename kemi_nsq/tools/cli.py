@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,10 +19,18 @@ from rich.table import Table
 from kemi_nsq import names
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.jsontext import json_object
-from kemi_nsq.loading import host_name, in_force, load
+from kemi_nsq.loading import in_force
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.settings import Settings, rows
-from kemi_nsq.tools import deadletter_verbs, reference, responder, status_verbs, tail_verbs
+from kemi_nsq.tools import (
+    configured,
+    deadletter_verbs,
+    doctor_verbs,
+    reference,
+    responder,
+    status_verbs,
+    tail_verbs,
+)
 from kemi_nsq.tools import files as shipped
 from kemi_nsq.tools.presence import verbs as presence_verbs
 
@@ -29,6 +38,28 @@ HTTP_TIMEOUT_S = 5.0
 _EXIT_TRANSIENT, _EXIT_USAGE = 1, 2
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"kemi-nsq {version('kemi-nsq')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="A kamailio.cfg, whose #!define NSQ_... are the settings, before the environment."
+        ),
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Take what holds for all verbs."""
+    configured.choose(config)
 
 
 @app.command()
@@ -39,7 +70,7 @@ def publish(
 ) -> None:
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
-    address = names.address(nsqd) if nsqd else load({}).nsqd_address[0]
+    address = names.address(nsqd) if nsqd else configured.settings().nsqd_address[0]
     json_object(text)
     httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
@@ -72,14 +103,15 @@ def respond(
 
 @app.command()
 def settings() -> None:
-    """Check the settings of the environment and show all of them, with the defaults of those that are not set."""
-    values = in_force(load({}, host_name=host_name()))
+    """Check the settings of --config and the environment, and show all of them, with the defaults of the rest."""
+    values = in_force(configured.settings())
     shown = Table("setting", "value", "meaning", box=None, header_style="bold")
     for name, _, info in rows():
         shown.add_row(name, values[name], info.description or "")
     Console().print(shown)
 
 
+app.command()(doctor_verbs.doctor)
 app.command()(status_verbs.status)
 app.command()(status_verbs.pause)
 app.command()(status_verbs.resume)
@@ -141,7 +173,7 @@ def _standard_input() -> str:
 
 
 def _tcp_settings(nsqd: str) -> Settings:
-    return load({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {}, host_name=host_name())
+    return configured.settings({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {})
 
 
 def _fail(error: NsqError, code: int, hint: str = "") -> int:

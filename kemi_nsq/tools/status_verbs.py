@@ -17,11 +17,11 @@ from rich.text import Text
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.loading import load
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.monitoring.status import Status, folders, look
 from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.page import Gauge
+from kemi_nsq.tools import configured
 from kemi_nsq.tools.board import board
 from kemi_nsq.tools.output import console, plain, write_json
 
@@ -141,7 +141,7 @@ def ask_all(folder: Path, verb: str, arguments: dict[str, JsonValue]) -> list[tu
 
 
 def _folder(run_dir: Path | None) -> Path:
-    return run_dir or Path(load({}).run_dir)
+    return run_dir or Path(configured.settings().run_dir)
 
 
 def _in_flight(folder: Path) -> float:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the checks of `kemi-nsq doctor` look at: a configuration, who runs it, and the settings that come of it."""
+
+from __future__ import annotations
+
+import ast
+import grp
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kemi_nsq.configuration.finding import Text
+from kemi_nsq.configuration.reader import read
+from kemi_nsq.errors import SettingsError, UsageError
+from kemi_nsq.loading import host_name, load
+from kemi_nsq.plugin.face import Face
+from kemi_nsq.plugin.native import NativeNsq
+from kemi_nsq.settings import PREFIX, Settings
+from kemi_nsq.tools.doctor import kamailio
+from kemi_nsq.tools.doctor.kamailio import Running
+from kemi_nsq.tools.doctor.servers import Servers
+
+#: Where Debian's unit starts Kamailio.
+_SERVICE_FOLDER = Path("/")
+_SERVICE_USER = "kamailio"
+#: Debian's place of the script; nsq.cfg has it as its default.
+_SCRIPT = "/etc/kamailio/nsq.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """The user that Kamailio's processes run as."""
+
+    name: str
+    uid: int
+    groups: frozenset[int]
+
+    def may(self, path: Path, wanted: int) -> bool:
+        """Return whether it may do with a path what `wanted` (os.R_OK, os.W_OK, os.X_OK) says, by its mode bits.
+
+        Raises:
+            OSError: the path is not there, or we may not look.
+        """
+        found = path.stat()
+        shift = 6 if found.st_uid == self.uid else 3 if found.st_gid in self.groups else 0
+        return self.uid == 0 or bool(found.st_mode >> shift & wanted == wanted)
+
+    def reaches(self, path: Path) -> Path | None:
+        """Return the folder on the way to a path that keeps this user out; None if none does.
+
+        Raises:
+            OSError: a folder is not there, or we may not look.
+        """
+        return next((each for each in reversed(path.parents) if not self.may(each, os.X_OK)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What checks look at.
+
+    Attributes:
+        text: the configuration and its settings.
+        given: defines of the command line.
+        running: the Kamailio that runs with it, None where there is none.
+        user: whom its processes run as.
+        environment: of that Kamailio, as far as we know.
+        servers: asks those of NSQ.
+    """
+
+    text: Text
+    given: Mapping[str, str]
+    running: Running | None
+    user: User
+    environment: Mapping[str, str]
+    servers: Servers = field(default_factory=Servers)
+
+    @property
+    def file(self) -> Path:
+        """The configuration."""
+        return self.text.configuration.file
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold; raises CannotLook where they are wrong."""
+        return self.text.valid
+
+    @property
+    def script(self) -> Path:
+        """The Python file that Kamailio loads."""
+        return Path(self.text.configuration.value("NSQ_SCRIPT") or _SCRIPT)
+
+
+def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
+    """Look at a configuration, and who runs it.
+
+    Args:
+        file: the configuration.
+        given: defines of Kamailio's command line; those of the Kamailio that runs count where it says none.
+        user: whom Kamailio runs as; found out where left out.
+
+    Raises:
+        UsageError: there is no such file or user, or it cannot be read.
+    """
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    file = file.absolute()
+    running, release = kamailio.running(file), kamailio.release()
+    environment = dict((running and running.environment) or os.environ)
+    defined = {**(kamailio.given(running.arguments) if running else {}), **given}
+    before = kamailio.own_defines(release) | defined
+    configuration = read(file, before, environment=environment, folder=_SERVICE_FOLDER)
+    settings, problems = _settings(environment, configuration.settings(PREFIX))
+    text = Text(
+        configuration=configuration,
+        settings=settings,
+        problems=problems,
+        release=release,
+        functions=_functions(Path(configuration.value("NSQ_SCRIPT") or _SCRIPT)),
+    )
+    who = _user(user or configuration.text("", "user", configuration.text("", "uid", "")), running, file)
+    return Scene(text=text, given=defined, running=running, user=who, environment=environment)
+
+
+def _settings(environment: Mapping[str, str], defines: Mapping[str, str]) -> tuple[Settings | None, list[str]]:
+    """Return the settings as Kamailio would have them, and what is wrong with them."""
+    theirs = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    try:
+        return load({**theirs, **defines}, host_name=host_name()), []
+    except SettingsError as error:
+        return None, error.problems
+
+
+def _functions(script: Path) -> list[str]:
+    """List what routes may call: our functions, and what a script of the operator's defines, by its text."""
+    ours = [name for name in dir(NativeNsq) if name[0] != "_" and not hasattr(Face, name)]
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return ours
+    methods = (part for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for part in each.body)
+    return ours + [part.name for part in methods if isinstance(part, ast.FunctionDef) and part.name[0] != "_"]
+
+
+def _user(name: str, running: Running | None, file: Path) -> User:
+    try:
+        if name:
+            found = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        elif running:
+            found = pwd.getpwuid(running.uid)
+        elif file == kamailio.SYSTEM_FILE:
+            found = pwd.getpwnam(_SERVICE_USER)
+        else:
+            found = pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise UsageError(f"there is no user {name or _SERVICE_USER}; see --user, or user= in kamailio.cfg") from None
+    groups = {group.gr_gid for group in grp.getgrall() if found.pw_name in group.gr_mem}
+    return User(name=found.pw_name, uid=found.pw_uid, groups=frozenset(groups | {found.pw_gid}))

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verb `doctor`: says what is wrong with a kamailio.cfg and the machine around it, and what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kemi_nsq.configuration.finding import Grade
+from kemi_nsq.monitoring.health import worst
+from kemi_nsq.tools.configured import chosen
+from kemi_nsq.tools.doctor.kamailio import SYSTEM_FILE
+from kemi_nsq.tools.doctor.scene import scene
+from kemi_nsq.tools.doctor.table import HEALTH, Result, examine
+from kemi_nsq.tools.output import console, plain, table, write_json
+
+
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="The kamailio.cfg; the one of --config, or Debian's where left out.")
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    define: Annotated[
+        list[str] | None, typer.Option("--define", "-A", help="NAME=value, as Kamailio is started with (kamailio -A).")
+    ] = None,
+    user: Annotated[str, typer.Option(help="The user that Kamailio runs as; found out where left out.")] = "",
+) -> None:
+    """Find what breaks presence: in kamailio.cfg, on this machine, in the database, at nsqd. Nothing is changed.
+
+    Exit codes, as monitoring plug-ins have them: 0 all is well, 1 warning, 2 error, 3 something could not be looked at.
+    """
+    given = {name: value for name, _, value in (each.partition("=") for each in define or ())}
+    found = scene(file or chosen() or SYSTEM_FILE, given, user)
+    errors = Console(stderr=True)
+    with errors.status("") if sys.stderr.isatty() else nullcontext() as progress:
+        results = list(examine(found, lambda name: progress.update(name) if progress else None))
+    health = worst(HEALTH[each.finding.grade] for each in results)
+    if as_json:
+        write_json(
+            {"file": str(found.file), "health": health.name.lower(), "results": [each.as_json() for each in results]}
+        )
+    else:
+        _show(results, show_all=show_all)
+    raise typer.Exit(health)
+
+
+def _show(results: Sequence[Result], *, show_all: bool) -> None:
+    shown = [each for each in results if show_all or each.finding.grade is not Grade.OK]
+    if shown:
+        made = table("result", "check", "reason", "mend")
+        for each in shown:
+            made.add_row(each.finding.grade.value, each.check, plain(each.finding.reason), plain(each.finding.mend))
+        console().print(made)
+    sys.stdout.write(f"{_summary(results)}\n")
+
+
+def _summary(results: Iterable[Result]) -> str:
+    by_grade = {grade: len({each.check for each in results if each.finding.grade is grade}) for grade in Grade}
+    words = [f"{count} {grade.value}" for grade, count in by_grade.items() if count]
+    return f"{sum(by_grade.values())} checks: {', '.join(words)}"
