@@ -110,7 +110,9 @@ class _Grammar:
 
     def _core_parameter(self, name: Token) -> None:
         token = self._next()
-        if token is None or token.text != "=" or token.is_text:
+        if token and token.is_text:  # `cfgengine "python"`
+            self._give_back(token)
+        elif token is None or token.text != "=":
             self._give_back(token)
             return
         value = []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kemi_nsq.configuration.finding import Grade
+from kemi_nsq.configuration.finding import Finding, Grade
 from kemi_nsq.monitoring.health import worst
 from kemi_nsq.tools.configured import chosen
 from kemi_nsq.tools.doctor.kamailio import SYSTEM_FILE
 from kemi_nsq.tools.doctor.scene import scene
 from kemi_nsq.tools.doctor.table import HEALTH, Result, examine
 from kemi_nsq.tools.output import console, plain, table, write_json
+
+#: So many names of checks that say the same are shown.
+_MOST_NAMES = 3
 
 
 def doctor(
@@ -47,18 +50,29 @@ def doctor(
             {"file": str(found.file), "health": health.name.lower(), "results": [each.as_json() for each in results]}
         )
     else:
-        _show(results, show_all=show_all)
+        _show(found.file, results, show_all=show_all)
     raise typer.Exit(health)
 
 
-def _show(results: Sequence[Result], *, show_all: bool) -> None:
+def _show(file: Path, results: Sequence[Result], *, show_all: bool) -> None:
     shown = [each for each in results if show_all or each.finding.grade is not Grade.OK]
     if shown:
         made = table("result", "check", "reason", "mend")
-        for each in shown:
-            made.add_row(each.finding.grade.value, each.check, plain(each.finding.reason), plain(each.finding.mend))
+        for names, (grade, reason, mend) in _alike(shown):
+            made.add_row(grade.value, names, plain(reason), plain(mend))
         console().print(made)
-    sys.stdout.write(f"{_summary(results)}\n")
+    sys.stdout.write(f"{plain(str(file))}: {_summary(results)}\n")
+
+
+def _alike(results: Sequence[Result]) -> Iterator[tuple[str, Finding]]:
+    """Put checks together that say the same: where nsqd is away, many do."""
+    by_finding: dict[Finding, list[str]] = {}
+    for each in results:
+        names = by_finding.setdefault(each.finding, [])
+        names.append(each.check)
+    for finding, names in by_finding.items():
+        more = len(names) - _MOST_NAMES
+        yield ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else ""), finding
 
 
 def _summary(results: Iterable[Result]) -> str:

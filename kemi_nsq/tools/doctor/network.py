@@ -98,9 +98,12 @@ def one_nsqd(scene: Scene) -> Iterator[Finding]:
     ports = {address.port for address in settings.nsqd_tcp_address}
     for address in settings.nsqd_address:
         try:
-            info = scene.servers.http(address).info
+            spoken = scene.servers.http(address)
         except TransientError as error:
             raise CannotLook(str(error)) from None
+        info = spoken.info
+        if spoken.kind is not Kind.NSQD_HTTP:
+            raise CannotLook(f"{address} is {spoken.kind.value}")
         if (
             info.get("tcp_port", 0)
             and info.get("broadcast_tcp_port", info["tcp_port"])
@@ -146,7 +149,9 @@ def clocks(scene: Scene) -> Iterator[Finding]:
             date = scene.servers.http(nsqd).date
         except TransientError as error:
             raise CannotLook(str(error)) from None
-        apart = 0.0 if date is None else date - SYSTEM.wall()
+        if date is None:
+            raise CannotLook(f"{nsqd} does not say what time it is there")
+        apart = date - SYSTEM.wall()
         if abs(apart) > _CLOCK_S:
             reason = f"the clock of nsqd {nsqd} is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} ours"
             yield Finding(

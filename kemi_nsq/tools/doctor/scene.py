@@ -17,7 +17,7 @@ from kemi_nsq.errors import SettingsError, UsageError
 from kemi_nsq.loading import host_name, load
 from kemi_nsq.plugin.face import Face
 from kemi_nsq.plugin.native import NativeNsq
-from kemi_nsq.settings import PREFIX, Settings
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, names
 from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.kamailio import Running
 from kemi_nsq.tools.doctor.servers import Servers
@@ -127,12 +127,18 @@ def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
 
 
 def _settings(environment: Mapping[str, str], defines: Mapping[str, str]) -> tuple[Settings | None, list[str]]:
-    """Return the settings as Kamailio would have them, and what is wrong with them."""
+    """Return the settings as Kamailio would have them, and what is wrong with them. Unknown names change no others."""
     theirs = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    given = {**theirs, **defines}
     try:
-        return load({**theirs, **defines}, host_name=host_name()), []
+        return load(given, host_name=host_name()), []
     except SettingsError as error:
-        return None, error.problems
+        problems = error.problems
+    try:
+        known = {*names(), *CONFIGURATION_ONLY}
+        return load({name: value for name, value in given.items() if name in known}, host_name=host_name()), problems
+    except SettingsError:
+        return None, problems
 
 
 def _functions(script: Path) -> list[str]:
