@@ -142,8 +142,8 @@ class NsqServer:
 
     def start(self) -> None:
         """Start it, on the ports and data that it had before, and wait until it listens."""
-        options = self._defaults() | self._options
-        options |= {"tcp_address": self.tcp_address, "http_address": self.http_address}
+        addresses: dict[str, Option] = {"tcp_address": self.tcp_address, "http_address": self.http_address}
+        options = self._defaults() | addresses | self._options
         command = [find_program(self.PROGRAM), *_flags(options)]
         process = self._process = ChildProcess(self.PROGRAM, command, folder=self.folder)
         for interface in ("TCP", "HTTP"):
