@@ -89,10 +89,11 @@ simulate: setup ## bad days of many seeds, without threads, sockets or a clock; 
 demo: setup ## a call, a mailbox and presence, from NSQ to a lamp; KEEP=1 keeps it running
 	KEEP=$(KEEP) $(BIN)/python -m tests.demo
 
-docs: venv ## write docs/reference.md, the map in docs/how-it-works.md and the list of decisions
+docs: venv ## write docs/reference.md, the checks in docs/doctor.md, the map in docs/how-it-works.md, the list of decisions
 	$(BIN)/kemi-nsq reference --write docs/reference.md
 	$(BIN)/python -m tests.support.code_map
 	$(BIN)/python -m tests.support.decisions
+	$(BIN)/python -m tests.support.doctor_page
 
 site: venv ## build the documentation as a site, strictly, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -39,7 +39,7 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.testing import FakeHost
 from kemi_nsq.tools import reference
 from kemi_nsq.tools.cli import app
-from tests.support import code_map, decisions
+from tests.support import code_map, decisions, doctor_page
 from tests.support.deliveries import delivery
 from tests.support.markdown import (
     ROOT,
@@ -228,6 +228,10 @@ class TestPresenceStaysRight:
             assert kamailio.nsq_pua_reset(f"{kind} {values.get(value, '')}".strip()) == 2, host.lines
 
 
+def test_the_page_of_the_doctor_has_all_its_checks() -> None:
+    assert doctor_page.PAGE.read_text(encoding="utf-8") == doctor_page.written(), "run `make docs`"
+
+
 class TestShellExamples:
     @pytest.mark.parametrize("example", examples("sh"), ids=ids)
     def test_the_shell_understands_it(self, example: Example) -> None:
@@ -242,7 +246,8 @@ class TestShellExamples:
     def test_our_command_line_accepts_it(self, command: Command) -> None:
         group = typer.main.get_command(app)
         assert isinstance(group, TyperGroup)
-        name, *arguments = command.words[1:]
+        words = command.words[1:]
+        name, *arguments = words[2:] if words[0] == "--config" else words
         with group.commands[name].make_context(name, arguments) as context:
             for parameter in ("payload", "reply"):
                 if text := context.params.get(parameter):

@@ -23,6 +23,8 @@ OF_SCENE: Mapping[str, tuple[Check[Scene], ...]] = {
     "database": database.CHECKS,
     "NSQ": network.CHECKS,
 }
+#: Marks what the start does, too, in Markdown.
+STAR = r" \*"
 HEALTH: Mapping[Grade, Health] = {
     Grade.OK: Health.OK,
     Grade.WARNING: Health.WARNING,
@@ -66,7 +68,7 @@ def markdown() -> str:
     """Write the table of checks for docs/doctor.md."""
     lines = ["| about | check | looks whether |", "| --- | --- | --- |"]
     for group, of_text in OF_TEXT.items():
-        lines += [f"| {group} | `{check.name}` | {check.looks_at} |" for check in of_text]
+        lines += [f"| {group} | `{check.name}`{STAR * check.at_start} | {check.looks_at} |" for check in of_text]
     for group, of_scene in OF_SCENE.items():
         lines += [f"| {group} | `{check.name}` | {check.looks_at} |" for check in of_scene]
     return "\n".join(lines) + "\n"
