@@ -65,6 +65,9 @@ class Host(Protocol):
     def configuration(self) -> tuple[str, Collection[str]]:
         """Return the path of the configuration file, '' if nobody knows, and all names that its preprocessor has."""
 
+    def defined_before(self) -> Mapping[str, str]:
+        """Return what the preprocessor knew before the first line, by the command line or by the server."""
+
     def consumers(self) -> int | None:
         """Return how many consumer processes the configuration starts; None if nobody knows."""
 

@@ -103,6 +103,10 @@ class FakeHost:
         """Return the file that was given."""
         return self.configuration_file, self._defines
 
+    def defined_before(self) -> Mapping[str, str]:
+        """Return what was given."""
+        return self._defines
+
     def consumers(self) -> int | None:
         """Return `started`."""
         return self.started

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade, Text
 from kemi_nsq.configuration.model import Include
-from kemi_nsq.settings import CONFIGURATION_ONLY
+from kemi_nsq.settings import CONFIGURATION_ONLY, KEMI
 
 _OURS, _PRESENCE = "nsq.cfg", "nsq-presence.cfg"
 #: What nsq.cfg loads, and we cannot do without.
@@ -89,16 +89,35 @@ def settings(text: Text) -> Iterator[Finding]:
         yield Finding(Grade.ERROR, problem, "correct it; kemi-nsq settings --config FILE shows all")
 
 
+def another_script(text: Text) -> Iterator[Finding]:
+    """Find a script that is loaded in place of ours: the last one wins (app_python3_mod.c)."""
+    scripts = text.configuration.given("app_python3", "load")
+    ours = text.configuration.value("NSQ_SCRIPT")
+    if scripts and ours and scripts[-1].value != ours:
+        reason = f"{scripts[-1].position}: app_python3 loads {scripts[-1].value} instead of NSQ_SCRIPT {ours}"
+        mend = "let what is in it be methods of a class of kemi_nsq.NativeNsq in the script of NSQ_SCRIPT"
+        yield Finding(Grade.ERROR, f"{reason}: nothing of ours runs", mend)
+
+
 def routes_in_python(text: Text) -> Iterator[Finding]:
     """Find routes in Python with consumers of native ones, and the other way round."""
     engine = text.configuration.parameter("", "cfgengine")
-    if engine and "NSQ_KEMI" not in text.configuration.defines:
+    if engine and KEMI not in text.configuration.defines:
         reason = f'{engine.position}: cfgengine "{engine.value}", and NSQ_KEMI is not defined: no consumer starts'
         yield Finding(Grade.ERROR, reason, "#!define NSQ_KEMI before nsq.cfg is included")
     elif text.kemi and "request_route" in text.configuration.routes:
         where = text.configuration.routes["request_route"][0]
         reason = f"{where}: NSQ_KEMI is defined, so request_route never runs"
         yield Finding(Grade.WARNING, reason, "remove one of the two")
+
+
+def consumer_count(text: Text) -> Iterator[Finding]:
+    """Find a number of consumers that evrexec reads otherwise: it knows digits only, and no define of a define."""
+    define = text.configuration.defines.get("NSQ_CONSUMERS")
+    raw = define.value.strip().strip("\"'") if define else ""
+    if define and text.settings and raw != str(text.settings.consumers):
+        reason = f"{define.position}: NSQ_CONSUMERS is {raw!r}, of which evrexec makes another number: no start"
+        yield Finding(Grade.ERROR, reason, f"#!define NSQ_CONSUMERS {text.settings.consumers}")
 
 
 def pv_buffer_size(text: Text) -> Iterator[Finding]:
@@ -135,7 +154,9 @@ CHECKS: tuple[Check[Text], ...] = (
     Check("includes", "nsq.cfg is included, after nsq-presence.cfg", includes),
     Check("late-defines", "what nsq.cfg looks at is defined before its include", late, at_start=True),
     Check("settings", "settings have names and values that are allowed", settings),
+    Check("another-script", "app_python3 loads NSQ_SCRIPT and nothing else", another_script),
     Check("kemi", "consumers are those of the routes' language (NSQ_KEMI)", routes_in_python),
+    Check("consumer-count", "NSQ_CONSUMERS is a number in digits", consumer_count),
     Check("pv-buffer-size", "pv_buffer_size has room for an event", pv_buffer_size),
     Check("threads-mode", "app_python3's threads_mode is 0", threads_mode),
     Check("rpc-ports", "RPC is not open to the world", rpc_ports),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from kemi_nsq.configuration.model import Configuration
-from kemi_nsq.settings import Settings
+from kemi_nsq.settings import KEMI, Settings
 
 Looked = TypeVar("Looked")
 
@@ -71,14 +71,14 @@ class Text:
         settings: those that hold; None where they are wrong, so that no process would start with them.
         problems: what is wrong with them, a line each.
         release: of Kamailio, as (5, 6, 3); empty where nobody knows.
-        functions: names that `python_exec` may call.
+        wrong_function: says what is wrong with a name that is given to `python_exec`; '' for nothing.
     """
 
     configuration: Configuration
     settings: Settings | None
     problems: Sequence[str] = ()
     release: tuple[int, ...] = ()
-    functions: Sequence[str] = ()
+    wrong_function: Callable[[str], str] = lambda _name: ""
 
     @property
     def valid(self) -> Settings:
@@ -94,7 +94,7 @@ class Text:
     @property
     def kemi(self) -> bool:
         """Whether routes are written in Python."""
-        return self.configuration.parameter("", "cfgengine") is not None or "NSQ_KEMI" in self.configuration.defines
+        return self.configuration.parameter("", "cfgengine") is not None or KEMI in self.configuration.defines
 
 
 def made(check: Check[Looked], at: Looked) -> list[Finding]:

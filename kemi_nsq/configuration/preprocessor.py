@@ -33,7 +33,7 @@ _TOKENS = re.compile(
     | /\*.*?\*/
     | (?:\#(?P<unknown>![a-z_]+\b)?|//) [^\n]*
     | "(?P<double>(?:\\.|[^"\\])*)" | '(?P<single>[^']*)'
-    | \$(?:\w|[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*[)}}][^(){{}}\n]*)*[)}}][^(){{}}\n]*)*[)}}])+
+    | (?P<variable>\$(?:\w|[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*[)}}][^(){{}}\n]*)*[)}}][^(){{}}\n]*)*[)}}])+)
     | (?P<name>[A-Za-z_]\w*)
     | (?P<other>[0-9]\w*|[^\s\w])
     """,
@@ -46,10 +46,12 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 #: Where Kamailio itself, or its command line, has defined something.
 BEFORE = Position(Path("the command line"), 0)
+#: Stands for what is known at run time only.
+AT_RUN_TIME = "$"
 
 
 class Token(NamedTuple):
-    """A name, a text in quotes (`is_text`), a number or a sign."""
+    """A name, a text in quotes (`is_text`), a number, a sign, or AT_RUN_TIME for a pseudo-variable."""
 
     text: str
     is_text: bool
@@ -123,6 +125,8 @@ class Preprocessor:
             yield Token(self._substituted(match["single"]), True, position)
         elif match["name"]:
             yield from self._expanded(match["name"], position, _MOST_EXPANSIONS)
+        elif match["variable"]:
+            yield Token(AT_RUN_TIME, False, position)
         elif match["other"]:
             yield Token(match["other"], False, position)
 

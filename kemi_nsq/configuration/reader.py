@@ -12,7 +12,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 
 from kemi_nsq.configuration.model import Call, Configuration, Define, Module, Parameter, Position
-from kemi_nsq.configuration.preprocessor import BEFORE, Preprocessor, Token
+from kemi_nsq.configuration.preprocessor import AT_RUN_TIME, BEFORE, Preprocessor, Token
 
 #: A configuration is a text that somebody wrote.
 MOST_BYTES = 4 * 1024 * 1024
@@ -131,18 +131,20 @@ class _Grammar:
         self._route = "request_route" if name == "route" else name
         self._found.routes.setdefault(self._route, []).append(word.position)
 
-    def _in_route(self, token: Token) -> None:
+    def _in_route(self, token: Token) -> bool:
+        """Read a call, if a token begins one; return whether it does."""
         if not token.text[0].isalpha() or token.text in _WORDS or len(self._found.calls) >= _MOST_CALLS:
-            return
+            return False
         following = self._next()
         if following is None or following.text != "(" or following.is_text:
             self._give_back(following)
-            return
+            return False
         self._give_back(following)
         place = len(self._found.calls)
         arguments = self._arguments(nested=True)
         call = Call(token.text, tuple(_argument(part) for part in arguments), self._route, token.position)
         self._found.calls.insert(place, call)
+        return True
 
     def _arguments(self, *, nested: bool = False) -> list[list[Token]]:
         """Take what stands between brackets, split at its commas. Calls among it are read where that is asked for."""
@@ -163,8 +165,8 @@ class _Grammar:
                 if token.text == "," and depth == 1:
                     parts.append([])
                     continue
-            elif nested and not token.is_text:
-                self._in_route(token)
+            elif nested and not token.is_text and self._in_route(token):
+                token = token._replace(text=AT_RUN_TIME)  # what a call returns
             parts[-1].append(token)
         return parts if parts != [[]] else []
 
@@ -173,7 +175,7 @@ def _argument(tokens: Iterable[Token]) -> str | None:
     """Return an argument as text; None for one that is no plain text."""
     found = list(tokens)
     plain = found and (all(token.is_text for token in found) or len(found) == 1)
-    return _joined(found) if plain and "$" not in _joined(found) else None
+    return _joined(found) if plain and AT_RUN_TIME not in _joined(found) else None
 
 
 def _joined(tokens: Iterable[Token]) -> str:

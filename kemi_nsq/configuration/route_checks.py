@@ -10,14 +10,10 @@ from itertools import groupby, takewhile
 from kemi_nsq.configuration.finding import Check, DoesNotApply, Finding, Grade, Text
 from kemi_nsq.configuration.model import Call
 from kemi_nsq.event import ROUTE_PREFIX
-from kemi_nsq.loading import nearest
 
 _OURS = "route[NSQ_PRESENCE]"
 #: What the presence module offers, and what is to be called instead.
 _HANDLERS = ("handle_subscribe", "handle_publish")
-#: What nsq.cfg calls besides the functions.
-_OF_NSQ_CFG = ("notify_unanswered",)
-_LOCKS, _UNLOCKS = ("lock",), ("unlock",)
 _BUILT_IN = tuple(f"{ROUTE_PREFIX}-presence-{name}" for name in ("update", "reset"))
 _MASK = 0xFFFFFFFF
 
@@ -30,13 +26,11 @@ def _native(text: Text) -> None:
 def python_calls(text: Text) -> Iterator[Finding]:
     """Find names that none of our functions has: Kamailio looks a name up at its call."""
     _native(text)
-    known = {*text.functions, *_OF_NSQ_CFG}
     for call in text.configuration.called("python_exec"):
         name = call.arguments[0] if call.arguments else None
-        if name and name not in known:
-            meant = nearest(name.lower(), sorted(text.functions))
-            reason = f'{call.position}: python_exec("{name}"): there is no such function'
-            yield Finding(Grade.ERROR, reason, f"did you mean {meant}?")
+        if name and (wrong := text.wrong_function(name)):
+            reason, _, mend = wrong.partition("; ")
+            yield Finding(Grade.ERROR, f'{call.position}: python_exec("{name}"): {reason}', mend)
 
 
 def handlers(text: Text) -> Iterator[Finding]:
@@ -77,7 +71,7 @@ def _handles(call: Call) -> bool:
 
 
 def lock_names(text: Text) -> Iterator[Finding]:
-    """Find routes that hold our lock, or one that is the same one, while they call what takes it."""
+    """Find routes that take our lock, or one that is the same one, above all while they call what takes it."""
     _native(text)
     ours = text.valid.pua_lock
     size = 1 << (text.configuration.number("cfgutils", "lock_set_size", 0) or 0)
@@ -85,26 +79,33 @@ def lock_names(text: Text) -> Iterator[Finding]:
         held: dict[str, Call] = {}
         for call in calls:
             name = call.arguments[0] if len(call.arguments) == 1 else None
-            if call.function in _LOCKS and name:
+            if call.function == "lock" and name:
                 held[name] = call
-                if name == ours:
-                    yield Finding(
-                        Grade.WARNING,
-                        f'{call.position}: lock("{name}"): NSQ_PUA_LOCK is this lock, which nsq_pua_handle, '
-                        "route(NSQ_PRESENCE) and each consumer take themselves",
-                        "remove it, or use another name",
-                    )
-            elif call.function in _UNLOCKS and name:
+            elif call.function == "unlock" and name == ours and name in held:
+                yield _ours(held.pop(ours), Grade.WARNING)
+            elif call.function == "unlock" and name:
                 held.pop(name, None)
+            elif _handles(call) and ours in held:
+                yield _ours(held.pop(ours), Grade.ERROR)
             elif _handles(call) and ours:
-                yield from (
-                    _dead(other, each, ours) for other, each in held.items() if _slot(other, size) == _slot(ours, size)
-                )
+                yield from (_same(each, ours) for name, each in held.items() if _slot(name, size) == _slot(ours, size))
+        if ours in held:
+            yield _ours(held[ours], Grade.WARNING)
 
 
-def _dead(name: str, taken: Call, ours: str) -> Finding:
-    same = "it is NSQ_PUA_LOCK" if name == ours else f"of so few locks it is the same one as NSQ_PUA_LOCK ({ours})"
-    reason = f'{taken.position}: lock("{name}") is held while nsq_pua_handle waits for that lock: {same}'
+def _ours(taken: Call, grade: Grade) -> Finding:
+    reason = (
+        f'{taken.position}: lock("{taken.arguments[0]}"): NSQ_PUA_LOCK is this lock, and nsq_pua_handle, '
+        "route(NSQ_PRESENCE) and each consumer take it themselves; called while this route has it, they wait in vain"
+    )
+    return Finding(grade, reason, "remove it, or use another name")
+
+
+def _same(taken: Call, ours: str) -> Finding:
+    reason = (
+        f'{taken.position}: lock("{taken.arguments[0]}") is held while nsq_pua_handle waits for NSQ_PUA_LOCK ({ours}): '
+        "of so few locks the two are one"
+    )
     return Finding(Grade.ERROR, reason, "unlock before, use another name, or set a larger lock_set_size of cfgutils")
 
 
@@ -181,13 +182,13 @@ def targets(text: Text) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check[Text], ...] = (
-    Check("python-exec", "the functions that python_exec names are there", python_calls),
+    Check("python-exec", "the functions that python_exec names are there", python_calls, at_start=True),
     Check(
         "handlers", "routes leave handle_subscribe and handle_publish to route(NSQ_PRESENCE)", handlers, at_start=True
     ),
     Check("subscribe-route", "a route calls route(NSQ_PRESENCE)", answered),
     Check("lock", "the lock NSQ_PUA_LOCK is there", lock),
-    Check("lock-names", "no route holds that lock, or one that is the same", lock_names),
+    Check("lock-names", "no route holds that lock, or one that is the same", lock_names, at_start=True),
     Check("event-routes", "event routes can be reached, and events have a route", event_routes),
     Check("notify-reply", "NOTIFYs without an answer are counted", notify_reply),
     Check("query-routes", "the routes in which queries go on are there", targets),

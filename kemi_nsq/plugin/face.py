@@ -19,6 +19,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RunFolderError, SettingsError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.loading import host_name, load
+from kemi_nsq.plugin.advice import advise
 from kemi_nsq.plugin.functions import FAILED, NOT_FOR_ROUTES, OK
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.settings import INCLUDED, KEMI, Settings
@@ -95,6 +96,7 @@ class Face:
             raise SystemExit(1) from None
         self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
         self._call = self._parts.calls.call
+        advise(host, settings, self._wrong_function)
 
     def child_init(self, rank: int) -> int:
         """Tell a timer process that it is one; everything else opens when it is first used."""
@@ -140,6 +142,10 @@ class Face:
         # Looked up in the class first: reading a property would run it.
         methods = {name: getattr(self, name) for name in dir(type(self)) if callable(getattr(type(self), name, None))}
         return handlers_of(vars(module)) | handlers_of(methods)
+
+    def _wrong_function(self, _name: str) -> str:
+        """Say what is wrong with a name that a route gives to `python_exec`; '' for nothing."""
+        return ""
 
     def _consume(self) -> int:
         self._parts.supervisor.run_forever()

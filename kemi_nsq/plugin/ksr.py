@@ -20,6 +20,7 @@ from pathlib import Path
 import KSR  # exists inside Kamailio only
 import orjson
 
+from kemi_nsq.configuration.commandline import given
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import UsageError
 from kemi_nsq.filename import readable
@@ -35,6 +36,8 @@ COUNTER_TABLE = "nsq"
 PYTHON_HOP = "ksr_nsq_continued"
 _LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
+#: `KAMAILIO_5_6`, `KAMAILIO_VERSION` and the like.
+_OWN_DEFINE = re.compile(r"KAMAILIO_([0-9]+(_[0-9]+)*|VERSION)|OS_NAME")
 #: app_python3_mod.c, INTERNAL_VERSION
 _KEMI_OF_6 = 1003
 _STDERR = 2
@@ -119,6 +122,12 @@ class KamailioHost:
         except ValueError:
             path = None
         return os.fsdecode(path or b""), _defined_names()
+
+    def defined_before(self) -> Mapping[str, str]:
+        """Read Kamailio's own command line (proc(5)), and what its program defines (core/ppcfg.c, pp_define_core)."""
+        arguments = Path("/proc/self/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        own = {name: _definition(name) for name in _defined_names() if _OWN_DEFINE.fullmatch(name)}
+        return own | given(arguments)
 
     def consumers(self) -> int | None:
         """Read what nsq.cfg gives evrexec, which starts one process for what is no number (evrexec_mod.c)."""

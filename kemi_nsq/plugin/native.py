@@ -7,24 +7,16 @@ Each docstring says what the text is; what the function does, and what it return
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kemi_nsq.host import Host, Level
 from kemi_nsq.jsontext import lookup
 from kemi_nsq.loading import nearest
 from kemi_nsq.names import encode_key
-from kemi_nsq.plugin.configuration import Call, calls
 from kemi_nsq.plugin.face import Face, entry
 from kemi_nsq.plugin.functions import FAILED, NOT_FOR_ROUTES, OK, no_function
 
 #: What nsq.cfg calls besides the functions.
-_OF_NSQ_CFG = ("notify_unanswered",)
-_OUR_LOCK = (
-    "NSQ_PUA_LOCK is this lock, and nsq_pua_handle, route(NSQ_PRESENCE) and each consumer take it themselves; called "
-    "while this route has it, they wait in vain. Remove it, or use another name"
-)
-
+OF_NSQ_CFG = ("notify_unanswered",)
 #: Where `nsq_json` and `nsq_encode` leave their result.
 RESULT_VARIABLE = "nqJ"
 
@@ -33,15 +25,6 @@ class NativeNsq(Face):
     """For a native kamailio.cfg: each method is called by `python_exec`, with one text or none."""
 
     _native = True
-
-    def __init__(self, host: Host | None = None) -> None:
-        """Do what `Face` does, and warn of what kamailio.cfg calls that is not here: Kamailio starts all the same."""
-        super().__init__(host)
-        file, defined = self._parts.host.configuration()
-        for call in calls(Path(file), defined):
-            if wrong := self._wrong(call):
-                where = f'{call.file}, line {call.line}: {call.function}("{call.name}")'
-                self._parts.host.log(Level.WARNING, f"{where}: {wrong}")
 
     if not TYPE_CHECKING:  # or mypy would take every name for one that is here
 
@@ -55,13 +38,10 @@ class NativeNsq(Face):
                 raise AttributeError(name)
             return entry(lambda *_given: self._parts.calls.unknown(name, no_function(self._meant(name))))
 
-    def _wrong(self, call: Call) -> str:
-        """Return what is wrong with a call in kamailio.cfg; '' for nothing."""
-        if call.function == "lock":
-            return _OUR_LOCK if call.name == self._parts.lock.name else ""
-        if call.name in (*self._functions(), *_OF_NSQ_CFG):
+    def _wrong_function(self, name: str) -> str:
+        if name in (*self._functions(), *OF_NSQ_CFG):
             return ""
-        return NOT_FOR_ROUTES if hasattr(type(self), call.name) else no_function(self._meant(call.name))
+        return NOT_FOR_ROUTES if hasattr(type(self), name) else no_function(self._meant(name))
 
     def _functions(self) -> list[str]:
         """List what routes may call, of ours and of the operator's: not what Kamailio or Python calls."""

@@ -187,6 +187,11 @@ BROKEN: dict[str, tuple[Change, dict[str, str]]] = {
         {"includes": "error", "subscribe-route": "warning"},
     ),
     "a define too late": (after("#!define NSQ_OWN_HASH_FILE"), {"late-defines": "error"}),
+    "a number that evrexec does not read": (
+        also(defined(NSQ_CONSUMERS="TWO"), before("#!define TWO 2")),
+        {"consumer-count": "error"},
+    ),
+    "another script": (parameter("app_python3", "load", '"/etc/kamailio/other.py"'), {"another-script": "error"}),
     "an engine without NSQ_KEMI": (after('cfgengine "python"'), {"kemi": "error"}),
     "a small pv_buffer_size": (after("pv_buffer_size=8192"), {"pv-buffer-size": "warning"}),
     "RPC for the world": (parameter("ctl", "binrpc", '"tcp:0.0.0.0:2046"'), {"rpc-ports": "warning"}),
@@ -278,7 +283,15 @@ BROKEN: dict[str, tuple[Change, dict[str, str]]] = {
         {"query-routes": "error"},
     ),
     # the machine
-    "no script": (defined(NSQ_SCRIPT='"/nowhere/nsq.py"'), {"script": "error", "python": "error"}),
+    "no script": (
+        defined(NSQ_SCRIPT='"/nowhere/nsq.py"'),
+        {"script": "error", "script-class": "unknown", "python": "error"},
+    ),
+    "a script of routes in Python": (
+        defined(NSQ_SCRIPT=quoted(SHIPPED / "kemi_routes.py")),
+        {"script-class": "error"},
+    ),
+    "no script of routes in Python": (defined(NSQ_KEMI=""), {"script-class": "error", "kemi": "warning"}),
     "a script without nsq.py": (foreign_script, {"python": "error"}),
     "a script without the package": (lonely_script, {"python": "error"}),
     "a configuration for everybody to change": (file_mode(0o666), {"configuration-files": "warning"}),

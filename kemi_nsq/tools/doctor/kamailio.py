@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kemi_nsq.configuration.commandline import values
 from kemi_nsq.configuration.model import Configuration
 
 #: What systemd gives to a service, and where a build from source installs.
@@ -70,25 +71,6 @@ def own_defines(known: tuple[int, ...]) -> dict[str, str]:
     return dict.fromkeys(names, "") if known else {}
 
 
-def given(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the defines of a command line of Kamailio, `-A NAME` and `-A NAME=value`."""
-    found = {}
-    for value in _values(arguments, "A"):
-        name, _, text = value.partition("=")
-        found[name] = text
-    return found
-
-
-def _values(arguments: Sequence[str], option: str) -> Iterator[str]:
-    """Find the values of an option that has one, written together with it or as the next argument."""
-    waiting = iter(arguments[1:])
-    for argument in waiting:
-        if re.match(rf"-[{_WITH_VALUE}]", argument):
-            value = argument[2:] or next(waiting, "")
-            if argument[1] == option:
-                yield value
-
-
 def processes() -> Iterator[tuple[int, list[str]]]:
     """Find the processes of this machine that may be read, with their arguments."""
     for folder in Path("/proc").iterdir():
@@ -105,7 +87,7 @@ def running(file: Path) -> Running | None:
     """Find the Kamailio that runs with a configuration; None where there is none."""
     for pid, arguments in sorted(processes()):
         if Path(arguments[0]).name == "kamailio" and "-c" not in arguments:
-            named = next(_values(arguments, "f"), str(SYSTEM_FILE))
+            named = next(values(arguments, "f"), str(SYSTEM_FILE))
             if _same(_from(pid, named), file):
                 return Running(pid, arguments, _environment(pid), _user(pid))
     return None

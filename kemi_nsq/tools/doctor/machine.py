@@ -26,6 +26,7 @@ _SECRET = re.compile(r"://[^\s/:@\"']*:[^\s@\"']+@")
 _MODULE_FOLDERS = ("/usr/lib/*/kamailio/modules", "/usr/lib*/kamailio/modules", "/usr/local/lib*/kamailio/modules")
 _LIBRARY = re.compile(rb"libpython(3\.\d+)[a-z]*\.so")
 _TRY_S = 20.0
+_KEMI_CLASS = "KemiNsq"
 #: Imports the package as Kamailio's Python does, through the nsq.py that lies beside the script.
 _TRIAL = """
 import sys, types
@@ -54,6 +55,22 @@ def script(scene: Scene) -> Iterator[Finding]:
                 return
     except OSError as error:
         raise CannotLook(f"{path}: {error.strerror}") from None
+
+
+def script_class(scene: Scene) -> Iterator[Finding]:
+    """Find a script whose class is for routes of the other language, with which Kamailio does not start."""
+    try:
+        source = scene.script.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CannotLook(f"{scene.script}: {error.strerror}") from None
+    if _KEMI_CLASS in source and not scene.text.kemi:
+        reason = (
+            f"NSQ_SCRIPT {scene.script} has a class of KemiNsq, and NSQ_KEMI is not defined: Kamailio does not start"
+        )
+        yield Finding(Grade.ERROR, reason, "#!define NSQ_KEMI before nsq.cfg is included")
+    elif scene.text.kemi and scene.script.resolve().name == "nsq.py":
+        reason = f"NSQ_KEMI is defined, and NSQ_SCRIPT {scene.script} has no class of KemiNsq: Kamailio does not start"
+        yield Finding(Grade.ERROR, reason, "#!define NSQ_SCRIPT with your routes, as kemi_routes.py has them")
 
 
 def _interpreter(scene: Scene) -> str:
@@ -268,6 +285,7 @@ def outbox(scene: Scene) -> Iterator[Finding]:
 
 CHECKS: tuple[Check[Scene], ...] = (
     Check("script", "NSQ_SCRIPT is there, and Kamailio's user can read it", script),
+    Check("script-class", "the class in NSQ_SCRIPT is for the routes' language", script_class),
     Check("python", "Kamailio's own Python can import the package, of the release of this command", python),
     Check(
         "database-file",

@@ -7,16 +7,18 @@ import ast
 import grp
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kemi_nsq.configuration import commandline
 from kemi_nsq.configuration.finding import Text
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.errors import SettingsError, UsageError
-from kemi_nsq.loading import host_name, load
+from kemi_nsq.loading import host_name, load, nearest
 from kemi_nsq.plugin.face import Face
-from kemi_nsq.plugin.native import NativeNsq
+from kemi_nsq.plugin.functions import NOT_FOR_ROUTES, no_function
+from kemi_nsq.plugin.native import OF_NSQ_CFG, NativeNsq
 from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, names
 from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.kamailio import Running
@@ -111,7 +113,7 @@ def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
     file = file.absolute()
     running, release = kamailio.running(file), kamailio.release()
     environment = dict((running and running.environment) or os.environ)
-    defined = {**(kamailio.given(running.arguments) if running else {}), **given}
+    defined = {**(commandline.given(running.arguments) if running else {}), **given}
     before = kamailio.own_defines(release) | defined
     configuration = read(file, before, environment=environment, folder=_SERVICE_FOLDER)
     settings, problems = _settings(environment, configuration.settings(PREFIX))
@@ -120,7 +122,7 @@ def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
         settings=settings,
         problems=problems,
         release=release,
-        functions=_functions(Path(configuration.value("NSQ_SCRIPT") or _SCRIPT)),
+        wrong_function=_judge(Path(configuration.value("NSQ_SCRIPT") or _SCRIPT)),
     )
     who = _user(user or configuration.text("", "user", configuration.text("", "uid", "")), running, file)
     return Scene(text=text, given=defined, running=running, user=who, environment=environment)
@@ -141,15 +143,22 @@ def _settings(environment: Mapping[str, str], defines: Mapping[str, str]) -> tup
         return None, problems
 
 
-def _functions(script: Path) -> list[str]:
-    """List what routes may call: our functions, and what a script of the operator's defines, by its text."""
+def _judge(script: Path) -> Callable[[str], str]:
+    """Return what says what is wrong with the name of a function: of ours, or of the operator's script, by its text."""
     ours = [name for name in dir(NativeNsq) if name[0] != "_" and not hasattr(Face, name)]
     try:
         tree = ast.parse(script.read_bytes())
+        methods = [part for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for part in each.body]
+        ours += [part.name for part in methods if isinstance(part, ast.FunctionDef) and part.name[0] != "_"]
     except (OSError, ValueError, SyntaxError, RecursionError):
-        return ours
-    methods = (part for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for part in each.body)
-    return ours + [part.name for part in methods if isinstance(part, ast.FunctionDef) and part.name[0] != "_"]
+        pass
+
+    def wrong(name: str) -> str:
+        if name in (*ours, *OF_NSQ_CFG):
+            return ""
+        return NOT_FOR_ROUTES if hasattr(NativeNsq, name) else no_function(nearest(name.lower(), ours))
+
+    return wrong
 
 
 def _user(name: str, running: Running | None, file: Path) -> User:

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The calls of `python_exec` and `lock` in a kamailio.cfg, found in its text; and what is said of wrong ones."""
+"""What is said of a kamailio.cfg at the start, and of a call by a name that is none."""
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
 import pytest
@@ -12,108 +10,19 @@ import pytest
 from kemi_nsq import NativeNsq
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level
-from kemi_nsq.plugin.configuration import Call, calls
+from kemi_nsq.plugin import advice
 from kemi_nsq.plugin.face import Face
 from kemi_nsq.quiet import BURST
 from kemi_nsq.testing import FakeHost
 from tests.support.chain import SHIPPED
 
 MESSAGE = object()
-SHIPPED_FILES = sorted((*SHIPPED.glob("*.cfg"), *SHIPPED.glob("examples/*.cfg")))
 
 
 def written(folder: Path, text: str, name: str = "kamailio.cfg") -> Path:
-    (folder / name).write_text(text, encoding="utf-8")
+    """Write a configuration with a text in a route."""
+    (folder / name).write_text(f"request_route {{ {text}\n}}\n", encoding="utf-8")
     return folder / name
-
-
-def names(path: Path, *defined: str) -> list[str]:
-    return [call.name for call in calls(path, defined) if call.function == "python_exec"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'python_exec("a", "b")',
-        "python_exec('a');",
-        'if (!python_exec( "a" )) { }',
-        'xlog("a # b"); python_exec("a");',
-        "$var(x) = '//'; python_exec(\"a\");",
-        'xlog("say \\"x\\" /*"); python_exec("a");',
-        '#!ifdef SET\npython_exec("a")\n#!endif',
-        '#!ifndef UNSET\npython_exec("a")\n#!else\npython_exec("b")\n#!endif',
-        '!!ifdef UNSET\n#!ifdef SET\npython_exec("b")\n#!endif\n!!else\npython_exec("a")\n!!endif',
-        '#!else\n#!endif\npython_exec("a")',
-        '#!ifndef SET\n#!define SET 1\npython_exec("a")\n#!endif',
-    ],
-)
-def test_a_call_is_found(tmp_path: Path, text: str) -> None:
-    assert names(written(tmp_path, text), "SET") == ["a"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '# python_exec("a")',
-        '// python_exec("a")',
-        '/* x\npython_exec("a")\n*/',
-        "xlog(\"python_exec('a')\");",
-        "xlog('python_exec(\"a\")');",
-        '#!define CALL python_exec("a")',
-        '#!subst "/python_exec(\\"a\\")/x/"',
-        '#!ifdef UNSET\npython_exec("a")\n#!endif',
-        '#!ifndef SET\n#!define OTHER 1\npython_exec("a")\n#!endif',
-        '#!ifdef UNSET\n#!define UNSET 1\npython_exec("a")\n#!endif',
-        '#!ifexp 1 == 2\npython_exec("a")\n#!else\npython_exec("b")\n#!endif',
-        'python_exec("$hdr(X-Call)", "x")',
-        "python_exec(NAME)",
-        'my_python_exec("a")',
-        "",
-    ],
-)
-def test_what_is_no_call_or_cannot_be_known_is_not_found(tmp_path: Path, text: str) -> None:
-    assert names(written(tmp_path, text), "SET") == []
-
-
-def test_included_files_are_read_each_once_and_a_call_has_its_line(tmp_path: Path) -> None:
-    main = written(tmp_path, '\n\npython_exec("a");\ninclude_file "b.cfg"\n#!import_file "nowhere.cfg"\n')
-    (tmp_path / "more").mkdir()
-    other = written(tmp_path, '#!include_file "more/c.cfg"\npython_exec("b");\ninclude_file "kamailio.cfg"\n', "b.cfg")
-    third = written(tmp_path / "more", 'python_exec("c");', "c.cfg")
-    assert list(calls(main, ())) == [
-        Call("python_exec", "a", main, 3),
-        Call("python_exec", "b", other, 2),
-        Call("python_exec", "c", third, 1),
-    ]
-
-
-def test_a_name_that_the_kernel_refuses_is_no_file(tmp_path: Path) -> None:
-    main = written(tmp_path, f'include_file "{"a" * 5000}"\npython_exec("b")')
-    assert names(main) == ["b"]
-
-
-def test_files_without_end_end(tmp_path: Path) -> None:
-    main = written(tmp_path, "".join(f'include_file "{number}.cfg"\n' for number in range(500)))
-    assert names(main) == []
-
-
-def test_what_cannot_be_read_has_no_calls(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    written(tmp_path, 'python_exec("a")' + " " * 5_000_000, "large.cfg")
-    (tmp_path / "broken.cfg").write_bytes(b'\xff\0python_exec("a")')
-    assert [names(tmp_path / name) for name in ("pipe", "nowhere", "large.cfg", "broken.cfg")] == [[], [], [], ["a"]]
-    assert names(tmp_path) == names(Path()) == []
-
-
-@pytest.mark.parametrize("path", SHIPPED_FILES, ids=lambda path: path.name)
-def test_the_shipped_configurations_call_what_there_is(path: Path) -> None:
-    called = set(names(path, "MOD_presence"))
-    has_ours = re.search(r'^include_file "(.*/)?nsq\.cfg"', path.read_text(encoding="utf-8"), re.MULTILINE)
-    assert ("notify_unanswered" in called) == (path.name == "nsq.cfg" or has_ours is not None)
-    assert {name for name in called if not hasattr(NativeNsq, name)} == set()
-
-
-# What is said
 
 
 class Operator(NativeNsq):
@@ -201,3 +110,63 @@ def test_what_kamailio_and_python_may_look_for_is_absent(name: str) -> None:
 
 def test_a_script_has_pythons_own_error() -> None:
     assert "__getattr__" not in vars(Face)
+
+
+# What is wrong with the text
+
+
+def start(path: Path, **defines: str) -> list[str]:
+    """Start with a configuration, and return the warnings."""
+    host = FakeHost(defines)
+    host.configuration_file = str(path)
+    NativeNsq(host)
+    assert {level for level, _ in host.lines} <= {Level.WARNING}
+    return [line for _, line in host.lines]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('modparam("presence", "publ_cache", 1)', "publ_cache is 1"),
+        ('modparam("presence", "subs_db_mode", 2)', "subs_db_mode is 2"),
+        ('modparam("presence", "notifier_processes", 1)', "notifier_processes is 1"),
+        ('modparam("presence", "startup_mode", 0)', "startup_mode is 0"),
+        ("route[X] { handle_subscribe(); }", "handle_subscribe() without the lock"),
+        ("#!define NSQ_OWN_LOCK_SET_SIZE", "NSQ_OWN_LOCK_SET_SIZE is defined after nsq.cfg was included"),
+    ],
+)
+def test_the_start_says_what_breaks_presence_in_one_line(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "kamailio.cfg"
+    path.write_text(f'include_file "{SHIPPED}/kamailio.cfg"\n{line}\n')
+    (found,) = start(path)
+    assert said in found
+    assert f"{path}, line 2" in found
+
+
+def test_stock_presence_is_said_to_store_rows_and_show_none(tmp_path: Path) -> None:
+    path = tmp_path / "kamailio.cfg"
+    path.write_text('loadmodule "presence.so"\n')
+    assert "rows are stored and counted, and no watcher is shown them" in start(path)[0]
+
+
+@pytest.mark.parametrize("name", ["kamailio.cfg", "kemi.cfg"])
+def test_nothing_is_said_of_what_is_shipped(name: str) -> None:
+    assert start(SHIPPED / name) == []
+
+
+def test_a_large_configuration_is_said_not_to_be_checked(tmp_path: Path) -> None:
+    path = tmp_path / "kamailio.cfg"
+    path.write_text("# " + "x" * advice.MOST_BYTES)
+    assert start(path) == [f"{path} is too large to be checked at a start: see kemi-nsq doctor"]
+
+
+def test_a_fault_in_a_check_does_not_keep_kamailio_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(advice, "read", fail)
+    assert start(written(tmp_path, "")) == [
+        f"{tmp_path}/kamailio.cfg was not checked: RuntimeError: a bug; please report this"
+    ]
