@@ -26,6 +26,16 @@ _DIRECTIVES = (
     "define|def|trydefine|trydef|redefine|redef|undefine|undef|tryundefine|tryundef|defexps|defexp|"
     "defenvs|defenv|trydefenvs|trydefenv|ifdef|ifndef|ifexp|else|endif|substdefs|substdef|subst"
 )
+
+
+def _brackets(levels: int) -> str:
+    """Return a pattern of brackets in brackets."""
+    inner = ""
+    for _ in range(levels):
+        inner = rf"[({{][^(){{}}\n]*(?:{inner}[^(){{}}\n]*)*[)}}]" if inner else r"[({][^(){}\n]*[)}]"
+    return inner
+
+
 _TOKENS = re.compile(
     rf"""
       (?:\#!|!!) (?P<directive>{_DIRECTIVES}) \b (?P<rest> (?:\\\n|[^\n])* )
@@ -33,7 +43,7 @@ _TOKENS = re.compile(
     | /\*.*?\*/
     | (?:\#(?P<unknown>![a-z_]+\b)?|//) [^\n]*
     | "(?P<double>(?:\\.|[^"\\])*)" | '(?P<single>[^']*)'
-    | (?P<variable>\$(?:\w|[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*(?:[({{][^(){{}}\n]*[)}}][^(){{}}\n]*)*[)}}][^(){{}}\n]*)*[)}}])+)
+    | (?P<variable>\$(?:\w|{_brackets(3)})+)
     | (?P<name>[A-Za-z_]\w*)
     | (?P<other>[0-9]\w*|[^\s\w])
     """,
