@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,52 @@ def test_an_installation_without_files_says_so(run: Run, monkeypatch: pytest.Mon
         f"kemi-nsq: this installation has no nsq.py, neither in {tmp_path}/share nor in {tmp_path}/kamailio: "
         "install it anew\n"
     )
+
+
+def test_a_kamailio_cfg_has_the_settings_and_wins_over_the_environment(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "kamailio.cfg"
+    more = tmp_path / "more.cfg"
+    config.write_text('#!define DEPTH 77\n#!define NSQ_MAX_IN_FLIGHT DEPTH\ninclude_file "more.cfg"\n')
+    more.write_text("#!ifndef NSQ_BATCH\n#!define NSQ_BATCH 3\n#!endif\n#!trydef NSQ_MAX_IN_FLIGHT 5\n")
+    environment = {"NSQ_MAX_IN_FLIGHT": "66", "NSQ_MAX_ATTEMPTS": "4", "COLUMNS": "200"}
+    code, out, err = run("--config", str(config), "settings", **environment)
+    shown = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.lstrip().startswith("NSQ_")}
+    assert (code, err) == (0, "")
+    assert [shown[f"NSQ_{name}"] for name in ("MAX_IN_FLIGHT", "BATCH", "MAX_ATTEMPTS")] == ["77", "3", "4"]
+    code, out, _ = run("settings", **environment)
+    assert "66" in next(line for line in out.splitlines() if "NSQ_MAX_IN_FLIGHT" in line)
+
+
+def test_other_verbs_take_the_settings_of_a_kamailio_cfg(run: Run, tmp_path: Path, nobody: str) -> None:
+    config = tmp_path / "kamailio.cfg"
+    config.write_text(f'#!define NSQ_NSQD_ADDRESS "{nobody}"\n#!define NSQ_NSQD_TCP_ADDRESS "{nobody}"\n')
+    config.write_text(config.read_text() + f'#!define NSQ_RUN_DIR "{tmp_path}/run"\n')
+    publishing = (["publish", "t", "{}"], ["query", "t", "{}"], ["presence", "reset", "sip:switch@example.com"])
+    for words in publishing:
+        code, _, err = run("--config", str(config), *words)
+        assert (code, nobody in err) == (1, True)
+    for verb in ("status", "pause"):
+        code, out, err = run("--config", str(config), verb)
+        assert code > 0
+        assert f"{tmp_path}/run" in out + err
+
+
+def test_a_kamailio_cfg_that_cannot_be_read_is_exit_code_2(run: Run) -> None:
+    code, out, err = run("--config", "/nowhere/kamailio.cfg", "settings")
+    assert (code, out, err) == (2, "", "kemi-nsq: --config /nowhere/kamailio.cfg: No such file or directory\n")
+    code, out, err = run("doctor", "/nowhere/kamailio.cfg")
+    assert (code, out, err) == (2, "", "kemi-nsq: /nowhere/kamailio.cfg: No such file or directory\n")
+
+
+def test_a_wrong_setting_of_a_kamailio_cfg_is_exit_code_2(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "kamailio.cfg"
+    config.write_text("#!define NSQ_MAX_IN_FLIGTH 5\n")
+    code, _, err = run("--config", str(config), "settings")
+    assert (code, err.startswith("kemi-nsq: NSQ_MAX_IN_FLIGTH (#!define) is no setting of kemi-nsq")) == (2, True)
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"kemi-nsq {version('kemi-nsq')}\n", "")
 
 
 def test_help_names_the_commands(run: Run) -> None:

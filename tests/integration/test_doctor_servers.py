@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`kemi-nsq doctor` beside servers: nsqd and nsqlookupd, a Kamailio that runs, MariaDB and PostgreSQL."""
+"""`kemi-nsq doctor` beside servers: nsqd and nsqlookupd, MariaDB and PostgreSQL; Kamailio is installed and not run."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.tools.reader import Reader
-from tests.support.chain import CHANNEL, Chain
+from tests.support.chain import CHANNEL
 from tests.support.doctored import SetUp, examine
 from tests.support.kamailio import quoted
 from tests.support.nsqd import Nsqd, Nsqlookupd
@@ -151,69 +150,6 @@ def test_the_wrong_port_for_nsqlookupd(setup: SetUp, tmp_path: Path, port: str) 
     assert (examined.found, examined.code) == ({"nsqlookupd": "error"} | rest, 2)
 
 
-# A Kamailio that runs
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SetUp, Chain]]:
-    """Run Kamailio with a good set-up. What is open to others in pytest's folder is not."""
-    folder = tmp_path_factory.mktemp("running")
-    with Nsqd(folder / "own nsqd") as nsqd:
-        setup = SetUp(folder=folder, nsqd=nsqd)
-        setup.defines["CTL_SOCKET"] = setup.defines["SIP_LISTEN"] = setup.defines["NSQ_RUN_DIR"] = None
-        chain = Chain("native", folder / "chain", config=setup.write(), defines=dict.fromkeys(setup.defines))
-        setup.database.replace(folder / "kept.db")
-        (folder / "kept.db").replace(setup.database)
-        with chain:
-            until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
-            yield setup, chain
-
-
-def test_nothing_is_said_of_a_kamailio_that_runs(running: tuple[SetUp, Chain]) -> None:
-    setup, _ = running
-    examined = examine(setup.file)
-    assert (examined.found, examined.code) == ({}, 0)
-    applied = [each["check"] for each in examined.results if not each["reason"].startswith("does not apply")]
-    assert {"consumers", "restarted", "wal", "run-folder"} <= {*applied}
-
-
-def test_what_has_changed_since_the_start(running: tuple[SetUp, Chain]) -> None:
-    setup, _ = running
-    text = setup.file.read_text()
-    try:
-        setup.file.write_text(text.replace("include_file", "#!define NSQ_CONSUMERS 2\ninclude_file", 1))
-        os.utime(setup.file, (2**31, 2**31))
-        examined = examine(setup.file)
-    finally:
-        setup.file.write_text(text)
-        os.utime(setup.file, (0, 0))
-    assert (examined.found, examined.code) == ({"consumers": "warning", "restarted": "warning"}, 1)
-
-
-def test_an_instance_that_another_kamailio_has(running: tuple[SetUp, Chain], tmp_path: Path) -> None:
-    theirs, chain = running
-    ours = SetUp(folder=tmp_path, nsqd=theirs.nsqd)
-    ours.defines["NSQ_RUN_DIR"] = quoted(chain.kamailio.pages_folder)
-    examined = examine(ours.write())
-    assert examined.found["run-folder"] == examined.found["replies"] == "error"
-    assert str(chain.kamailio.process.pid) in examined.reasons("run-folder")[0]
-    assert examined.code == 2
-
-
-def test_a_password_that_ps_shows(setup: SetUp, tmp_path: Path) -> None:
-    waits = [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()"]
-    shown = ["-A", 'NSQ_DB_URL="mysql://kamailio:hunter2@db.example/kamailio"']
-    with subprocess.Popen(
-        ["kamailio", *waits[1:], *shown], executable=waits[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        examined = examine(setup.write())
-        process.communicate()
-    assert (examined.found, examined.code) == ({"secrets": "warning"}, 1)
-    assert "hunter2" not in str(examined.results)
-
-
 # Databases
 
 
@@ -298,6 +234,23 @@ def test_a_database_server_that_is_away(setup: SetUp, maria: SqlServer) -> None:
         examined = examine(setup.write())
     rest = unknown("tables", "unique-index", "database-rights", "letters")
     assert (examined.found, examined.code) == ({"database": "error"} | rest, 2)
+
+
+# Processes
+
+
+def test_a_password_that_ps_shows(setup: SetUp, tmp_path: Path) -> None:
+    waits = [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()"]
+    shown = ["-A", 'NSQ_DB_URL="mysql://kamailio:hunter2@db.example/kamailio"']
+    with subprocess.Popen(
+        ["kamailio", *waits[1:], *shown], executable=waits[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        examined = examine(setup.write())
+        process.communicate()
+    assert (examined.found, examined.code) == ({"secrets": "warning"}, 1)
+    assert "hunter2" not in str(examined.results)
 
 
 # The command
