@@ -9,11 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
-from kemi_nsq.databaseurl import kamailio_url
 from kemi_nsq.errors import NsqError
 from kemi_nsq.presence.database import Database
 from kemi_nsq.tools.doctor.scene import Scene
@@ -24,6 +22,7 @@ _WAL_AT, _WAL = slice(18, 20), b"\x02\x02"
 #: What presence checks as it starts (presence.c, `mod_init`); the same from 5.6 to 6.1.
 _VERSIONS = (("presentity", 5), ("active_watchers", 12), ("watchers", 3))
 _KEY = {"username", "domain", "event", "etag"}
+_SCHEMA = "load Kamailio's tables: kemi-nsq files sql/sqlite.sql says where they are, and those for servers beside it"
 #: Statements that need a right and change nothing.
 _WRITES = (
     ("INSERT", "INSERT INTO {0} SELECT * FROM {0} WHERE 1 = 0"),
@@ -45,33 +44,25 @@ def _url(scene: Scene) -> str:
     return scene.settings.db_url
 
 
-def _file(url: str) -> Path | None:
-    """Return the path of an SQLite file; None for a server."""
-    if not url.startswith("sqlite"):
-        return None
-    known = kamailio_url(url)
-    return Path(known.database if known else "/" + url.partition("://")[2].partition("?")[0].lstrip("/"))
-
-
 def _backend(url: str) -> str:
     kind = url.partition(":")[0].partition("+")[0]
     return {"postgres": "postgresql"}.get(kind, kind)
 
 
-def _select(url: str, sql: str) -> Sequence[Sequence[object]]:
+def _select(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
     """Return the rows of a statement.
 
     Raises:
         CannotLook: the database does not answer, or refuses it; its text says why.
     """
-    path = _file(url)
+    path = scene.database_file
     if path is not None:
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)) as file:
                 return file.execute(sql).fetchall()
         except sqlite3.Error as error:
             raise CannotLook(str(error)) from None
-    server = Database(url, _TIMEOUT_S, SYSTEM, lambda _line: None)
+    server = Database(_url(scene), _TIMEOUT_S, SYSTEM, lambda _line: None)
     try:
         found = server.run(lambda connection: _rows(connection.exec_driver_sql(sql)))
     except NsqError as error:
@@ -88,15 +79,15 @@ def _rows(result: object) -> Sequence[Sequence[object]]:
 
 def answers(scene: Scene) -> Iterator[Finding]:
     """Ask the database for anything."""
-    url = _url(scene)
-    path = _file(url)
+    _url(scene)
+    path = scene.database_file
     if path is not None and not path.exists():
         reason = f"NSQ_DB_URL: there is no file {path}"
         mend = f'sqlite3 {path} ".read $(kemi-nsq files sql/sqlite.sql)", as user {scene.user.name}'
         yield Finding(Grade.ERROR, reason, mend)
         return
     try:
-        _select(url, "SELECT 1")
+        _select(scene, "SELECT 1")
     except CannotLook as error:
         reason = f"NSQ_DB_URL: the database does not answer: {error}"
         yield Finding(Grade.ERROR, reason, "start it, or correct host, port, user and password of NSQ_DB_URL")
@@ -104,11 +95,10 @@ def answers(scene: Scene) -> Iterator[Finding]:
 
 def _asked(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
     """Return the rows of a statement; a database that does not answer at all has its own check."""
-    url = _url(scene)
-    path = _file(url)
-    if path is not None and not path.exists():
+    _url(scene)
+    if scene.database_file is not None and not scene.database_file.exists():
         raise CannotLook("there is no database")
-    return _select(url, sql)
+    return _select(scene, sql)
 
 
 def _tables(scene: Scene) -> list[str]:
@@ -124,16 +114,12 @@ def tables(scene: Scene) -> Iterator[Finding]:
         try:
             _asked(scene, f"SELECT 1 FROM {table} WHERE 1 = 0")
         except CannotLook as error:
-            yield Finding(
-                Grade.ERROR, f"the table {table} cannot be read: {error}", "load Kamailio's schema: kemi-nsq files"
-            )
+            yield Finding(Grade.ERROR, f"the table {table} cannot be read: {error}", _SCHEMA)
             continue
         try:
             found = _asked(scene, f"SELECT table_version FROM version WHERE table_name = '{table}'")
         except CannotLook as error:
-            yield Finding(
-                Grade.ERROR, f"Kamailio's table of versions: {error}", "load Kamailio's schema: kemi-nsq files"
-            )
+            yield Finding(Grade.ERROR, f"Kamailio's table of versions: {error}", _SCHEMA)
             return
         versions = [str(row[0]) for row in found]
         if versions != [str(wanted)]:
@@ -157,7 +143,8 @@ def key(scene: Scene) -> Iterator[Finding]:
 
 def rights(scene: Scene) -> Iterator[Finding]:
     """Find a user of a database server that may not write."""
-    if _file(_url(scene)) is not None:
+    _url(scene)
+    if scene.database_file is not None:
         raise DoesNotApply("an SQLite file has no users; the check `database-file` looks at its mode")
     _asked(scene, "SELECT 1")
     table = scene.settings.presentity_table
@@ -205,7 +192,8 @@ def letters(scene: Scene) -> Iterator[Finding]:
 
 def journal(scene: Scene) -> Iterator[Finding]:
     """Look whether the SQLite file of a Kamailio that runs is in WAL mode, into which each start puts it."""
-    path = _file(_url(scene))
+    _url(scene)
+    path = scene.database_file
     if path is None:
         raise DoesNotApply("NSQ_DB_URL is no SQLite file")
     if scene.running is None:

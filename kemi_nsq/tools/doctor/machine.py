@@ -7,126 +7,25 @@ import fcntl
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterator
-from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
-from kemi_nsq.databaseurl import kamailio_url
 from kemi_nsq.runtime.place import LOCK
 from kemi_nsq.runtime.processes import is_running
 from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.scene import Scene
 
 _OTHERS_READ, _OTHERS_WRITE = stat.S_IRGRP | stat.S_IROTH, stat.S_IWGRP | stat.S_IWOTH
+_NAME = re.compile(r"[A-Za-z_]\w*(?==)")
 #: A user and a password before a host.
 _SECRET = re.compile(r"://[^\s/:@\"']*:[^\s@\"']+@")
-_MODULE_FOLDERS = ("/usr/lib/*/kamailio/modules", "/usr/lib*/kamailio/modules", "/usr/local/lib*/kamailio/modules")
-_LIBRARY = re.compile(rb"libpython(3\.\d+)[a-z]*\.so")
-_TRY_S = 20.0
-_KEMI_CLASS = "KemiNsq"
-#: Imports the package as Kamailio's Python does, through the nsq.py that lies beside the script.
-_TRIAL = """
-import sys, types
-KSR = types.ModuleType("KSR")
-KSR.crit = sys.stderr.write
-sys.modules["KSR"] = KSR
-sys.path.insert(0, sys.argv[1])
-import nsq
-from importlib.metadata import version
-print(version("kemi-nsq"))
-"""
-
-
-def script(scene: Scene) -> Iterator[Finding]:
-    """Find a script that Kamailio does not start without."""
-    path = scene.script
-    try:
-        if not path.is_file():
-            reason = f"NSQ_SCRIPT names {path}, and there is no such file: Kamailio does not start"
-            yield Finding(Grade.ERROR, reason, "#!define NSQ_SCRIPT with the path that kemi-nsq files nsq.py prints")
-            return
-        for each in dict.fromkeys((path.absolute(), path.resolve())):
-            if (closed := scene.user.reaches(each)) or not scene.user.may(each, os.R_OK):
-                reason = f"{closed or each} keeps user {scene.user.name} from reading NSQ_SCRIPT {path}"
-                yield Finding(Grade.ERROR, reason, "install where Kamailio's user can read: not in a home folder")
-                return
-    except OSError as error:
-        raise CannotLook(f"{path}: {error.strerror}") from None
-
-
-def script_class(scene: Scene) -> Iterator[Finding]:
-    """Find a script whose class is for routes of the other language, with which Kamailio does not start."""
-    try:
-        source = scene.script.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise CannotLook(f"{scene.script}: {error.strerror}") from None
-    if _KEMI_CLASS in source and not scene.text.kemi:
-        reason = (
-            f"NSQ_SCRIPT {scene.script} has a class of KemiNsq, and NSQ_KEMI is not defined: Kamailio does not start"
-        )
-        yield Finding(Grade.ERROR, reason, "#!define NSQ_KEMI before nsq.cfg is included")
-    elif scene.text.kemi and scene.script.resolve().name == "nsq.py":
-        reason = f"NSQ_KEMI is defined, and NSQ_SCRIPT {scene.script} has no class of KemiNsq: Kamailio does not start"
-        yield Finding(Grade.ERROR, reason, "#!define NSQ_SCRIPT with your routes, as kemi_routes.py has them")
-
-
-def _interpreter(scene: Scene) -> str:
-    """Return the Python that Kamailio's module has inside, such as python3.11."""
-    named = scene.text.configuration.text("", "mpath", scene.text.configuration.text("", "loadpath", ""))
-    folders = [*filter(None, named.split(":"))] or chain.from_iterable(
-        map(str, Path("/").glob(pattern[1:])) for pattern in _MODULE_FOLDERS
-    )
-    for folder in folders:
-        try:
-            match = _LIBRARY.search(Path(folder, "app_python3.so").read_bytes())
-        except OSError:
-            continue
-        if match:
-            return f"python{match[1].decode()}"
-    raise CannotLook("Kamailio's module app_python3.so is not found here")
-
-
-def python(scene: Scene) -> Iterator[Finding]:
-    """Find a package that Kamailio's own Python cannot import, or that is of another release than this command."""
-    wanted = _interpreter(scene)
-    folder = next(
-        (each for each in (scene.script.parent, scene.script.resolve().parent) if (each / "nsq.py").is_file()), None
-    )
-    if folder is None:
-        reason = f"no nsq.py lies beside {scene.script}: Kamailio's Python does not find the package"
-        yield Finding(Grade.ERROR, reason, "put a link to it there: kemi-nsq files nsq.py says where it is")
-        return
-    program = f"/usr/bin/{wanted}"
-    if not os.access(program, os.X_OK):
-        raise CannotLook(f"Kamailio has {wanted} inside, and there is no {program} to try it with")
-    try:
-        done = subprocess.run(
-            [program, "-I", "-c", _TRIAL, str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TRY_S,
-            env={},
-        )
-    except subprocess.TimeoutExpired:
-        raise CannotLook(f"{program} does not end") from None
-    ours = version("kemi-nsq")
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        yield Finding(Grade.ERROR, f"Kamailio's {wanted} cannot load kemi-nsq: {said}", f"install it for {wanted}")
-    elif (theirs := done.stdout.strip()) != ours:
-        yield Finding(Grade.WARNING, f"Kamailio loads kemi-nsq {theirs}, and this command is of {ours}", "install one")
 
 
 def _sqlite(scene: Scene) -> Path:
-    url = scene.settings.db_url
-    if url is None or not url.startswith("sqlite"):
+    if scene.database_file is None:
         raise DoesNotApply("NSQ_DB_URL is no SQLite file")
-    known = kamailio_url(url)
-    return Path(known.database if known else "/" + url.partition("://")[2].partition("?")[0].lstrip("/"))
+    return scene.database_file
 
 
 def database_file(scene: Scene) -> Iterator[Finding]:
@@ -199,9 +98,10 @@ def _secret_defines(scene: Scene, path: Path, text: str) -> list[str]:
 def secrets(scene: Scene) -> Iterator[Finding]:
     """Find passwords in the arguments of processes, where every user of the machine reads them (ps)."""
     for pid, arguments in kamailio.processes():
-        named = [each.partition("=")[0] for each in arguments if _SECRET.search(each)]
-        if named and (Path(arguments[0]).name == "kamailio" or any(each.startswith("NSQ_") for each in named)):
-            reason = f"ps shows everybody a password: {named[0]} in the arguments of process {pid}"
+        named = [_NAME.match(each) for each in arguments if _SECRET.search(each)]
+        ours = [each[0] for each in named if each and each[0].startswith("NSQ_")]
+        if named and (ours or Path(arguments[0]).name == "kamailio"):
+            reason = f"ps shows everybody a password: {' '.join(ours[:1])} in the arguments of process {pid}"
             mend = "say it in kamailio.cfg or the environment instead, in a file that others cannot read"
             yield Finding(Grade.WARNING, reason, mend)
             return
@@ -284,9 +184,6 @@ def outbox(scene: Scene) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check[Scene], ...] = (
-    Check("script", "NSQ_SCRIPT is there, and Kamailio's user can read it", script),
-    Check("script-class", "the class in NSQ_SCRIPT is for the routes' language", script_class),
-    Check("python", "Kamailio's own Python can import the package, of the release of this command", python),
     Check(
         "database-file",
         "Kamailio's user can write the SQLite file and its folder, and others cannot read it",

@@ -14,6 +14,7 @@ from pathlib import Path
 from kemi_nsq.configuration import commandline
 from kemi_nsq.configuration.finding import Text
 from kemi_nsq.configuration.reader import read
+from kemi_nsq.databaseurl import kamailio_url
 from kemi_nsq.errors import SettingsError, UsageError
 from kemi_nsq.loading import host_name, load, nearest
 from kemi_nsq.plugin.face import Face
@@ -37,6 +38,7 @@ class User:
 
     name: str
     uid: int
+    gid: int
     groups: frozenset[int]
 
     def may(self, path: Path, wanted: int) -> bool:
@@ -87,6 +89,15 @@ class Scene:
     def settings(self) -> Settings:
         """The settings that hold; raises CannotLook where they are wrong."""
         return self.text.valid
+
+    @property
+    def database_file(self) -> Path | None:
+        """The SQLite file of NSQ_DB_URL; None where it names a server, or nothing."""
+        url = self.settings.db_url
+        if url is None or not url.startswith("sqlite"):
+            return None
+        known = kamailio_url(url)
+        return Path(known.database if known else "/" + url.partition("://")[2].partition("?")[0].lstrip("/"))
 
     @property
     def script(self) -> Path:
@@ -174,4 +185,4 @@ def _user(name: str, running: Running | None, file: Path) -> User:
     except KeyError:
         raise UsageError(f"there is no user {name or _SERVICE_USER}; see --user, or user= in kamailio.cfg") from None
     groups = {group.gr_gid for group in grp.getgrall() if found.pw_name in group.gr_mem}
-    return User(name=found.pw_name, uid=found.pw_uid, groups=frozenset(groups | {found.pw_gid}))
+    return User(name=found.pw_name, uid=found.pw_uid, gid=found.pw_gid, groups=frozenset(groups | {found.pw_gid}))

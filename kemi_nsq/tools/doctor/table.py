@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kemi_nsq.configuration import file_checks, presence_checks, route_checks
 from kemi_nsq.configuration.finding import Check, Finding, Grade, Text, made
 from kemi_nsq.monitoring.health import Health
-from kemi_nsq.tools.doctor import database, machine, network, running
+from kemi_nsq.tools.doctor import database, machine, network, running, script
 from kemi_nsq.tools.doctor.scene import Scene
 
 OF_TEXT: Mapping[str, tuple[Check[Text], ...]] = {
@@ -19,10 +20,12 @@ OF_TEXT: Mapping[str, tuple[Check[Text], ...]] = {
 }
 OF_SCENE: Mapping[str, tuple[Check[Scene], ...]] = {
     "Kamailio": running.CHECKS,
+    "script": script.CHECKS,
     "machine": machine.CHECKS,
     "database": database.CHECKS,
     "NSQ": network.CHECKS,
 }
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s]*@")
 #: Marks what the start does, too, in Markdown.
 STAR = r" \*"
 HEALTH: Mapping[Grade, Health] = {
@@ -57,11 +60,16 @@ def examine(scene: Scene, tell: Callable[[str], None]) -> Iterator[Result]:
     for group, of_text in OF_TEXT.items():
         for check in of_text:
             tell(check.name)
-            yield from (Result(group=group, check=check.name, finding=each) for each in made(check, scene.text))
+            yield from (Result(group=group, check=check.name, finding=_shown(each)) for each in made(check, scene.text))
     for group, of_scene in OF_SCENE.items():
         for one in of_scene:
             tell(one.name)
-            yield from (Result(group=group, check=one.name, finding=each) for each in made(one, scene))
+            yield from (Result(group=group, check=one.name, finding=_shown(each)) for each in made(one, scene))
+
+
+def _shown(finding: Finding) -> Finding:
+    """Hide the password of a URL, which Kamailio or a driver may have put into what it says."""
+    return Finding(finding.grade, *(_PASSWORD.sub(r"\1***@", text) for text in finding[1:]))
 
 
 def markdown() -> str:

@@ -12,6 +12,7 @@ from kemi_nsq.configuration.finding import Check, Grade, Text, made
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.configuration.route_checks import _slot
 from kemi_nsq.tools.doctor.table import OF_SCENE, OF_TEXT, markdown
+from tests.support import doctor_page
 from tests.support.settings import settings
 
 CHECKS: dict[str, Check[Text]] = {
@@ -191,3 +192,5 @@ def test_checks_have_names_of_their_own() -> None:
     names += [check.name for checks in OF_SCENE.values() for check in checks]
     assert len(names) == len({*names})
     assert all(f"`{name}`" in markdown() for name in names)
+    page = doctor_page.PAGE.read_text(encoding="utf-8")
+    assert f"{len(names)} checks: {len(names) - 1} ok, 1 error\n" in page

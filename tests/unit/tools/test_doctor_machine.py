@@ -12,14 +12,14 @@ import pytest
 
 from kemi_nsq.configuration.finding import Check, Finding, Grade, made
 from kemi_nsq.errors import UsageError
-from kemi_nsq.tools.doctor import database, kamailio, machine
+from kemi_nsq.tools.doctor import database, kamailio, machine, script
 from kemi_nsq.tools.doctor.kamailio import Running
 from kemi_nsq.tools.doctor.scene import Scene, User, scene
 from tests.support.chain import SHIPPED
 from tests.support.settings import wipe_environment
 
-NOBODY = User(name="nobody", uid=65534, groups=frozenset({65534}))
-CHECKS: dict[str, Check[Scene]] = {check.name: check for check in (*machine.CHECKS, *database.CHECKS)}
+NOBODY = User(name="nobody", uid=65534, gid=65532, groups=frozenset({65534}))
+CHECKS: dict[str, Check[Scene]] = {check.name: check for check in (*script.CHECKS, *machine.CHECKS, *database.CHECKS)}
 Look = Callable[..., list[Finding]]
 
 
@@ -31,7 +31,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     def look(name: str, user: User | None = None, running: Running | None = None, **defines: object) -> list[Finding]:
         file = tmp_path / "kamailio.cfg"
         if not file.exists():
-            file.write_text("")
+            file.write_text('loadmodule "app_python3.so"\n')
         found = scene(file, {each: f'"{value}"' for each, value in defines.items()})
         changed = Scene(
             text=found.text,
@@ -62,9 +62,9 @@ def test_a_user_may_what_the_mode_says(tmp_path: Path) -> None:
     path.write_text("")
     path.chmod(0o640)
     status = path.stat()
-    owner = User(name="owner", uid=status.st_uid or 1, groups=frozenset())
-    member = User(name="member", uid=65533, groups=frozenset({status.st_gid}))
-    root = User(name="root", uid=0, groups=frozenset())
+    owner = User(name="owner", uid=status.st_uid or 1, gid=65532, groups=frozenset())
+    member = User(name="member", uid=65533, gid=65532, groups=frozenset({status.st_gid}))
+    root = User(name="root", uid=0, gid=65532, groups=frozenset())
     assert member.may(path, os.R_OK)
     assert not member.may(path, os.W_OK)
     assert not NOBODY.may(path, os.R_OK)
@@ -94,8 +94,27 @@ def test_a_script_of_the_wrong_language(look: Look, tmp_path: Path) -> None:
     assert grades(look("script-class", NSQ_SCRIPT=SHIPPED / "kemi_routes.py")) == [Grade.ERROR]
     assert grades(look("script-class", NSQ_SCRIPT=SHIPPED / "nsq.py")) == [Grade.OK]
     assert grades(look("script-class", NSQ_SCRIPT=tmp_path / "nowhere")) == [Grade.UNKNOWN]
-    (tmp_path / "kamailio.cfg").write_text("#!define NSQ_KEMI\n")
+    (tmp_path / "kamailio.cfg").write_text("")
+    for name in ("script", "script-class", "python"):
+        assert look(name)[0].reason == "does not apply: app_python3.so is not loaded"
+    (tmp_path / "kamailio.cfg").write_text('#!define NSQ_KEMI\nloadmodule "app_python3.so"\n')
     assert grades(look("script-class", NSQ_SCRIPT=SHIPPED / "nsq.py")) == [Grade.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("body", "grade"),
+    [
+        ("KSR.presence.handle_subscribe()", Grade.WARNING),
+        ("with open('x'):\n            KSR.presence.handle_publish()", Grade.WARNING),
+        ("with self.presence_lock():\n            KSR.presence.handle_subscribe()", Grade.OK),
+        ("self.nsq_pua_handle()", Grade.OK),
+        ("(", Grade.UNKNOWN),
+    ],
+)
+def test_a_script_that_handles_a_subscribe_itself(look: Look, tmp_path: Path, body: str, grade: Grade) -> None:
+    (tmp_path / "kamailio.cfg").write_text('#!define NSQ_KEMI\nloadmodule "app_python3.so"\n')
+    (tmp_path / "routes.py").write_text(f"class Kamailio(KemiNsq):\n    def subscribe(self):\n        {body}\n")
+    assert grades(look("script-handlers", NSQ_SCRIPT=tmp_path / "routes.py")) == [grade]
 
 
 def test_a_database_file(look: Look, tmp_path: Path) -> None:
@@ -113,7 +132,7 @@ def test_a_database_file(look: Look, tmp_path: Path) -> None:
     folder.chmod(0o777)
     assert "everybody can read" in look("database-file", NOBODY, **url)[0].reason
     path.chmod(0o662)
-    assert grades(look("database-file", User(name="root", uid=0, groups=frozenset()), **url)) == [Grade.OK]
+    assert grades(look("database-file", User(name="root", uid=0, gid=65532, groups=frozenset()), **url)) == [Grade.OK]
     folder.chmod(0o700)
     assert "keeps user nobody" in look("database-file", NOBODY, **url)[0].reason
     assert grades(look("network-file", **url)) == [Grade.OK]
@@ -193,12 +212,12 @@ def test_an_outbox(look: Look, tmp_path: Path) -> None:
 
 
 def test_what_is_not_installed_is_unknown(look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "_MODULE_FOLDERS", ())
+    monkeypatch.setattr(script, "_MODULE_FOLDERS", ())
     assert grades(look("python")) == [Grade.UNKNOWN]
     module = tmp_path / "app_python3.so"
     module.write_bytes(b"...libpython3.99.so.1.0...")
     (tmp_path / "nsq.py").write_text("")
-    (tmp_path / "kamailio.cfg").write_text(f'mpath="{tmp_path}"\n')
+    (tmp_path / "kamailio.cfg").write_text(f'mpath="{tmp_path}"\nloadmodule "app_python3.so"\n')
     (found,) = look("python", NSQ_SCRIPT=tmp_path / "nsq.py")
     assert found.reason == "Kamailio has python3.99 inside, and there is no /usr/bin/python3.99 to try it with"
     monkeypatch.setattr(kamailio, "_PATH", "/nowhere")
