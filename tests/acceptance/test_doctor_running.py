@@ -60,6 +60,17 @@ def test_an_instance_that_another_kamailio_has(running: tuple[SetUp, Chain], tmp
     assert examined.code == 2
 
 
+def test_a_password_that_ps_shows(tmp_path: Path) -> None:
+    config = tmp_path / "kamailio.cfg"
+    config.write_text(f'include_file "{SHIPPED}/kamailio.cfg"\n')
+    shown = quoted("mysql://kamailio:hunter2@db.example/kamailio")
+    with Chain("native", tmp_path / "chain", config=config, defines={"DBURL": shown}) as chain:
+        until(lambda: chain.counter("connected") == 2, what="the consumer's topic and its reply topic")
+        examined = examine(config)
+    assert (examined.found["secrets"], "DBURL" in examined.reasons("secrets")[0]) == ("warning", True)
+    assert "hunter2" not in str(examined.results)
+
+
 def test_what_breaks_presence_is_said_at_the_start_in_one_line(tmp_path: Path) -> None:
     config = tmp_path / "hidden.cfg"
     config.write_text(f'include_file "{SHIPPED}/kamailio.cfg"\nmodparam("presence", "publ_cache", 1)\n')

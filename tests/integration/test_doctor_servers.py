@@ -236,23 +236,6 @@ def test_a_database_server_that_is_away(setup: SetUp, maria: SqlServer) -> None:
     assert (examined.found, examined.code) == ({"database": "error"} | rest, 2)
 
 
-# Processes
-
-
-def test_a_password_that_ps_shows(setup: SetUp, tmp_path: Path) -> None:
-    waits = [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()"]
-    shown = ["-A", 'NSQ_DB_URL="mysql://kamailio:hunter2@db.example/kamailio"']
-    with subprocess.Popen(
-        ["kamailio", *waits[1:], *shown], executable=waits[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        examined = examine(setup.write())
-        process.communicate()
-    assert (examined.found, examined.code) == ({"secrets": "warning"}, 1)
-    assert "hunter2" not in str(examined.results)
-
-
 # The command
 
 

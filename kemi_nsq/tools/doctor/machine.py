@@ -13,7 +13,6 @@ from pathlib import Path
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
 from kemi_nsq.runtime.place import LOCK
 from kemi_nsq.runtime.processes import is_running
-from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.scene import Scene
 
 _OTHERS_READ, _OTHERS_WRITE = stat.S_IRGRP | stat.S_IROTH, stat.S_IWGRP | stat.S_IWOTH
@@ -96,15 +95,14 @@ def _secret_defines(scene: Scene, path: Path, text: str) -> list[str]:
 
 
 def secrets(scene: Scene) -> Iterator[Finding]:
-    """Find passwords in the arguments of processes, where every user of the machine reads them (ps)."""
-    for pid, arguments in kamailio.processes():
-        named = [_NAME.match(each) for each in arguments if _SECRET.search(each)]
-        ours = [each[0] for each in named if each and each[0].startswith("NSQ_")]
-        if named and (ours or Path(arguments[0]).name == "kamailio"):
-            reason = f"ps shows everybody a password: {' '.join(ours[:1])} in the arguments of process {pid}"
-            mend = "say it in kamailio.cfg or the environment instead, in a file that others cannot read"
-            yield Finding(Grade.WARNING, reason, mend)
-            return
+    """Find passwords in Kamailio's arguments, where every user of the machine reads them (ps)."""
+    if scene.running is None:
+        raise DoesNotApply("no Kamailio runs with this configuration")
+    for argument in filter(_SECRET.search, scene.running.arguments):
+        name = _NAME.match(argument)
+        reason = f"ps shows everybody a password: {name[0] if name else 'one'} in the arguments of {scene.running.pid}"
+        mend = "say it in kamailio.cfg or the environment instead, in a file that others cannot read"
+        yield Finding(Grade.WARNING, reason, mend)
 
 
 def run_folder(scene: Scene) -> Iterator[Finding]:
@@ -193,7 +191,7 @@ CHECKS: tuple[Check[Scene], ...] = (
     Check(
         "configuration-files", "others cannot change the configuration, nor read a password in it", configuration_files
     ),
-    Check("secrets", "ps shows no password", secrets),
+    Check("secrets", "ps shows no password of Kamailio", secrets),
     Check("run-folder", "NSQ_RUN_DIR is for Kamailio's user alone, and no other Kamailio has it", run_folder),
     Check("outbox", "Kamailio's user can write the outbox", outbox),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
+from kemi_nsq.settings import KEMI
 from kemi_nsq.tools.doctor.scene import Scene
 
 _MODULE_FOLDERS = ("/usr/lib/*/kamailio/modules", "/usr/lib*/kamailio/modules", "/usr/local/lib*/kamailio/modules")
@@ -64,12 +65,13 @@ def script_class(scene: Scene) -> Iterator[Finding]:
         source = _script(scene).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise CannotLook(f"{scene.script}: {error.strerror}") from None
-    if _KEMI_CLASS in source and not scene.text.kemi:
+    kemi = KEMI in scene.text.configuration.defines
+    if _KEMI_CLASS in source and not kemi:
         reason = (
             f"NSQ_SCRIPT {scene.script} has a class of KemiNsq, and NSQ_KEMI is not defined: Kamailio does not start"
         )
         yield Finding(Grade.ERROR, reason, "#!define NSQ_KEMI before nsq.cfg is included")
-    elif scene.text.kemi and scene.script.resolve().name == "nsq.py":
+    elif kemi and scene.script.resolve().name == "nsq.py":
         reason = f"NSQ_KEMI is defined, and NSQ_SCRIPT {scene.script} has no class of KemiNsq: Kamailio does not start"
         yield Finding(Grade.ERROR, reason, "#!define NSQ_SCRIPT with your routes, as kemi_routes.py has them")
 

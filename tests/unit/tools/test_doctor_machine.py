@@ -181,6 +181,20 @@ def test_configuration_files(look: Look, tmp_path: Path) -> None:
     assert "everybody can change" in look("configuration-files")[0].reason
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["kamailio", "-A", 'NSQ_DB_URL="mysql://a:hunter2@b/c"'], "NSQ_DB_URL in"),
+        (["kamailio", "mysql://a:hunter2@b/c?x=y"], "one in"),
+        (["kamailio", "-A", 'NSQ_DB_URL="mysql://a@b/c"'], "ps shows no password"),
+    ],
+)
+def test_a_password_in_the_arguments(look: Look, arguments: list[str], said: str) -> None:
+    (found,) = look("secrets", running=Running(1, arguments, None, 0))
+    assert said in found.reason
+    assert "hunter2" not in str(found)
+
+
 def test_a_runtime_folder(look: Look, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert grades(look("run-folder", NSQ_RUN_DIR=path)) == [Grade.OK]
