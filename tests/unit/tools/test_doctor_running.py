@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the doctor makes of what Kamailio's programs say, and which Kamailio it takes for the one that runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kemi_nsq.configuration.finding import Finding, Grade, made
+from kemi_nsq.configuration.reader import read
+from kemi_nsq.tools.doctor import kamailio, running
+from kemi_nsq.tools.doctor.kamailio import Checked, Running
+from kemi_nsq.tools.doctor.scene import Scene, scene
+from tests.support.settings import wipe_environment
+
+CHECKS = {check.name: check for check in running.CHECKS}
+ONE_CONSUMER = "17\nmain process - attendant\n18\nEVREXEC child=0 exec=nsq:consumer\n"
+
+
+def look(name: str, file: Path, *, runs: bool = True) -> list[Finding]:
+    """Make a check beside a Kamailio that runs, which is this process."""
+    found = scene(file, {})
+    one = Running(os.getpid(), ["kamailio"], {}, os.geteuid()) if runs else None
+    changed = Scene(text=found.text, given={}, running=one, user=found.user, environment={})
+    return made(CHECKS[name], changed)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a configuration that has not changed for long."""
+    wipe_environment(monkeypatch)
+    path = tmp_path / "kamailio.cfg"
+    path.write_text("#!define NSQ_ACK received\n")
+    os.utime(path, (0, 0))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("checked", "found"),
+    [
+        (None, [Grade.UNKNOWN]),
+        (Checked(True, []), [Grade.OK]),
+        (Checked(False, ["one", "two"]), [Grade.ERROR] * 2),
+        (Checked(False, []), [Grade.ERROR]),
+    ],
+)
+def test_what_kamailio_says_of_the_text(
+    file: Path, monkeypatch: pytest.MonkeyPatch, checked: Checked | None, found: list[Grade]
+) -> None:
+    monkeypatch.setattr(kamailio, "check", lambda *_: checked)
+    assert [finding.grade for finding in look("syntax", file)] == found
+
+
+def test_a_kamailio_that_does_not_end_is_left(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kamailio, "program", lambda name="kamailio": "/bin/cat")
+    monkeypatch.setattr(kamailio, "_CHECK_S", 0.01)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: raise_timeout())
+    assert look("syntax", file)[0] == Finding(Grade.UNKNOWN, "kamailio -c does not end")
+
+
+def raise_timeout() -> None:
+    """End as a program that takes too long."""
+    raise subprocess.TimeoutExpired("kamailio", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "grade"),
+    [
+        (ONE_CONSUMER, Grade.OK),
+        (ONE_CONSUMER * 2, Grade.WARNING),
+        ("17\nmain process - attendant\n", Grade.ERROR),
+        (None, Grade.UNKNOWN),
+    ],
+)
+def test_consumers_are_counted(file: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, grade: Grade) -> None:
+    monkeypatch.setattr(kamailio, "ask", lambda *_: said)
+    assert [finding.grade for finding in look("consumers", file)] == [grade]
+    assert look("consumers", file, runs=False)[0].reason.startswith("does not apply")
+
+
+@pytest.mark.parametrize(
+    ("said", "grade"), [("NSQ_ACK\nWITH_X\n", Grade.OK), ("NSQ_ACK\nNSQ_NODE\n", Grade.WARNING), (None, Grade.UNKNOWN)]
+)
+def test_settings_are_those_of_the_start(
+    file: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, grade: Grade
+) -> None:
+    monkeypatch.setattr(kamailio, "ask", lambda *_: said)
+    assert [finding.grade for finding in look("restarted", file)] == [grade]
+    assert look("restarted", file, runs=False)[0].reason.startswith("does not apply")
+
+
+def test_a_text_that_has_changed_wants_a_restart(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kamailio, "ask", lambda *_: "NSQ_ACK")
+    os.utime(file, (2**31, 2**31))
+    assert look("restarted", file)[0].reason == "the configuration has changed since Kamailio was started"
+
+
+def test_a_kamailio_is_known_by_its_configuration(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        kamailio,
+        "processes",
+        lambda: [(os.getpid(), ["/usr/sbin/kamailio", "-DD", "-f", str(file), "-A", "NSQ_NODE=a"])],
+    )
+    found = kamailio.running(file)
+    assert found is not None
+    assert (found.pid, found.uid) == (os.getpid(), os.geteuid())
+    assert "PATH" in (found.environment or {})
+    assert kamailio.running(file.parent / "other.cfg") is None
+    here = scene(file, {})
+    assert (here.running, here.text.valid.node, here.user.uid) == (found, "a", os.geteuid())
+    assert scene(file, {"NSQ_NODE": "b"}).text.valid.node == "b"
+
+
+def test_processes_are_those_of_the_machine() -> None:
+    assert os.getpid() in dict(kamailio.processes())
+    assert kamailio._environment(0) is None
+
+
+def test_nobody_is_asked_without_a_control_socket(tmp_path: Path) -> None:
+    (tmp_path / "kamailio.cfg").write_text("")
+    assert kamailio.ask(read(tmp_path / "kamailio.cfg"), "core.ps") is None
+    (tmp_path / "kamailio.cfg").write_text(f'loadmodule "ctl.so"\nmodparam("ctl", "binrpc", "unix:{tmp_path}/ctl")\n')
+    assert kamailio.ask(read(tmp_path / "kamailio.cfg"), "core.ps") is None
+
+
+def test_kamailio_itself_defines_its_release() -> None:
+    assert list(kamailio.own_defines((5, 6, 3))) == ["KAMAILIO_5", "KAMAILIO_5_6", "KAMAILIO_5_6_3"]
+    assert kamailio.own_defines(()) == {}
