@@ -49,6 +49,11 @@ def _backend(url: str) -> str:
     return {"postgres": "postgresql"}.get(kind, kind)
 
 
+def _anything(scene: Scene) -> str:
+    """Return a statement that every database answers. SQLite does not look into its file for a number."""
+    return "SELECT 1" if scene.database_file is None else "SELECT 1 FROM sqlite_master"
+
+
 def _select(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
     """Return the rows of a statement.
 
@@ -87,7 +92,7 @@ def answers(scene: Scene) -> Iterator[Finding]:
         yield Finding(Grade.ERROR, reason, mend)
         return
     try:
-        _select(scene, "SELECT 1")
+        _select(scene, _anything(scene))
     except CannotLook as error:
         reason = f"NSQ_DB_URL: the database does not answer: {error}"
         yield Finding(Grade.ERROR, reason, "start it, or correct host, port, user and password of NSQ_DB_URL")
@@ -109,7 +114,7 @@ def _tables(scene: Scene) -> list[str]:
 
 def tables(scene: Scene) -> Iterator[Finding]:
     """Look into each table of the presence module, and at the version that it has."""
-    _asked(scene, "SELECT 1")
+    _asked(scene, _anything(scene))
     for table, (known, wanted) in zip(_tables(scene), _VERSIONS, strict=True):
         try:
             _asked(scene, f"SELECT 1 FROM {table} WHERE 1 = 0")
@@ -146,7 +151,7 @@ def rights(scene: Scene) -> Iterator[Finding]:
     _url(scene)
     if scene.database_file is not None:
         raise DoesNotApply("an SQLite file has no users; the check `database-file` looks at its mode")
-    _asked(scene, "SELECT 1")
+    _asked(scene, _anything(scene))
     table = scene.settings.presentity_table
     for right, statement in _WRITES:
         try:

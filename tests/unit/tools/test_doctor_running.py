@@ -129,3 +129,19 @@ def test_nobody_is_asked_without_a_control_socket(tmp_path: Path) -> None:
 def test_kamailio_itself_defines_its_release() -> None:
     assert list(kamailio.own_defines((5, 6, 3))) == ["KAMAILIO_5", "KAMAILIO_5_6", "KAMAILIO_5_6_3"]
     assert kamailio.own_defines(()) == {}
+
+
+def test_a_name_that_is_no_setting_changes_no_other(file: Path) -> None:
+    found = scene(file, {"NSQ_NOED": "a", "NSQ_NODE": "b"}).text
+    assert (found.valid.node, len(found.problems)) == ("b", 1)
+    found = scene(file, {"NSQ_BATCH": "0"}).text
+    assert (found.settings, len(found.problems)) == (None, 1)
+
+
+def test_what_a_script_defines_may_be_called(file: Path, tmp_path: Path) -> None:
+    script = tmp_path / "routes.py"
+    script.write_text("class Mine(NativeNsq):\n    def bill_caller(self, msg): ...\n    def _own(self): ...\n")
+    wrong = scene(file, {"NSQ_SCRIPT": f'"{script}"'}).text.wrong_function
+    assert [wrong(name) for name in ("bill_caller", "nsq_publish", "notify_unanswered")] == ["", "", ""]
+    assert wrong("bill_callr").endswith("did you mean bill_caller?")
+    assert "no function for routes" in wrong("child_init")
