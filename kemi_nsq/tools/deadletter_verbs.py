@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from kemi_nsq.errors import ConnectionLost, UsageError
-from kemi_nsq.loading import load
 from kemi_nsq.names import topic_name
 from kemi_nsq.settings import Settings
+from kemi_nsq.tools import configured
 from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look
 from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import nsqds
@@ -131,7 +131,7 @@ def report(found: Found, name: str, *, done: str, dry_run: bool, as_json: bool) 
 
 
 def _place(dead: str) -> tuple[Settings, str]:
-    settings = load({})
+    settings = configured.settings()
     name = dead or settings.dead_letter_topic
     if not name:
         raise UsageError("no topic of dead letters is known: give --from TOPIC, or set NSQ_DEAD_LETTER_TOPIC")

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from kemi_nsq.errors import DeadlineExceeded
-from kemi_nsq.loading import load
 from kemi_nsq.names import Subscription, topic_name
+from kemi_nsq.tools import configured
 from kemi_nsq.tools.nsqds import nsqds
 from kemi_nsq.tools.output import line, moment
 from kemi_nsq.tools.tail import Filter, Seen, field_filter, places, watch
@@ -41,7 +41,7 @@ def tail(  # noqa: PLR0913, PLR0917  # one argument for each option
     subscription = Subscription(topic_name(topic), f"kemi-nsq-tail-{uuid.uuid4().hex[:_RANDOM]}#ephemeral")
     left = count
     with suppress(KeyboardInterrupt):
-        found = places(nsqds(load({})), topic, _say)
+        found = places(nsqds(configured.settings()), topic, _say)
         with closing(watch(found, subscription, until=until)) as messages:
             for seen in messages:
                 if not chosen.matches(seen.text):
