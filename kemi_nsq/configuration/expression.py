@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The expressions of `#!ifexp` (core/ppcfg.c, `pp_ifexp_eval`; core/utils/snexpr.h), as far as they are used."""
+"""The expressions of `#!ifexp` and `#!defexp` (core/ppcfg.c; core/utils/snexpr.h), as far as they are used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ _MOST_TOKENS = 200
 
 
 def holds(text: str, value_of: Callable[[str], Value]) -> bool | None:
-    """Return whether an expression is true; None for one that is not understood.
+    """Return whether an expression is true; None for one that is not understood. Arguments are those of `evaluated`."""
+    value = evaluated(text, value_of)
+    return None if value is None else _truth(value)
+
+
+def evaluated(text: str, value_of: Callable[[str], Value]) -> Value | None:
+    """Return the value of an expression; None for one that is not understood.
 
     Args:
         text: the expression.
@@ -56,7 +62,7 @@ def holds(text: str, value_of: Callable[[str], Value]) -> bool | None:
         value = _level(tokens, 0, value_of)
     except (IndexError, ValueError, ZeroDivisionError, RecursionError):
         return None
-    return None if tokens else _truth(value)
+    return None if tokens else value
 
 
 def _level(tokens: list[re.Match[str]], level: int, value_of: Callable[[str], Value]) -> Value:

@@ -101,7 +101,7 @@ def another_script(text: Text) -> Iterator[Finding]:
 
 def routes_in_python(text: Text) -> Iterator[Finding]:
     """Find routes in Python with consumers of native ones, and the other way round."""
-    engine = text.configuration.parameter("", "cfgengine")
+    engine = text.engine
     if engine and KEMI not in text.configuration.defines:
         reason = f'{engine.position}: cfgengine "{engine.value}", and NSQ_KEMI is not defined: no consumer starts'
         yield Finding(Grade.ERROR, reason, "#!define NSQ_KEMI before nsq.cfg is included")

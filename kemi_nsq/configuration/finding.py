@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from kemi_nsq.configuration.model import Configuration
+from kemi_nsq.configuration.model import Configuration, Parameter
 from kemi_nsq.settings import KEMI, Settings
 
 Looked = TypeVar("Looked")
+#: Names of the engine of kamailio.cfg itself (core/kemi.c, sr_kemi_eng_setz).
+_NATIVE = ("native", "default")
 
 
 class Grade(enum.Enum):
@@ -92,9 +94,15 @@ class Text:
         return self.settings
 
     @property
+    def engine(self) -> Parameter | None:
+        """What says that routes are not native: `cfgengine`; None where they are."""
+        found = self.configuration.parameter("", "cfgengine")
+        return None if found is None or found.value in _NATIVE else found
+
+    @property
     def kemi(self) -> bool:
         """Whether routes are written in Python."""
-        return self.configuration.parameter("", "cfgengine") is not None or KEMI in self.configuration.defines
+        return self.engine is not None or KEMI in self.configuration.defines
 
 
 def made(check: Check[Looked], at: Looked) -> list[Finding]:
@@ -105,3 +113,5 @@ def made(check: Check[Looked], at: Looked) -> list[Finding]:
         return [Finding(Grade.UNKNOWN, str(reason))]
     except DoesNotApply as reason:
         return [Finding(Grade.OK, f"does not apply: {reason}")]
+    except Exception as error:  # a fault of one check hides no other
+        return [Finding(Grade.UNKNOWN, f"the check fails: {type(error).__name__}: {error}; please report this")]

@@ -230,11 +230,21 @@ class Preprocessor:
         if "undef" in word:
             self._found.defines.pop(name, None)
             return
+        if word.startswith("defexp"):
+            value = self._expression(word, value, position)
         if name in self._found.defines and not word.startswith("redef"):
             if not word.startswith("try"):
                 self._found.doubles.append(Double(name, self._found.defines[name].position, position))
             return
         self._found.defines[name] = Define(value, position)
+
+    def _expression(self, word: str, text: str, position: Position) -> str:
+        found = expression.evaluated(text, self._value_of)
+        if found is None:
+            self._odd(f"#!{word} {text.strip()}: not understood, so its value is not known", position)
+            return ""
+        value = f"{found:g}" if isinstance(found, float) else found
+        return f'"{value}"' if word.endswith("s") else value
 
     def _from_environment(self, word: str, rest: str, position: Position) -> None:
         name, equals, variable = rest.partition("=")

@@ -24,7 +24,7 @@ _ROUTES = frozenset(
 )
 #: Names that stand before a bracket and are no call.
 _WORDS = frozenset({"if", "while", "switch", "else", "case", "return", "and", "or", "not"})
-_MOST_CALLS = 20_000
+_MOST_CALLS, _DEEPEST = 20_000, 50
 
 
 def read(
@@ -58,7 +58,7 @@ class _Grammar:
         self._found = found
         self._tokens = tokens
         self._route = ""
-        self._depth = 0
+        self._depth = self._nesting = 0
         self._taken: list[Token] = []
 
     def read(self) -> None:
@@ -133,7 +133,8 @@ class _Grammar:
 
     def _in_route(self, token: Token) -> bool:
         """Read a call, if a token begins one; return whether it does."""
-        if not token.text[0].isalpha() or token.text in _WORDS or len(self._found.calls) >= _MOST_CALLS:
+        too_much = self._nesting >= _DEEPEST or len(self._found.calls) >= _MOST_CALLS
+        if not token.text[0].isalpha() or token.text in _WORDS or too_much:
             return False
         following = self._next()
         if following is None or following.text != "(" or following.is_text:
@@ -141,7 +142,9 @@ class _Grammar:
             return False
         self._give_back(following)
         place = len(self._found.calls)
+        self._nesting += 1
         arguments = self._arguments(nested=True)
+        self._nesting -= 1
         call = Call(token.text, tuple(_argument(part) for part in arguments), self._route, token.position)
         self._found.calls.insert(place, call)
         return True

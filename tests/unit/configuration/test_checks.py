@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.configuration import file_checks, presence_checks, route_checks
-from kemi_nsq.configuration.finding import Check, Grade, Text, made
+from kemi_nsq.configuration.finding import Check, Finding, Grade, Text, made
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.configuration.route_checks import _slot
 from kemi_nsq.tools.doctor.table import OF_SCENE, OF_TEXT, markdown
@@ -92,6 +92,7 @@ def set_to(name: str, value: object, module: str = "presence") -> str:
         ("pv-buffer-size", 'loadmodule "evrexec.so"', WARNING),
         ("pv-buffer-size", 'pv_buffer_size=70000\nloadmodule "evrexec.so"', OK),
         ("kemi", 'cfgengine "python"', ERROR),
+        ("kemi", 'cfgengine "native"', OK),
         ("kemi", "#!define NSQ_KEMI\nrequest_route { exit; }", WARNING),
         ("preprocessor", "#!ifexp X ~ Y\n#!endif\n", UNKNOWN),
         ("late-defines", "#!define NSQ_OWN_HASH_FILE\n", OK),
@@ -181,6 +182,15 @@ def test_a_lock_is_found_as_cfgutils_finds_it() -> None:
     assert found == {"presence": 15, "calls": 14, "lock 7": 5, "abcdefgh": 12, "x": 7}
     assert _slot("PRESENCE", 16) == _slot("presence", 16)
     assert _slot("anything", 1) == 0
+
+
+def test_a_fault_of_a_check_is_told_and_hides_no_other(tmp_path: Path) -> None:
+    def fail(_text: Text) -> list[Finding]:
+        raise KeyError("x")
+
+    text = Text(configuration=read(tmp_path), settings=None)
+    ((grade, reason, _),) = made(Check("x", "x", fail), text)
+    assert (grade, reason) == (UNKNOWN, "the check fails: KeyError: 'x'; please report this")
 
 
 def test_no_check_fails_on_an_empty_text(tmp_path: Path) -> None:

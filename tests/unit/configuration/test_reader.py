@@ -140,6 +140,18 @@ def test_the_command_line_and_the_environment_define(tmp_path: Path) -> None:
     assert list(commandline.values(arguments, "f")) == ["/x.cfg"]
 
 
+def test_a_define_may_be_an_expression(tmp_path: Path) -> None:
+    found = of(tmp_path, "#!define A 2\n#!defexp B A * 5\n#!defexps C B - 0.5\n#!defexp D A ~ 1\n")
+    assert [found.defines[name].value for name in "BCD"] == ["10", '"9.5"', ""]
+    assert "its value is not known" in found.oddities[0].text
+
+
+def test_calls_in_calls_without_end_end(tmp_path: Path) -> None:
+    found = of(tmp_path, f"request_route {{ {'a(' * 5000} }}\nroute[B] {{ b(); }}\n")
+    assert len(found.calls) == 50 + 1
+    assert found.calls[-1].route == "route[B]"
+
+
 def test_a_define_stands_for_its_value_in_a_parameter(tmp_path: Path) -> None:
     text = """
 #!define URL "sqlite:////x.db"
