@@ -12,7 +12,7 @@ from kemi_nsq.configuration.model import Configuration, Parameter
 from kemi_nsq.settings import KEMI, Settings
 
 Looked = TypeVar("Looked")
-#: Names of the engine of kamailio.cfg itself (core/kemi.c, sr_kemi_eng_setz).
+#: Names of the engine of kamailio.cfg itself (core/kemi.c, sr_kemi_eng_set).
 _NATIVE = ("native", "default")
 
 
@@ -97,7 +97,7 @@ class Text:
     def engine(self) -> Parameter | None:
         """What says that routes are not native: `cfgengine`; None where they are."""
         found = self.configuration.parameter("", "cfgengine")
-        return None if found is None or found.value in _NATIVE else found
+        return None if found is None or found.value.lower() in _NATIVE else found
 
     @property
     def kemi(self) -> bool:
