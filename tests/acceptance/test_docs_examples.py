@@ -35,6 +35,7 @@ OURS = str(Path(sys.executable).with_name("kemi-nsq"))
 CONTACT = "sip:bob@192.0.2.7"
 #: What the examples name, where it lies on a real machine.
 DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150", "127.0.0.1:4151"
+DEBIANS = "/etc/kamailio/kamailio.cfg"
 METRICS, OUR_METRICS = "127.0.0.1:9151", f"{LOOPBACK}:{free_tcp_port()}"
 #: Commands that look into the runtime folder.
 BESIDE = {"status", "pause", "presence", "resume", "drain"}
@@ -235,8 +236,11 @@ def test_kamailio_accepts_the_grammar(example: Example, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run the shipped native configuration, which has had the first event of the quick start."""
+    folder = tmp_path_factory.mktemp("shipped")
     defines = {"NSQ_METRICS_ADDRESS": quoted(OUR_METRICS)}
-    with Chain("native", tmp_path_factory.mktemp("shipped"), defines=defines) as chain:
+    config = folder / Path(DEBIANS).name  # which no other Kamailio has
+    config.write_text(f'#!KAMAILIO\ninclude_file "{SHIPPED}/kamailio.cfg"\n')
+    with Chain("native", folder, config=config, defines=defines) as chain:
         chain.publish(event_for(UPDATE))
         until(lambda: chain.counter("pua_stored") == 1, what="the first event")
         yield chain
@@ -247,6 +251,7 @@ def here(command: Command, chain: Chain) -> list[str]:
     places = {
         DATABASE: str(chain.database),
         METRICS: OUR_METRICS,
+        DEBIANS: str(chain.folder / Path(DEBIANS).name),
         NSQD_TCP: chain.nsqd.tcp_address,
         NSQD_HTTP: chain.nsqd.http_address,
     }
@@ -287,9 +292,10 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
         start(*_responder(), "--nsqd", shipped.nsqd.tcp_address).wait_for_log("answering on")
     words = [OURS, *here(command, shipped)[1:], *(("--nsqd", nsqd[name]) if name in nsqd else ())]
     words += ["--run-dir", str(shipped.kamailio.pages_folder)] if name in BESIDE else []
+    words += [str(shipped.folder / Path(DEBIANS).name)] if words[1:] == ["doctor"] else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NSQ_")}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=10)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=30)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert name != "query" or json.loads(done.stdout)["Contact"] == CONTACT
     if name in {"pause", "drain"}:
         subprocess.run([OURS, "resume", *words[-2:]], check=True, timeout=10, stdout=subprocess.PIPE)
