@@ -140,9 +140,8 @@ def test_nobody_there_and_no_folder_are_told(place: Place, path: Path, tmp_path:
 
 
 def test_a_socket_that_was_removed_is_there_again(place: Place, path: Path) -> None:
-    with answering(place, echo) as listener:
+    with answering(place, echo):
         (path / console_name(PID)).unlink()
-        listener.keep_open()
         assert until(lambda: ask(path, PID, "x", timeout_s=1), what="an answer") == {"verb": "x"}
 
 

@@ -20,6 +20,7 @@ def answering(place: Place, answer: Answerer, *, pid: int | None = None) -> Iter
 
     def serve() -> None:
         while not over.is_set():
+            listener.keep_open()
             listener.serve(answer, 0.05)
 
     thread = threading.Thread(target=serve)

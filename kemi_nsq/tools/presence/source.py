@@ -12,12 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.loading import load
 from kemi_nsq.monitoring.status import CONSUMER
 from kemi_nsq.presence.history import MOST
 from kemi_nsq.presence.look import Look
 from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.folder import sheets
+from kemi_nsq.tools import configured
 
 #: Kamailio's own name of the table of subscriptions.
 _WATCHERS_TABLE = "active_watchers"
@@ -136,7 +136,7 @@ def source(run_dir: Path | None) -> Source:
     Raises:
         UsageError: neither tells.
     """
-    settings = load({})
+    settings = configured.settings()
     folder = run_dir or Path(settings.run_dir)
     try:
         consumers = consumers_in(folder)
@@ -164,7 +164,7 @@ def where_said(run_dir: Path | None) -> WhereSaid:
     Raises:
         NsqError: none runs, none answers, or this is another user.
     """
-    folder = run_dir or Path(load({}).run_dir)
+    folder = run_dir or Path(configured.settings().run_dir)
     consumers = consumers_in(folder)
     said = _first(folder, consumers, must=True)
     assert said is not None

@@ -14,7 +14,7 @@ import typer
 
 from kemi_nsq.errors import DatabaseError, UsageError
 from kemi_nsq.jsontext import encode
-from kemi_nsq.loading import load
+from kemi_nsq.tools import configured
 from kemi_nsq.tools.output import console, write_json
 from kemi_nsq.tools.presence import changes, live, pages
 from kemi_nsq.tools.presence.events import event_of, package_of
@@ -198,7 +198,7 @@ def _tell(published: changes.Published, as_json: bool) -> None:
 
 
 def _folder(run_dir: Path | None) -> Path:
-    return run_dir or Path(load({}).run_dir)
+    return run_dir or Path(configured.settings().run_dir)
 
 
 @contextmanager
