@@ -30,7 +30,8 @@ _SETTINGS = """\
 
 Each is set by `#!define NAME value` in kamailio.cfg before `include_file "nsq.cfg"`, by `kamailio -A NAME=value`, or
 in the environment; the first two win. A wrong value, or an unknown name that starts with `NSQ_`, stops Kamailio at
-start with one line for each. `kemi-nsq settings` checks and shows what the environment sets.
+start with one line for each. `kemi-nsq settings` checks and shows what the environment sets, with `--config FILE`
+before the verb what that kamailio.cfg does.
 
 """
 _DEFINES = """

@@ -13,6 +13,7 @@ import pytest
 from tests.support.chain import SHIPPED
 from tests.support.doctored import SetUp, examine
 from tests.support.kamailio import quoted
+from tests.support.markdown import examples
 from tests.support.nsqd import Nsqd
 from tests.support.stock import added, stock_text, with_lines
 
@@ -41,6 +42,15 @@ def test_nothing_is_said_of_the_complete_server(setup: SetUp) -> None:
     examined = examine(setup.write())
     assert (examined.found, examined.code) == ({}, 0)
     assert len({each["check"] for each in examined.results}) > 50
+
+
+def test_nothing_is_said_of_the_quick_start(setup: SetUp) -> None:
+    (page,) = (each for each in examples("kamailio") if each.page.name == "quickstart.md")
+    setup.write()
+    defines = "".join(f"#!define {name} {value}\n" for name, value in setup.defines.items() if name[:4] != "SIP_")
+    setup.file.write_text(page.text.replace("include_file", f"{defines}include_file", 1).replace(PLACE, f"{SHIPPED}/"))
+    examined = examine(setup.file)
+    assert (examined.found, examined.code) == ({}, 0)
 
 
 def test_nothing_is_said_of_the_same_with_routes_in_python(setup: SetUp) -> None:
