@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +44,7 @@ _TOKENS = re.compile(
     | "(?P<double>(?:\\.|[^"\\])*)" | '(?P<single>[^']*)'
     | (?P<variable>\$(?:\w|{_brackets(3)})+)
     | (?P<name>[A-Za-z_]\w*)
-    | (?P<other>[0-9]\w*|[^\s\w])
+    | (?P<other>[0-9]\w*|[-+*%<>&|~^.:?@\\]+|[^\s\w])
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -97,20 +96,22 @@ class Preprocessor:
         if text is None:
             return
         self._found.files.append(file)
-        ends = [match.start() for match in re.finditer("\n", text)]
-        at = 0
-        while at < len(text):
-            pattern = _TOKENS if all(branch for branch in self._branches) else _LEFT_OUT
-            match = pattern.search(text, at)
-            if match is None:
-                return
-            at = match.end()
-            position = Position(file, bisect_left(ends, match.start()) + 1)
-            if pattern is _LEFT_OUT or match["directive"]:
+        defines, at, counted, position = self._found.defines, 0, 0, Position(file, 1)
+        # A start of Kamailio waits for this, so what most tokens are has the shortest way.
+        while match := (_TOKENS if all(self._branches) else _LEFT_OUT).search(text, at):
+            at, kind = match.end(), match.lastgroup
+            if kind is None:  # a comment
+                continue
+            if lines := text.count("\n", counted, match.start()):
+                position = Position(file, position.line + lines)
+            counted = match.start()
+            if kind == "other" or (kind == "name" and match["name"] not in defines):
+                yield Token(match[0], False, position)
+            elif kind == "rest":
                 self._directive(match["directive"], match["rest"], position)
-            elif match["include"]:
+            elif kind == "path":
                 yield from self._include(match["include"], match["path"], position, depth)
-            elif match["unknown"]:
+            elif kind == "unknown":
                 self._unknown(match["unknown"], position)
             else:
                 yield from self._token(match, position)

@@ -155,9 +155,13 @@ def test_nothing_is_said_of_what_is_shipped(name: str) -> None:
 
 
 def test_a_large_configuration_is_said_not_to_be_checked(tmp_path: Path) -> None:
+    """Of a part nothing could be said: what is set last holds."""
     path = tmp_path / "kamailio.cfg"
-    path.write_text("# " + "x" * advice.MOST_BYTES)
-    assert start(path) == [f"{path} is too large to be checked at a start: see kemi-nsq doctor"]
+    path.write_text('loadmodule "presence.so"\n# ' + "x" * advice.MOST_BYTES)
+    host = FakeHost()
+    host.configuration_file = str(path)
+    NativeNsq(host)
+    assert host.lines == [(Level.INFO, f"{path} is too large to be checked at a start: see kemi-nsq doctor")]
 
 
 def test_a_fault_in_a_check_does_not_keep_kamailio_from_starting(
