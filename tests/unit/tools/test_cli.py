@@ -195,9 +195,9 @@ def test_other_verbs_take_the_settings_of_a_kamailio_cfg(run: Run, tmp_path: Pat
     config = tmp_path / "kamailio.cfg"
     config.write_text(f'#!define NSQ_NSQD_ADDRESS "{nobody}"\n#!define NSQ_NSQD_TCP_ADDRESS "{nobody}"\n')
     config.write_text(config.read_text() + f'#!define NSQ_RUN_DIR "{tmp_path}/run"\n')
-    for words in (["publish", "t", "{}"], ["query", "t", "{}"]):
+    for words in (["publish", "t", "{}"], ["query", "t", "{}"], ["tail", "t"], ["dead-letters", "list", "--from", "t"]):
         code, _, err = run("--config", str(config), *words)
-        assert (code, nobody in err) == (1, True)
+        assert (code, nobody in err) == (1, True), words
     for words in (["status"], ["pause"], ["presence", "reset", "all"]):
         code, out, err = run("--config", str(config), *words)
         assert code > 0
