@@ -15,7 +15,7 @@ MOST = 100
 def hoards(root: object) -> list[str]:
     """Name the containers of the package's objects that hold more than `MOST` things.
 
-    An `OrderedDict` is left out: it is the one that forgets (`memory.remember`).
+    Those that forget are left out: an `OrderedDict` (`memory.remember`), and a deque with a longest length.
 
     Args:
         root: the object from which all others are reached.
@@ -23,8 +23,12 @@ def hoards(root: object) -> list[str]:
     return [
         f"{path} holds {len(found)} things"
         for path, found in _containers(root)
-        if len(found) > MOST and not isinstance(found, OrderedDict)
+        if len(found) > MOST and not _forgets(found)
     ]
+
+
+def _forgets(found: Sized) -> bool:
+    return isinstance(found, OrderedDict) or (isinstance(found, deque) and found.maxlen is not None)
 
 
 def _containers(root: object) -> Iterator[tuple[str, Sized]]:
