@@ -118,7 +118,7 @@ class Inquiries:
 
     def _turn(self, arguments: JsonObject, turn: Callable[[Collection[Subscription]], None]) -> JsonValue:
         topic = arguments.get("topic", "")
-        meant = [each for each in self._settings.subscriptions if topic in ("", each.topic)]
+        meant = [each for each in self._settings.subscriptions if topic in ("", each.topic, str(each))]
         if not meant:
             raise UsageError(f"topic {topic!r} is not consumed here; see NSQ_LISTEN_TOPIC and NSQ_TOPIC_CHANNEL")
         turn(meant)

@@ -134,7 +134,8 @@ class Status:
         consuming = [process for process in self.processes if process.consuming]
         told = "; ".join(f"{where}: {each.text}" if where else each.text for where, each in self.all_problems)
         said = told or f"{len(consuming)} consumer{'s' * (len(consuming) != 1)}, {self._last(consuming)}"
-        waiting = sum(depth.messages for depth in self.depths)
+        # U is what plug-ins write for what nobody knows.
+        waiting = sum(depth.messages for depth in self.depths) if self.depths_known else "U"
         in_flight = sum(process.gauges[Gauge.IN_FLIGHT] for process in consuming)
         numbers = f"received={self.counters.get('received', 0)}c in_flight={in_flight:.0f} lag={waiting}"
         return f"KEMI-NSQ {self.health.name} - {said.replace('|', '/')} | {numbers}"

@@ -103,6 +103,8 @@ class Listener:
             )
             if user in (os.geteuid(), _ROOT):
                 question = receive(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
+                if _has_gone(asking):  # this process stood still, and its operator was told that nothing came of it
+                    return
                 send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
 
     def close(self) -> None:
@@ -165,6 +167,15 @@ def _connected(folder: Path, pid: int, deadline: float) -> Iterator[socket.socke
                 raise ConnectionLost(f"consumer {pid} cannot be asked: {error.strerror}") from None
     finally:
         os.close(descriptor)
+
+
+def _has_gone(peer: socket.socket) -> bool:
+    """Whether who asked does not wait for the answer any more."""
+    peer.setblocking(False)
+    try:
+        return not peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
 
 
 def _answered(question: bytes, answer: Answerer) -> bytes:

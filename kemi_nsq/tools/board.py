@@ -21,7 +21,8 @@ _MOST = 0.95
 
 def board(status: Status) -> RenderableType:
     """Return what is shown of one Kamailio."""
-    parts: list[RenderableType] = [Text(plain(status.line)), _processes(status.processes)]
+    parts: list[RenderableType] = [Text(plain(status.line)), Text(plain(f"runtime folder {status.run_dir}"))]
+    parts.append(_processes(status.processes))
     parts += [Text(plain(text)) for text in _asides(status.processes)]
     for columns, rows in (
         (("pid", "nsqd", "topic:channel", "subscribed", "RDY", "in flight", "heard"), _connections(status.processes)),
@@ -68,7 +69,8 @@ def _topics(status: Status) -> Iterator[Sequence[str]]:
     sums = sums_of_topics(process.said for process in status.processes if process.said)
     for depth in status.depths:
         name = f"{depth.topic}:{depth.channel}"
-        waiting = map(str, (depth.messages, depth.in_flight, depth.deferred))
+        counts = (depth.messages, depth.in_flight, depth.deferred)
+        waiting = map(str, counts) if status.depths_known else ("?", "?", "?")
         came = (str(sums[name].received), clock_text(sums[name].last)) if name in sums else ("0", "-")
         yield name, *waiting, *came
 

@@ -21,8 +21,11 @@ def console() -> Console:
 
 
 def table(*columns: str) -> Table:
-    """Return an empty table, as all of ours look."""
-    return Table(*columns, box=None, header_style="bold", pad_edge=False)
+    """Return an empty table, as all of ours look. Where it is too wide for a terminal, text is folded and never cut."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError
+from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.monitoring.status import Status, folders, look
@@ -33,7 +33,9 @@ RunDirs = Annotated[
     ),
 ]
 RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
-Topic = Annotated[str, typer.Argument(help="One topic; all that are consumed where left out.")]
+Topic = Annotated[str | None, typer.Argument(help="One topic, or topic:channel; all that are consumed where left out.")]
+#: A day.
+_LONGEST_S = 86400.0
 #: Seconds between two looks of a screen that lives.
 _LIVE_S = 1.0
 _POLL_S = 0.2
@@ -56,31 +58,33 @@ def status(
         if as_json:
             write_json({"health": _health(looked).name.lower(), "instances": [each.as_json() for each in looked]})
         else:
-            console().print(Group(*map(board, looked)))
+            console().print(_screen(looked))
     except RunFolderError as error:
-        line = f"KEMI-NSQ UNKNOWN - {plain(str(error))}"
+        # Kamailio's folder goes with the machine's /run, and not with Kamailio: where there is none, it never ran.
+        health = Health.UNKNOWN if _is_there(run_dir) else Health.CRITICAL
+        line = f"KEMI-NSQ {health.name} - {plain(str(error))}"
         if as_json:
-            write_json({"health": "unknown", "line": line, "instances": []})
+            write_json({"health": health.name.lower(), "line": line, "instances": []})
         else:
             sys.stdout.write(line + "\n")
-        raise typer.Exit(Health.UNKNOWN) from None
+        raise typer.Exit(health) from None
     raise typer.Exit(_health(looked))
 
 
-def pause(topic: Topic = "", run_dir: RunDir = None) -> None:
+def pause(topic: Topic = None, run_dir: RunDir = None) -> None:
     """Have the consumers take nothing more, until `resume` or a restart. What they have is handled; nothing is lost."""
     _turn("pause", "paused", topic, run_dir)
 
 
-def resume(topic: Topic = "", run_dir: RunDir = None) -> None:
+def resume(topic: Topic = None, run_dir: RunDir = None) -> None:
     """Have the consumers take messages again."""
     _turn("resume", "resumed", topic, run_dir)
 
 
 def drain(
-    topic: Topic = "",
+    topic: Topic = None,
     run_dir: RunDir = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, max=_LONGEST_S, help="Seconds to wait.")] = 60.0,
 ) -> None:
     """Pause, then wait until nothing is in flight: after that Kamailio can be stopped, and no event comes twice."""
     pause(topic, run_dir)
@@ -112,7 +116,7 @@ def _watch(run_dirs: Sequence[Path] | None) -> None:
                 sys.stdout.flush()
         with Live(Text(), console=screen, screen=True, auto_refresh=False) as live:
             for looked in _again(run_dirs):
-                live.update(Group(*map(board, looked)), refresh=True)
+                live.update(_screen(looked), refresh=True)
 
 
 def _again(run_dirs: Sequence[Path] | None) -> Iterator[list[Status]]:
@@ -121,9 +125,24 @@ def _again(run_dirs: Sequence[Path] | None) -> Iterator[list[Status]]:
         time.sleep(_LIVE_S)
 
 
-def _turn(verb: str, done: str, topic: str, run_dir: Path | None) -> None:
+def _screen(looked: Sequence[Status]) -> Group:
+    """Return all that is shown; before several Kamailio, a line that speaks for all of them."""
+    parts = [board(each) for each in looked]
+    if len(looked) == 1:
+        return Group(*parts)
+    said = ", ".join(f"{each.run_dir} {each.health.name}" for each in looked)
+    return Group(Text(plain(f"KEMI-NSQ {_health(looked).name} - {said}")), Text(), *parts)
+
+
+def _is_there(run_dirs: Sequence[Path] | None) -> bool:
+    return all(each.exists() for each in run_dirs or [_folder(None)])
+
+
+def _turn(verb: str, done: str, topic: str | None, run_dir: Path | None) -> None:
+    if topic == "":
+        raise UsageError("the topic is empty; leave it out for all topics")
     folder = _folder(run_dir)
-    for pid, meant in ask_all(folder, verb, {"topic": topic}):
+    for pid, meant in ask_all(folder, verb, {"topic": topic or ""}):
         console().print(f"consumer {pid}: {done} {', '.join(map(str, meant)) if isinstance(meant, list) else meant}")
 
 

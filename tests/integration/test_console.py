@@ -16,7 +16,7 @@ import pytest
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.runtime import console
-from kemi_nsq.runtime.console import ask, console_name
+from kemi_nsq.runtime.console import Listener, ask, console_name
 from kemi_nsq.runtime.place import Place
 from tests.support.answering import answering
 from tests.support.places import NOBODY, new_place, run_as
@@ -130,6 +130,25 @@ def test_who_is_stuck_costs_who_asks_no_more_than_his_time(place: Place, path: P
         with connected(path), pytest.raises(DeadlineExceeded, match=f"consumer {PID} does not answer"):
             ask(path, PID, "x", timeout_s=0.1)
         assert listener is not None
+
+
+def test_what_its_operator_was_told_has_failed_is_not_done_later(place: Place, path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(verb: str, _arguments: JsonObject) -> JsonValue:
+        asked.append(verb)
+        return None
+
+    listener = Listener(place, console_name(PID))
+    listener.keep_open()  # and nobody serves: the process stands still
+    with pytest.raises(DeadlineExceeded):
+        ask(path, PID, "pause", timeout_s=0.05)
+    with connected(path) as asking:
+        asking.sendall(b'{"verb": "status", "arguments": {}}\n')
+        listener.serve(answer, IN_TIME_S)
+        listener.serve(answer, IN_TIME_S)
+    listener.close()
+    assert asked == ["status"]
 
 
 def test_nobody_there_and_no_folder_are_told(place: Place, path: Path, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_the_first_line_is_that_of_a_monitoring_plug_in(path: Path, consumer: Co
     assert code == 1
     assert output.splitlines()[0] == (
         f"KEMI-NSQ WARNING - the lag is not known: nsqd {consumer.http}: Connection refused; see NSQ_NSQD_ADDRESS"
-        " | received=1c in_flight=0 lag=0"
+        " | received=1c in_flight=0 lag=U"
     )
 
 
@@ -275,18 +275,27 @@ def test_no_consumer_is_exit_code_2(folder: RunFolder, path: Path) -> None:
     code, output = run("status", "--run-dir", str(path))
     assert (code, output.splitlines()[0]) == (
         2,
-        "KEMI-NSQ CRITICAL - no consumer runs | received=0c in_flight=0 lag=0",
+        "KEMI-NSQ CRITICAL - no consumer runs | received=0c in_flight=0 lag=U",
     )
 
 
-def test_no_folder_is_exit_code_3(tmp_path: Path) -> None:
+def test_no_folder_is_critical(tmp_path: Path) -> None:
     code, output = run("status", "--run-dir", str(tmp_path / "none"))
     assert (code, output) == (
-        3,
-        f"KEMI-NSQ UNKNOWN - NSQ_RUN_DIR {tmp_path}/none cannot be read: No such file or directory; see --run-dir\n",
+        2,
+        f"KEMI-NSQ CRITICAL - NSQ_RUN_DIR {tmp_path}/none cannot be read: No such file or directory; see --run-dir\n",
     )
     code, output = run("status", "--json", "--run-dir", str(tmp_path / "none"))
-    assert (code, json.loads(output)["health"]) == (3, "unknown")
+    assert (code, json.loads(output)["health"]) == (2, "critical")
+
+
+def test_what_is_no_folder_is_exit_code_3(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, output = run("status", "--run-dir", str(tmp_path / "file"))
+    assert (code, output) == (
+        3,
+        f"KEMI-NSQ UNKNOWN - NSQ_RUN_DIR {tmp_path}/file cannot be read: Not a directory; see --run-dir\n",
+    )
 
 
 @pytest.mark.usefixtures("_now", "consumer")
@@ -296,6 +305,8 @@ def test_instances_that_lie_side_by_side_are_shown_together(path: Path, tmp_path
     said = json.loads(output)
     assert [Path(each["run_dir"]).name for each in said["instances"]] == ["kemi-nsq", "two"]
     assert (code, said["health"]) == (2, "critical"), "in the second one no consumer runs"
+    first = run("status", NSQ_RUN_DIR=str(path))[1].splitlines()[0]
+    assert first == f"KEMI-NSQ CRITICAL - {path} WARNING, {tmp_path}/two CRITICAL"
 
 
 # Pause
@@ -322,6 +333,12 @@ def test_drain_waits_until_nothing_is_in_flight(path: Path, page: Page) -> None:
 def test_a_topic_that_is_not_consumed_is_refused(path: Path, page: Page) -> None:
     with pytest.raises(UsageError, match="topic 'x' is not consumed here"):
         CliRunner().invoke(cli.app, ["pause", "x", "--run-dir", str(path)], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("consumer")
+def test_an_empty_topic_is_no_topic(path: Path, page: Page) -> None:
+    with pytest.raises(UsageError, match="the topic is empty"):
+        CliRunner().invoke(cli.app, ["pause", "", "--run-dir", str(path)], catch_exceptions=False)
 
 
 def test_nobody_to_be_asked_is_told(folder: RunFolder, path: Path) -> None:
