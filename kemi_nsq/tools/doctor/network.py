@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
-from kemi_nsq.errors import TransientError
+from kemi_nsq.errors import RunFolderError, TransientError
+from kemi_nsq.monitoring.status import CONSUMER
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.queries.protocol import consumer_subscription
+from kemi_nsq.runtime.folder import sheets
 from kemi_nsq.runtime.instance import instance_id, machine_id
 from kemi_nsq.tools.doctor.scene import Scene
 from kemi_nsq.tools.doctor.servers import Kind
 
 _OURS = "kemi-nsq/"
+#: The client id of a consumer has its process id (`consumer.supervisor`).
+_CONSUMER_ID = re.compile(r"kamailio-(\d+)-[0-9a-f]+")
 #: HTTP tells whole seconds, and an answer takes a while.
 _CLOCK_S = 5.0
 _NODES = 16
@@ -206,15 +211,57 @@ def shared(scene: Scene) -> Iterator[Finding]:
                 readers = scene.servers.readers(nsqd, subscription)
             except TransientError as error:
                 raise CannotLook(str(error)) from None
-            for reader in readers:
-                ours = str(reader.get("user_agent", "")).startswith(_OURS)
-                who = f"{reader.get('client_id')} of {reader.get('hostname')} ({reader.get('remote_address')})"
-                if not ours:
-                    reason = f"{who} reads {subscription} at nsqd {nsqd}: the events that it takes do not come here"
-                    yield Finding(Grade.ERROR, reason, "give it a channel of its own")
-                elif reader.get("hostname") != settings.node and own_database:
-                    reason = f"{who} shares {subscription} with us, and our database is an SQLite file: half is missing"
-                    yield Finding(Grade.ERROR, reason, "give each node a channel of its own: NSQ_LISTEN_CHANNEL")
+            consumers = [each for each in readers if str(each.get("user_agent", "")).startswith(_OURS)]
+            for reader in (each for each in readers if each not in consumers):
+                reason = f"{_who(reader)} reads {subscription} at nsqd {nsqd}: what it takes does not come here"
+                yield Finding(Grade.ERROR, reason, "give it a channel of its own")
+            if own_database:
+                yield from _other_consumers(scene, nsqd, subscription, consumers)
+
+
+def _who(reader: Mapping[str, object]) -> str:
+    return f"{reader.get('client_id')} of {reader.get('hostname')} ({reader.get('remote_address')})"
+
+
+def _other_consumers(
+    scene: Scene, nsqd: Address, subscription: Subscription, consumers: Sequence[Mapping[str, object]]
+) -> Iterator[Finding]:
+    """Find consumers of another node, and of another Kamailio on this one."""
+    here = [each for each in consumers if each.get("hostname") == scene.settings.node]
+    strangers = [each for each in consumers if each not in here]
+    try:
+        pids = _own_pids(scene)
+    except RunFolderError as error:
+        if len(here) > 1:
+            reason = f"{len(here)} clients of {scene.settings.node} read {subscription} at nsqd {nsqd}: are all ours?"
+            yield Finding(Grade.UNKNOWN, f"{reason} {error}", "ask as root, or as Kamailio's user")
+    else:
+        strangers += [each for each in here if _pid(each) not in pids]
+    for reader in strangers:
+        reason = f"{_who(reader)} shares {subscription} with us, and our database is an SQLite file: half is missing"
+        yield Finding(Grade.ERROR, reason, "give each Kamailio a channel of its own: NSQ_LISTEN_CHANNEL")
+
+
+def _pid(reader: Mapping[str, object]) -> int | None:
+    found = _CONSUMER_ID.fullmatch(str(reader.get("client_id")))
+    return int(found[1]) if found else None
+
+
+def _own_pids(scene: Scene) -> set[int]:
+    """Return the process ids of our consumers; none before the first start, when there is no folder.
+
+    Raises:
+        RunFolderError: NSQ_RUN_DIR cannot be read.
+    """
+    folder = Path(scene.settings.run_dir)
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        if scene.running is None:
+            return set()
+    except OSError as error:
+        raise RunFolderError(f"NSQ_RUN_DIR {folder}: {error.strerror}") from None
+    return {sheet.pid for sheet, alive in sheets(folder) if alive and sheet.role == CONSUMER}
 
 
 def replies(scene: Scene) -> Iterator[Finding]:

@@ -17,8 +17,10 @@ import pytest
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, Finding, Grade, made
 from kemi_nsq.errors import ConnectionLost, ProtocolError
+from kemi_nsq.monitoring.status import CONSUMER
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi
+from kemi_nsq.runtime.folder import RunFolder
 from kemi_nsq.tools.doctor import database, network, script, servers
 from kemi_nsq.tools.doctor.kamailio import Running
 from kemi_nsq.tools.doctor.scene import Scene, scene
@@ -280,6 +282,44 @@ NSQD_HTTP = Spoken(kind=Kind.NSQD_HTTP, info={"tcp_port": 4150}, date=0.0)
 )
 def test_what_servers_say(look: Look, name: str, told: Told, defines: dict[str, str], found: list[Grade]) -> None:
     assert grades(look(name, told, **defines)) == found
+
+
+def kamailio_beside(node: str, *pids: int) -> Told:
+    """Return a nsqd whose channel is read by consumers with these process ids."""
+    clients = [reader(hostname=node) | {"client_id": f"kamailio-{pid}-0a1b2c3d"} for pid in pids]
+    return Told(stats=channel(clients=clients))
+
+
+def test_another_kamailio_of_this_node_takes_events_from_our_channel(look: Look, tmp_path: Path) -> None:
+    ours = {"NSQ_NODE": "a", "NSQ_DB_URL": "sqlite:////x", "NSQ_RUN_DIR": tmp_path / "run"}
+    folder = RunFolder(tmp_path / "run", uid=os.geteuid(), gid=os.getegid())
+    folder.page.role(CONSUMER)
+    assert grades(look("channel", kamailio_beside("a", os.getpid()), HERE, **ours)) == [OK]
+    (found,) = look("channel", kamailio_beside("a", os.getpid(), os.getppid()), HERE, **ours)
+    assert found.grade is ERROR
+    assert found.reason.startswith(f"kamailio-{os.getppid()}-0a1b2c3d of a (192.0.2.1:1) shares kamailio:kamailio with")
+    folder.page.role("")
+    assert grades(look("channel", kamailio_beside("a", os.getpid()), HERE, **ours)) == [ERROR]
+    assert grades(look("channel", kamailio_beside("a", 1), HERE, **ours | {"NSQ_DB_URL": "mysql://a@b/c"})) == [OK]
+
+
+def test_before_the_first_start_every_consumer_of_our_channel_is_a_stranger(look: Look, tmp_path: Path) -> None:
+    ours = {"NSQ_NODE": "a", "NSQ_DB_URL": "sqlite:////x", "NSQ_RUN_DIR": tmp_path / "run"}
+    assert grades(look("channel", kamailio_beside("a"), **ours)) == [OK]
+    assert grades(look("channel", kamailio_beside("a", 1), **ours)) == [ERROR]
+
+
+def test_which_consumers_are_ours_is_unknown_without_the_runtime_folder(look: Look, tmp_path: Path) -> None:
+    ours = {"NSQ_NODE": "a", "NSQ_DB_URL": "sqlite:////x", "NSQ_RUN_DIR": tmp_path / "run"}
+    assert grades(look("channel", kamailio_beside("a", 1), HERE, **ours)) == [OK]
+    (found,) = look("channel", kamailio_beside("a", 1, 2), HERE, **ours)
+    assert (found.grade, str(tmp_path / "run") in found.reason) == (UNKNOWN, True)
+    both = Told(stats=channel(clients=[reader(hostname="a"), reader(hostname="a"), reader(hostname="b")]))
+    assert grades(look("channel", both, HERE, **ours)) == [UNKNOWN, ERROR]
+    (tmp_path / "run").write_text("no folder")
+    assert grades(look("channel", kamailio_beside("a", 1, 2), **ours)) == [UNKNOWN]
+    ours["NSQ_RUN_DIR"] = tmp_path / "run" / "below"
+    assert grades(look("channel", kamailio_beside("a", 1, 2), **ours)) == [UNKNOWN]
 
 
 def test_a_nsqd_by_http_is_needed_to_publish_by_http_alone(look: Look) -> None:
