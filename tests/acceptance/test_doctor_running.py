@@ -34,7 +34,7 @@ def test_nothing_is_said_of_a_kamailio_that_runs(running: tuple[SetUp, Chain]) -
     examined = examine(setup.file)
     assert (examined.found, examined.code) == ({}, 0)
     applied = [each["check"] for each in examined.results if not each["reason"].startswith("does not apply")]
-    assert {"consumers", "restarted", "wal", "run-folder"} <= {*applied}
+    assert {"consumers", "restarted", "status", "wal", "run-folder"} <= {*applied}
 
 
 def test_what_has_changed_since_the_start(running: tuple[SetUp, Chain]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks that Kamailio's own programs make: of the configuration, and of the Kamailio that runs with it."""
+"""Checks of the configuration by Kamailio's own programs, and of the Kamailio that runs with it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
+from kemi_nsq.errors import RunFolderError
+from kemi_nsq.monitoring.health import Health
+from kemi_nsq.monitoring.status import look
 from kemi_nsq.runtime.processes import start_of
 from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.scene import Scene
 
 _CONSUMER = re.compile(r"EVREXEC .*exec=(?:nsq:consumer|ksr_nsq_consumer)")
+#: What consumers and nsqd may take to answer, all together.
+_STATUS_S = 3.0
+_GRADES = {Health.WARNING: Grade.WARNING, Health.CRITICAL: Grade.ERROR}
 
 
 def syntax(scene: Scene) -> Iterator[Finding]:
@@ -60,6 +67,19 @@ def restarted(scene: Scene) -> Iterator[Finding]:
         yield Finding(Grade.WARNING, "the configuration has changed since Kamailio was started", "restart Kamailio")
 
 
+def status(scene: Scene) -> Iterator[Finding]:
+    """Take over what `kemi-nsq status` finds wrong with the Kamailio that runs."""
+    if scene.running is None:
+        raise DoesNotApply("no Kamailio runs with this configuration")
+    try:
+        found = look(Path(scene.settings.run_dir), SYSTEM.wall(), within_s=_STATUS_S)
+    except RunFolderError as error:
+        raise CannotLook(str(error)) from None
+    for where, problem in found.all_problems:
+        reason = f"{where}: {problem.text}" if where else problem.text
+        yield Finding(_GRADES.get(problem.health, Grade.UNKNOWN), reason, "see kemi-nsq status")
+
+
 def _started(pid: int) -> float:
     """Return when a process started, in epoch seconds, rounded up; 0 where nobody knows (proc(5), stat: btime)."""
     try:
@@ -74,4 +94,5 @@ CHECKS: tuple[Check[Scene], ...] = (
     Check("syntax", "kamailio -c finds no fault with it", syntax),
     Check("consumers", "as many consumers run as NSQ_CONSUMERS says", consumers),
     Check("restarted", "Kamailio was started with what the files say now", restarted),
+    Check("status", "kemi-nsq status finds nothing wrong with the Kamailio that runs", status),
 )

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import Finding, Grade, made
 from kemi_nsq.configuration.reader import read
+from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.runtime.folder import RunFolder
+from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.tools.doctor import kamailio, running
 from kemi_nsq.tools.doctor.kamailio import Checked, Running
 from kemi_nsq.tools.doctor.scene import Scene, scene
@@ -96,6 +100,28 @@ def test_a_text_that_has_changed_wants_a_restart(file: Path, monkeypatch: pytest
     monkeypatch.setattr(kamailio, "ask", lambda *_: "NSQ_ACK")
     os.utime(file, (2**31, 2**31))
     assert look("restarted", file)[0].reason == "the configuration has changed since Kamailio was started"
+
+
+def test_what_status_says_of_the_kamailio_that_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    monkeypatch.setenv("NSQ_RUN_DIR", str(run_dir))
+    (found,) = look("status", file)
+    assert (found.grade, str(run_dir) in found.reason) == (Grade.UNKNOWN, True)
+    assert look("status", file, runs=False)[0].reason.startswith("does not apply")
+    page = RunFolder(run_dir, uid=os.geteuid(), gid=os.getegid()).page
+    page.role("")
+    assert look("status", file) == [Finding(Grade.ERROR, "no consumer runs", "see kemi-nsq status")]
+    page.role(CONSUMER)
+    page.set(Gauge.BUSY_SINCE, SYSTEM.wall())
+    page.set(Gauge.ROUTE_TIMEOUT, 3600.0)
+    page.show(Fact.DATABASE, "away since 12:00")
+    page.show(Fact.PAUSED, "until 13:00")
+    assert look("status", file)[:2] == [
+        Finding(Grade.ERROR, f"{os.getpid()}: database: away since 12:00", "see kemi-nsq status"),
+        Finding(Grade.WARNING, f"{os.getpid()}: paused: until 13:00", "see kemi-nsq status"),
+    ]
 
 
 def test_a_kamailio_is_known_by_its_configuration(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
