@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
@@ -19,6 +20,8 @@ from kemi_nsq.tools.doctor.scene import Scene
 _TIMEOUT_S = 3.0
 #: Bytes of an SQLite file's header that say which versions write and read it: 2 is WAL (sqlite.org/fileformat.html).
 _WAL_AT, _WAL = slice(18, 20), b"\x02\x02"
+_MAGIC = b"SQLite format 3\0"
+_HEAD_BYTES = 20
 #: What presence checks as it starts (presence.c, `mod_init`); the same from 5.6 to 6.1.
 _VERSIONS = (("presentity", 5), ("active_watchers", 12), ("watchers", 3))
 _KEY = {"username", "domain", "event", "etag"}
@@ -89,13 +92,40 @@ def answers(scene: Scene) -> Iterator[Finding]:
     if path is not None and not path.exists():
         reason = f"NSQ_DB_URL: there is no file {path}"
         mend = f'sqlite3 {path} ".read $(kemi-nsq files sql/sqlite.sql)", as user {scene.user.name}'
+        # It holds the file that was deleted open, and neither reads nor writes the new one.
+        yield Finding(Grade.ERROR, reason, f"{mend}; then restart Kamailio" if scene.running else mend)
+        return
+    if path is not None and _is_garbage(path):
+        reason = f"NSQ_DB_URL: {path} is no SQLite database"
+        mend = "restore it, or move it away and make a new one (docs/quickstart.md); then restart Kamailio"
         yield Finding(Grade.ERROR, reason, mend)
         return
     try:
         _select(scene, _anything(scene))
     except CannotLook as error:
         reason = f"NSQ_DB_URL: the database does not answer: {error}"
-        yield Finding(Grade.ERROR, reason, "start it, or correct host, port, user and password of NSQ_DB_URL")
+        mend = "start it, or correct host, port, user and password of NSQ_DB_URL"
+        if path is not None:
+            mend = f"let {path} be a file that may be read; if it is damaged, restore it and restart Kamailio"
+        yield Finding(Grade.ERROR, reason, mend)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file; raises CannotLook."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise CannotLook(f"{path}: {error.strerror}") from None
+
+
+def _is_garbage(path: Path) -> bool:
+    """Whether a file that can be read is no SQLite database. An empty one is: without tables."""
+    try:
+        head = _head(path)
+    except CannotLook:
+        return False
+    return bool(head) and not head.startswith(_MAGIC)
 
 
 def _asked(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
@@ -203,12 +233,9 @@ def journal(scene: Scene) -> Iterator[Finding]:
         raise DoesNotApply("NSQ_DB_URL is no SQLite file")
     if scene.running is None:
         raise DoesNotApply("no Kamailio runs with this configuration, and its start sees to it")
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError as error:
-        raise CannotLook(f"{path}: {error.strerror}") from None
-    if head[_WAL_AT] != _WAL:
+    if _is_garbage(path):
+        raise CannotLook(f"{path} is no SQLite database")
+    if _head(path)[_WAL_AT] != _WAL:
         reason = f'{path} is not in WAL mode: Kamailio meets "database is locked" while a consumer writes'
         yield Finding(Grade.ERROR, reason, "restart Kamailio, and leave the journal mode alone")
 

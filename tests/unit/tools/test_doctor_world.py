@@ -137,9 +137,21 @@ def test_a_file_that_is_no_database_or_not_there(look: Look, tmp_path: Path) -> 
     url = {"NSQ_DB_URL": f"sqlite:///{path}"}
     assert grades(look("database", **url)) == [ERROR]
     assert grades(look("tables", **url)) == grades(look("unique-index", **url)) == [UNKNOWN]
+    assert look("database", running=HERE, **url)[0].mend.endswith("; then restart Kamailio")
+    assert "restart" not in look("database", **url)[0].mend
+    assert grades(look("wal", running=HERE, **url)) == [UNKNOWN]
     path.write_text("something else " * 100)
-    assert "file is not a database" in look("database", **url)[0].reason
-    assert grades(look("tables", **url)) == [UNKNOWN]
+    (found,) = look("database", **url)
+    assert (found.grade, found.reason) == (ERROR, f"NSQ_DB_URL: {path} is no SQLite database")
+    assert ("restore it" in found.mend, "restart Kamailio" in found.mend, "password" in found.mend) == (1, 1, 0)
+    assert grades(look("tables", **url)) == grades(look("wal", running=HERE, **url)) == [UNKNOWN]
+    path.write_bytes(b"")
+    assert grades(look("database", **url)) == [OK]
+    assert grades(look("wal", running=HERE, **url)) == [ERROR]
+    path.unlink()
+    path.mkdir()
+    (found,) = look("database", **url)
+    assert (found.grade, "password" in found.mend) == (ERROR, False)
     assert look("database")[0].reason == "does not apply: NSQ_DB_URL is not set"
 
 
