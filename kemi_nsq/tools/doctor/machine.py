@@ -44,7 +44,10 @@ def database_file(scene: Scene) -> Iterator[Finding]:
         elif not user.may(path.parent, os.W_OK):
             reason = f"user {user.name} cannot write the folder of {path}, where SQLite puts its -wal and -shm"
             yield Finding(Grade.ERROR, reason, f"chown {user.name} {path.parent}")
-        elif path.stat().st_mode & stat.S_IROTH and path.parent.stat().st_mode & stat.S_IXOTH and user.uid:
+        elif not user.uid:
+            reason = f"user {user.name} can write {path} and its folder; who else can read it was not looked at"
+            yield Finding(Grade.OK, reason)
+        elif path.stat().st_mode & stat.S_IROTH and path.parent.stat().st_mode & stat.S_IXOTH:
             yield Finding(
                 Grade.WARNING, f"everybody can read the database {path}, passwords among it", f"chmod o= {path}"
             )
