@@ -60,6 +60,16 @@ def test_an_instance_that_another_kamailio_has(running: tuple[SetUp, Chain], tmp
     assert examined.code == 2
 
 
+def test_a_kamailio_beside_ours_that_takes_events_from_our_channel(
+    running: tuple[SetUp, Chain], tmp_path: Path
+) -> None:
+    theirs, chain = running
+    examined = examine(SetUp(folder=tmp_path, nsqd=theirs.nsqd).write())
+    assert (examined.found, examined.code) == ({"channel": "error"}, 2)
+    (consumer,) = (pid for pid, what in chain.kamailio.pids().items() if "nsq:consumer" in what)
+    assert examined.reasons("channel")[0].startswith(f"kamailio-{consumer}-")
+
+
 def test_a_password_that_ps_shows(tmp_path: Path) -> None:
     config = tmp_path / "kamailio.cfg"
     config.write_text(f'include_file "{SHIPPED}/kamailio.cfg"\n')
