@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kemi_nsq.runtime.console import ask
 from tests.support.chain import SHIPPED, Chain
 from tests.support.doctored import SetUp, examine
 from tests.support.kamailio import quoted
@@ -58,6 +59,21 @@ def test_an_instance_that_another_kamailio_has(running: tuple[SetUp, Chain], tmp
     assert examined.found["run-folder"] == examined.found["replies"] == "error"
     assert str(chain.kamailio.process.pid) in examined.reasons("run-folder")[0]
     assert examined.code == 2
+
+
+def test_what_status_says_of_it_the_doctor_says_too(running: tuple[SetUp, Chain]) -> None:
+    setup, chain = running
+    folder = chain.kamailio.pages_folder
+    (pid,) = (pid for pid, what in chain.kamailio.pids().items() if "nsq:consumer" in what)
+    ask(folder, pid, "pause", {"topic": ""}, timeout_s=5.0)
+    try:
+        until(lambda: chain.status()[0] == 1, what="the pause to be shown")
+        examined = examine(setup.file)
+    finally:
+        ask(folder, pid, "resume", {"topic": ""}, timeout_s=5.0)
+        until(lambda: chain.status()[0] == 0, what="the pause to be over")
+    assert (examined.found, examined.code) == ({"status": "warning"}, 1)
+    assert examined.reasons("status")[0].startswith(f"{pid}: paused: ")
 
 
 def test_a_kamailio_beside_ours_that_takes_events_from_our_channel(
