@@ -314,6 +314,10 @@ BROKEN: dict[str, tuple[Change, dict[str, str]]] = {
         lambda setup: setup.database.unlink(),
         {"database": "error", "tables": "unknown", "unique-index": "unknown"},
     ),
+    "a database that is garbage": (
+        lambda setup: setup.database.write_bytes(b"something else " * 100),
+        {"database": "error", "tables": "unknown", "unique-index": "unknown"},
+    ),
     "no tables": (sql("DROP TABLE presentity"), {"tables": "error", "unique-index": "error"}),
     "another version of a table": (
         sql("UPDATE version SET table_version = 4 WHERE table_name = 'presentity'"),
