@@ -85,8 +85,9 @@ def late(text: Text) -> Iterator[Finding]:
 
 def settings(text: Text) -> Iterator[Finding]:
     """Find settings with which Kamailio does not start."""
+    mend = f"correct it; kemi-nsq --config {text.configuration.file} settings shows all"
     for problem in text.problems:
-        yield Finding(Grade.ERROR, problem, "correct it; kemi-nsq settings --config FILE shows all")
+        yield Finding(Grade.ERROR, problem, mend)
 
 
 def another_script(text: Text) -> Iterator[Finding]:

@@ -225,7 +225,11 @@ def force_active(text: Text) -> Iterator[Finding]:
 def reginfo(text: Text) -> Iterator[Finding]:
     """Find registrations of which one contact is shown alone."""
     module, name = "presence_reginfo", "aggregate_presentities"
-    if _number(text, name, 0, module) != 1 and text.release >= _AGGREGATES_REGINFO:
+    aggregates = _number(text, name, 0, module) == 1
+    if text.release and text.release < _AGGREGATES_REGINFO:
+        first = ".".join(map(str, _AGGREGATES_REGINFO))
+        raise DoesNotApply(f"before {first} only the last contact is shown")
+    if not aggregates and text.release:
         reason = f"{_said(text, name, 0, module)}: of several contacts the one that changed last is shown"
         yield Finding(Grade.WARNING, reason, _mend(module, name, 1))
 

@@ -174,6 +174,17 @@ def test_the_timers_are_judged_by_the_release(
 
 def test_contacts_are_judged_by_the_release(tmp_path: Path) -> None:
     assert look(tmp_path, "reginfo", 'loadmodule "presence_reginfo.so"', NEWEST) == [WARNING]
+    before = Text(configuration=read(tmp_path / "kamailio.cfg", {}, environment={}), settings=None, release=OLDEST)
+    found = made(CHECKS["reginfo"], before)
+    assert found == [Finding(OK, "does not apply: before 5.7 only the last contact is shown")]
+
+
+def test_the_mend_of_a_setting_is_an_order_that_can_be_given(tmp_path: Path) -> None:
+    file = tmp_path / "kamailio.cfg"
+    file.write_text("")
+    text = Text(configuration=read(file, {}, environment={}), settings=None, problems=["NSQ_X is none"])
+    (found,) = made(CHECKS["settings"], text)
+    assert f"kemi-nsq --config {file} settings" in found.mend
 
 
 def test_a_lock_is_found_as_cfgutils_finds_it() -> None:

@@ -132,7 +132,7 @@ def test_a_kamailio_is_known_by_its_configuration(file: Path, monkeypatch: pytes
     )
     found = kamailio.running(file)
     assert found is not None
-    assert (found.pid, found.uid) == (os.getpid(), os.geteuid())
+    assert found.pid == os.getpid()  # which may have children of other users: servers of other tests
     assert "PATH" in (found.environment or {})
     assert kamailio.running(file.parent / "other.cfg") is None
     here = scene(file, {})
