@@ -7,7 +7,8 @@ Exit codes: 0 done; 1 the world is not ready (nsqd does not answer, Kamailio is 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -71,7 +72,8 @@ def publish(
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
     address = names.address(nsqd) if nsqd else configured.settings().nsqd_address[0]
-    json_object(text)
+    with _json_given():
+        json_object(text)
     httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
 
@@ -84,7 +86,9 @@ def query(
     nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
 ) -> None:
     """Ask over NSQ as nsq_query does, and print the reply."""
-    sys.stdout.write(responder.ask(_tcp_settings(nsqd), names.topic_name(topic), payload, timeout_s=timeout) + "\n")
+    with _json_given():
+        said = responder.ask(_tcp_settings(nsqd), names.topic_name(topic), payload, timeout_s=timeout)
+    sys.stdout.write(f"{said}\n")
 
 
 @app.command()
@@ -97,7 +101,8 @@ def respond(
     """Answer queries until interrupted: always the same, or what a command says."""
     if bool(reply) == bool(command):
         raise UsageError("one of --reply and --exec is needed")
-    answer = responder.fixed(reply) if reply else responder.executed(command)
+    with _json_given():
+        answer = responder.fixed(reply) if reply else responder.executed(command)
     responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
 
 
@@ -158,11 +163,19 @@ def run(command: Callable[[], object]) -> int:
     except TransientError as error:
         return _fail(error, _EXIT_TRANSIENT)
     except UsageError as error:
-        hint = " (in the shell, put the JSON between single quotes)" if isinstance(error, PayloadError) else ""
-        return _fail(error, _EXIT_USAGE, hint)
+        return _fail(error, _EXIT_USAGE)
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+@contextmanager
+def _json_given() -> Iterator[None]:
+    """Say how a shell takes JSON where what was given is none: it may be that the shell took its quotes."""
+    try:
+        yield
+    except PayloadError as error:
+        raise PayloadError(f"{error} (in the shell, put the JSON between single quotes)") from error
 
 
 def _standard_input() -> str:
@@ -176,6 +189,6 @@ def _tcp_settings(nsqd: str) -> Settings:
     return configured.settings({"NSQ_NSQD_TCP_ADDRESS": nsqd} if nsqd else {})
 
 
-def _fail(error: NsqError, code: int, hint: str = "") -> int:
-    sys.stderr.write(f"kemi-nsq: {error}{hint}\n")
+def _fail(error: NsqError, code: int) -> int:
+    sys.stderr.write(f"kemi-nsq: {error}\n")
     return code

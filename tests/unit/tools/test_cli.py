@@ -106,6 +106,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(run: Run, words: tuple[str, ...
     assert said in err
 
 
+@pytest.mark.parametrize(
+    "words", [("presence", "set", "nonsense", "--state", "busy"), ("presence", "explain", "nonsense")]
+)
+def test_who_gave_no_json_is_not_told_how_to(run: Run, words: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = run(*words, NSQ_RUN_DIR=str(tmp_path), NSQ_DB_URL=f"sqlite:///{tmp_path}/none.db")
+    assert (code, out) == (2, "")
+    assert err.startswith("kemi-nsq: URI is 'nonsense'")
+    assert "JSON" not in err
+
+
 def test_a_wrong_setting_is_exit_code_2(run: Run) -> None:
     code, _, err = run("settings", NSQ_MAX_IN_FLIGTH="5")
     assert code == 2
@@ -238,7 +248,7 @@ def test_help_names_the_commands(run: Run) -> None:
         (DeadlineExceeded("nothing came in time"), 1, "kemi-nsq: nothing came in time\n"),
         (QueryFailed("bad reply"), 1, "kemi-nsq: bad reply\n"),
         (UsageError("wrong"), 2, "kemi-nsq: wrong\n"),
-        (PayloadError("wrong"), 2, f"kemi-nsq: wrong {HINT}\n"),
+        (PayloadError("wrong"), 2, "kemi-nsq: wrong\n"),
     ],
 )
 def test_an_error_becomes_a_line_and_a_code(
