@@ -79,6 +79,18 @@ def test_a_lamp_that_is_on_is_explained_by_the_message_that_set_it(person: Perso
     assert "sip:watcher@example.com at sip:watcher@127.0.0.1:" in text
 
 
+def test_who_subscribes_later_was_told_nothing_by_a_consumer(person: Person) -> None:
+    with person.chain.watcher() as early, person.chain.watcher() as late:
+        early.subscribe(person.uri, "dialog").wait(lambda notify: True, what="the first NOTIFY")
+        person.call("confirmed")
+        person.chain.drain()
+        late.subscribe(person.uri, "dialog").wait(lambda notify: True, what="the first NOTIFY")
+        found = until(
+            lambda: found if len(found := answer(person.chain, "watchers", person.uri)) == 2 else None, what="both"
+        )
+    assert sorted((each["notifies"], each["last"] is None) for each in found) == [(0, True), (1, False)]
+
+
 def test_what_came_late_and_changed_nothing_is_told(person: Person) -> None:
     chain = person.chain
     stale = chain.counter("pua_stale")

@@ -44,7 +44,8 @@ class Told:
     Attributes:
         subscription: who.
         over: whether the subscription's time is over.
-        last: the last NOTIFY from a consumer, as it remembers; None if it remembers none.
+        last: the last NOTIFY from a consumer since it subscribed, as it remembers; None if it remembers none, or there
+            was none.
         pid: the consumer.
         current: whether that was after the last change that it remembers; None if it remembers no change.
         answered: True if the watcher has answered it, None where nobody can know.
@@ -164,7 +165,9 @@ def told(look: Look, histories: Mapping[int, HistorySaid], keys: Sequence[Key], 
     found = []
     for subscription in look.subscriptions(keys):
         key = subscription.presentity_uri.lower(), subscription.event
-        notify, pid = notifies.get(key, (None, 0))
+        # A consumer remembers the last NOTIFY to all who watched then. Who has had one alone has had that of its own
+        # SUBSCRIBE; when that was, the table does not tell.
+        notify, pid = notifies.get(key, (None, 0)) if subscription.notifies else (None, 0)
         over = subscription.expires <= now
         settled = notify is not None and notify.accepted and now - notify.at > ANSWER_S
         found.append(

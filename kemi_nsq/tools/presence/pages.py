@@ -137,11 +137,14 @@ def _watchers(watchers: Sequence[Told] | None, clock: _Clock) -> Iterator[str]:
         until = f"until {moment(about.expires)}" + (", which is over" if each.over else "")
         inactive = "" if about.active else f", not active {about.reason}"
         yield line(f"  {about.watcher} at {about.contact} watches {about.event} {until}{inactive}")
-        yield line(f"    NOTIFYs: {about.notifies + 1}; the last from a consumer: {_last(each, clock)}")
+        begin = "the last from a consumer: " if about.notifies else ""
+        yield line(f"    NOTIFYs: {about.notifies + 1}; {begin}{_last(each, clock)}")
 
 
 def _last(each: Told, clock: _Clock) -> str:
     """Say what a watcher was told last, and whether it has answered."""
+    if not each.subscription.notifies:
+        return "none from a consumer since it subscribed"
     if each.last is None:
         return "none that it remembers"
     when = clock(each.last.at)

@@ -79,6 +79,13 @@ def test_else_nobody_knows(histories: dict[int, HistorySaid], changes: dict[str,
     assert one(histories, **changes).answered is None
 
 
+def test_who_subscribed_after_the_last_notify_has_had_none_of_it() -> None:
+    found = one({7: changed(NOW - 100, NOW - 100)}, notifies=0)
+    assert (found.last, found.current, found.answered) == (None, None, None)
+    (cell,) = watchers_table([found], NOW).columns[5].cells
+    assert cell == "none from a consumer since it subscribed"
+
+
 def test_of_several_consumers_the_last_one_to_tell_counts() -> None:
     assert one({7: history(NOW - 100), 8: history(NOW - 10), 9: history(NOW - 50)}).pid == 8
 
