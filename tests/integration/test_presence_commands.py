@@ -43,6 +43,8 @@ FIELDS: dict[str, JsonValue] = {
     "Call-ID": "c1",
     "State": "confirmed",
 }
+#: What no event package has for a state.
+NONE = ("termianted", "ringing", "2/x", "-1/5", "2/5/1", "\u0662/5")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -82,8 +84,10 @@ def folder(tmp_path: Path) -> RunFolder:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `kemi-nsq presence` in this process; it returns exit code, output and errors."""
 
-    def run(*words: str, db: Path | None = None) -> tuple[int, str, str]:
+    def run(*words: str, db: Path | None = None, **environment: str) -> tuple[int, str, str]:
         wipe_environment(monkeypatch)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setenv("NSQ_RUN_DIR", str(tmp_path / "run"))
         if db is not None:
             monkeypatch.setenv("NSQ_DB_URL", f"sqlite:///{db}")
@@ -181,6 +185,17 @@ def test_somebody_who_has_no_state_has_none(run: Run, database: Path) -> None:
         (["set", URI, "--state", "x", "--event", "dialogue"], "--event is 'dialogue'; one of dialog, presence"),
         (["set", URI, "--state", "busy", "--call-id", "1"], "--call-id is of use for dialog, not for presence"),
         (["set", URI, "--state", "x", "--event", "message-summary"], "--state is 'x'; new/saved messages are wanted"),
+        (["set", URI, "--state", "busy", "--to", URI], "--to is of use for dialog and reg, not for presence"),
+        (["set", URI, "--state", "2/5", "--to", URI], "--to is of use for dialog and reg, not for message-summary"),
+        (["set", URI, "--state", "registered", "--call-id", "1"], "--call-id is of use for dialog, not for reg"),
+        *((["set", URI, "--state", each], f"--state is '{each}'; one of trying, ") for each in NONE),
+        *(([verb, URI, "--event", "dialo"], "--event is 'dialo'; one of dialog, ") for verb in ("explain", "watch")),
+        (["list", "--event", "dialo"], "--event is 'dialo'; one of dialog, presence, message-summary, reg, presence."),
+        (
+            ["reset", "realm", URI],
+            f"a realm is a domain such as example.com, not '{URI}'; for one presentity give user",
+        ),
+        (["reset", f"realm {URI}"], "a realm is a domain such as example.com, not "),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(run: Run, words: list[str], said: str) -> None:
@@ -315,6 +330,9 @@ def test_an_older_release_that_runs_there_is_told(run: Run, folder: RunFolder, d
         (["--state", "busy", "--sender", "sip:pbx@x"], {"Event-Package": "presence", "Sender-URI": "sip:pbx@x"}),
         (["--state", "2/5"], {"Messages-New": "2", "Messages-Saved": "5", "Sender-URI": "sip:kemi-nsq@localhost"}),
         (["--state", "registered", "--event", "reg", "--to", "sip:a@192.0.2.1"], {"Contact": "sip:a@192.0.2.1"}),
+        (["--state", "Registered"], {"Event-Package": "reg", "Contact": URI}),
+        (["--state", "lunch"], {"Event-Package": "presence", "State": "lunch"}),
+        (["--state", "ringing", "--event", "presence"], {"Event-Package": "presence", "State": "ringing"}),
     ],
 )
 def test_a_state_is_published_where_a_consumer_takes_it_from(
@@ -322,10 +340,10 @@ def test_a_state_is_published_where_a_consumer_takes_it_from(
 ) -> None:
     with Nsqd(consumer.database.with_name("nsqd")) as nsqd, answering(folder.place, consumer.answer):
         consumer.nsqd_address = nsqd.http_address
-        code, out, err = run("set", URI, *words)
+        code, out, err = run("set", URI, *words, NSQ_PUA_STATES="Lunch=open:At lunch")
         assert (code, err) == (0, "")
         assert nsqd.topic("events")["message_count"] == 1
-        _, in_json, _ = run("set", URI, *words, "--json")
+        _, in_json, _ = run("set", URI, *words, "--json", NSQ_PUA_STATES="Lunch=open:At lunch")
     where, _, text = out.partition(": ")
     assert where == f"published to events at {consumer.nsqd_address}"
     said = json.loads(text)

@@ -4,30 +4,64 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from kemi_nsq.errors import UsageError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence.packages import PACKAGES, from_event
 from kemi_nsq.presence.packages.dialog import DIALOG_STATES
+from kemi_nsq.presence.packages.presence import PRESENCE_STATES
+from kemi_nsq.presence.packages.reg import CONTACT_EVENTS
 
 #: Who says so, where nobody else is named: so its states can be told from those of the producers, and reset.
 SENDER = "sip:kemi-nsq@localhost"
-_MESSAGES = re.compile(r"(\d+)/(\d+)")
+_MESSAGES = re.compile(r"([0-9]+)/([0-9]+)")
+#: Packages that others write: Kamailio's modules presence_xml, presence_dialoginfo, presence_conference,
+#: presence_dfks and presence_profile.
+_OTHERS = ("presence.winfo", "xcap-diff", "dialog;sla", "conference", "as-feature-event", "ua-profile")
+#: Packages that have a use for these.
+_WITH_CALL, _WITH_OTHER = ("dialog",), ("dialog", "reg")
 
 
-def package_of(state: str, given: str) -> str:
+def package_of(state: str, given: str, words: Collection[str] = ()) -> str:
     """Return the event package that is meant: the one that is given, or the one that has such a state.
 
+    Args:
+        state: as `event_of` takes it.
+        given: event package, '' for none.
+        words: further states of the package presence, in lower case (NSQ_PUA_STATES).
+
     Raises:
-        UsageError: what is given is none.
+        UsageError: what is given is none, or nothing is given and no package has such a state. An event of the package
+            presence would say with any word that somebody is available.
     """
     if given:
         if given not in PACKAGES:
             raise UsageError(f"--event is {given!r}; one of {', '.join(PACKAGES)} is wanted")
         return given
-    if state.lower() in DIALOG_STATES:
-        return "dialog"
-    return "message-summary" if _MESSAGES.fullmatch(state) else "presence"
+    states = {"dialog": DIALOG_STATES, "presence": {*PRESENCE_STATES, *words}, "reg": CONTACT_EVENTS}
+    for package, known in states.items():
+        if state.lower() in known:
+            return package
+    if _MESSAGES.fullmatch(state):
+        return "message-summary"
+    raise UsageError(
+        f"--state is {state[:80]!r}; one of {', '.join(DIALOG_STATES)} (dialog), "
+        f"{', '.join(dict.fromkeys((*PRESENCE_STATES, *words)))} (presence), {', '.join(CONTACT_EVENTS)} (reg), or "
+        "new/saved messages such as 2/5 is wanted; a word that only Kamailio has in NSQ_PUA_STATES needs "
+        "--event presence"
+    )
+
+
+def known_package(name: str) -> str:
+    """Return the name of an event package that a table of Kamailio's may have, '' as it is.
+
+    Raises:
+        UsageError: it is none of ours, and none of Kamailio's own: nothing would be found, which looks like an answer.
+    """
+    if name and name not in {*PACKAGES, *_OTHERS}:
+        raise UsageError(f"--event is {name[:80]!r}; one of {', '.join((*PACKAGES, *_OTHERS))} is wanted")
+    return name
 
 
 def event_of(  # noqa: PLR0913  # what the fields have in common
@@ -51,8 +85,8 @@ def event_of(  # noqa: PLR0913  # what the fields have in common
     fields: dict[str, JsonValue] = {"Event-Package": package, "From": uri, "Sender-URI": sender or SENDER}
     if expires:
         fields["Expires"] = expires
-    if call_id and package != "dialog":
-        raise UsageError(f"--call-id is of use for dialog, not for {package}")
+    _refuse_unused("--call-id", call_id, package, _WITH_CALL)
+    _refuse_unused("--to", other, package, _WITH_OTHER)
     match package:
         case "dialog":
             # Direction as the presentity's own leg has it: it has called.
@@ -69,3 +103,8 @@ def event_of(  # noqa: PLR0913  # what the fields have in common
             fields |= {"State": state}
     from_event(fields)
     return fields
+
+
+def _refuse_unused(option: str, given: str, package: str, users: Collection[str]) -> None:
+    if given and package not in users:
+        raise UsageError(f"{option} is of use for {' and '.join(users)}, not for {package}")

@@ -14,17 +14,21 @@ import typer
 
 from kemi_nsq.errors import DatabaseError, UsageError
 from kemi_nsq.jsontext import encode
+from kemi_nsq.presence.sipuri import is_host
 from kemi_nsq.tools import configured
 from kemi_nsq.tools.output import console, write_json
 from kemi_nsq.tools.presence import changes, live, pages
-from kemi_nsq.tools.presence.events import event_of, package_of
+from kemi_nsq.tools.presence.events import event_of, known_package, package_of
 from kemi_nsq.tools.presence.explain import explain as explained
 from kemi_nsq.tools.presence.explain import presentity, told
 from kemi_nsq.tools.presence.source import Source, source
 from kemi_nsq.tools.presence.words import line, state_of
 
 Uri = Annotated[str, typer.Argument(help="The presentity, such as sip:alice@example.com.")]
-Event = Annotated[str, typer.Option("--event", help="One event package, such as dialog; all where left out.")]
+Event = Annotated[
+    str,
+    typer.Option("--event", help="One event package, such as dialog; all where left out.", callback=known_package),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
 Nsqd = Annotated[str, typer.Option(help="HTTP address of nsqd; the first that Kamailio has where left out.")]
@@ -122,7 +126,9 @@ def watch(
 @app.command("set")
 def set_(  # noqa: PLR0913, PLR0917  # options
     uri: Uri,
-    state: Annotated[str, typer.Option(help="early, confirmed, terminated; open, closed, busy, ...; or new/saved.")],
+    state: Annotated[
+        str, typer.Option(help="early, confirmed, terminated; open, closed, busy, ...; registered, ...; or new/saved.")
+    ],
     event: Annotated[str, typer.Option("--event", help="Event package; the one with such a state if left out.")] = "",
     call_id: Annotated[str, typer.Option(help="Of a call; always the same one where left out.")] = "",
     other: Annotated[str, typer.Option("--to", help="With whom a call is, or the contact of a registration.")] = "",
@@ -138,7 +144,7 @@ def set_(  # noqa: PLR0913, PLR0917  # options
     Without --topic and --nsqd a consumer is asked for them: it answers its own user and root.
     """
     uri = presentity(uri)[0]
-    package = package_of(state, event)
+    package = package_of(state, event, configured.settings().pua_states)
     fields = event_of(uri, package, state, call_id=call_id, other=other, sender=sender, expires=expires)
     _tell(changes.publish(fields, "update", topic, nsqd, run_dir), as_json)
 
@@ -159,12 +165,16 @@ def reset(  # noqa: PLR0913, PLR0917  # options
     A consumer does it, for its own user and root.
     """
     text = " ".join(scope).strip()
+    kind, _, whose = text.partition(" ")
     if publish:
-        kind, _, sender = text.partition(" ")
-        if kind != "sender" or not sender.strip():
+        if kind != "sender" or not whose.strip():
             raise UsageError(f"--publish resets what a sender has said: `sender URI` is wanted, not {text[:80]!r}")
-        _tell(changes.publish({"Sender-URI": sender.strip()}, "reset", topic, nsqd, run_dir), as_json)
+        _tell(changes.publish({"Sender-URI": whose.strip()}, "reset", topic, nsqd, run_dir), as_json)
         return
+    if kind == "realm" and whose and not is_host(whose.strip()):
+        raise UsageError(
+            f"a realm is a domain such as example.com, not {whose[:80]!r}; for one presentity give user URI"
+        )
     ended = changes.reset(_folder(run_dir), text)
     if as_json:
         write_json({"scope": text, "ended": ended})
