@@ -15,11 +15,11 @@ from kemi_nsq.errors import ConnectionLost, UsageError
 from kemi_nsq.names import topic_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools import configured
-from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look
+from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look, rehearse
 from kemi_nsq.tools.letters import Letter, Wanted, since
-from kemi_nsq.tools.nsqds import nsqds
+from kemi_nsq.tools.nsqds import Nsqd, nsqds
 from kemi_nsq.tools.output import console, line, moment, plain, table, write_json
-from kemi_nsq.tools.replays import replays
+from kemi_nsq.tools.replays import judge, replays
 
 app = typer.Typer(no_args_is_help=True, help="See, replay and drop messages that could not be used.")
 
@@ -39,14 +39,14 @@ def list_letters(  # noqa: PLR0913, PLR0917  # one argument for each option
     reason: Reason = "", topic: Topic = "", since: Since = "", limit: Limit = 0, dead: Dead = "", as_json: Json = False
 ) -> None:
     """List dead letters, the oldest first. They all stay where they are."""
-    settings, name = _place(dead)
-    found = look(nsqds(settings), name, _wanted((), reason, topic, since, limit))
+    _, servers, name = _place(dead)
+    found = look(servers, name, _wanted((), reason, topic, since, limit))
     if as_json:
         _write_json(found)
     else:
         _print(found.letters)
         _say(found, f"{_letters(len(found.letters))} of {name}")
-    _end(found)
+    _end(found, name)
 
 
 @app.command()
@@ -56,17 +56,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show dead letters with what their messages said. They all stay where they are."""
-    settings, name = _place(dead)
-    found = look(nsqds(settings), name, Wanted(ids=ids))
+    _, servers, name = _place(dead)
+    found = look(servers, name, Wanted(ids=ids))
     if as_json:
         _write_json(found)
     else:
         for letter in found.letters:
             _print_whole(letter)
         _say(found, "")
-    if not found.letters and not found.problems:
-        raise UsageError(f"no dead letter that can be seen in {name} has the id {', '.join(map(line, ids))}")
-    _end(found)
+    _end(found, name, ids)
 
 
 @app.command()
@@ -82,10 +80,10 @@ def drop(  # noqa: PLR0913, PLR0917  # one argument for each option
     as_json: Json = False,
 ) -> None:
     """Throw dead letters away for good."""
-    settings, name = _place(dead)
+    _, servers, name = _place(dead)
     wanted = _chosen(_wanted(ids or (), reason, topic, since, limit), everything)
-    found = look(nsqds(settings), name, wanted) if dry_run else finish(nsqds(settings), name, wanted, lambda _: None)
-    report(found, name, done="dropped", dry_run=dry_run, as_json=as_json)
+    found = (rehearse if dry_run else finish)(servers, name, wanted, lambda _: None)
+    report(found, name, ids or (), done="dropped", dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -102,40 +100,45 @@ def replay(  # noqa: PLR0913, PLR0917  # one argument for each option
     as_json: Json = False,
 ) -> None:
     """Have messages handled again that became dead letters, in their first place in the order of events."""
-    settings, name = _place(dead)
-    wanted, servers = _chosen(_wanted(ids or (), reason, topic, since, limit), everything), nsqds(settings)
+    settings, servers, name = _place(dead)
+    wanted = _chosen(_wanted(ids or (), reason, topic, since, limit), everything)
     target = to or settings.replay_topic
     if not target:
         raise UsageError("no topic of replays is known: give --to TOPIC, or set NSQ_REPLAY_TOPIC, as in kamailio.cfg")
     if target == name:
         raise UsageError(f"{name} is the topic of the letters, and replays need one of their own; see NSQ_REPLAY_TOPIC")
-    act = replays(settings, servers, topic_name(target))
-    found = look(servers, name, wanted) if dry_run else finish(servers, name, wanted, act)
-    report(found, name, done=f"replayed to {target}", dry_run=dry_run, as_json=as_json)
+    made = judge(servers, topic_name(target))
+    found = rehearse(servers, name, wanted, made) if dry_run else finish(servers, name, wanted, replays(settings, made))
+    report(found, name, ids or (), done=f"replayed to {target}", dry_run=dry_run, as_json=as_json)
 
 
-def report(found: Found, name: str, *, done: str, dry_run: bool, as_json: bool) -> None:
+def report(  # noqa: PLR0913  # one argument for each option
+    found: Found, name: str, ids: Sequence[str], *, done: str, dry_run: bool, as_json: bool
+) -> None:
     """Print what was done with letters, or would be.
 
     Raises:
         ConnectionLost: something went wrong.
+        UsageError: some letters stay, or none has one of the ids.
     """
     if as_json:
         _write_json(found)
     elif dry_run:
-        _print(found.letters)
-        _say(found, f"{_letters(len(found.letters))} of {name} would be {done}")
+        going = [each for each in found.letters if each.letter_id not in found.left]
+        _print(going)
+        _say(found, f"{_letters(len(going))} of {name} would be {done}")
     else:
         _say(found, f"{_letters(found.done)} of {name} {done}")
-    _end(found)
+    _end(found, name, ids)
 
 
-def _place(dead: str) -> tuple[Settings, str]:
+def _place(dead: str) -> tuple[Settings, list[Nsqd], str]:
+    """Return the settings, all nsqd, and the topic of the letters."""
     settings = configured.settings()
-    name = dead or settings.dead_letter_topic
+    name = topic_name(dead) if dead else settings.dead_letter_topic
     if not name:
         raise UsageError("no topic of dead letters is known: give --from TOPIC, or set NSQ_DEAD_LETTER_TOPIC")
-    return settings, topic_name(name)
+    return settings, nsqds(settings), name
 
 
 def _wanted(ids: Sequence[str], reason: str, topic: str, since_text: str, limit: int) -> Wanted:
@@ -211,12 +214,17 @@ def _write_json(found: Found) -> None:
     )
 
 
-def _end(found: Found) -> None:
+def _end(found: Found, name: str, ids: Sequence[str] = ()) -> None:
     if found.problems:
         raise ConnectionLost("; ".join(found.problems))
+    wrong = []
+    if unknown := [each for each in ids if each not in found.ids]:
+        wrong.append(f"no dead letter that can be seen in {name} has the id {', '.join(map(line, unknown))}")
     if found.left:
         letter, why = next(iter(found.left.items()))
-        raise UsageError(f"{_letters(len(found.left))} stay: {letter}: {why}")
+        wrong.append(f"{_letters(len(found.left))} stay: {letter}: {why}")
+    if wrong:
+        raise UsageError("; ".join(wrong))
 
 
 def _letters(count: int) -> str:

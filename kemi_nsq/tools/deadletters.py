@@ -35,7 +35,7 @@ _KEEP_S = 5.0
 
 #: What is done with a letter before it is finished. A PayloadError leaves it at nsqd, a TransientError those after it,
 #: too.
-Act = Callable[[Letter], None]
+Act = Callable[[Letter], object]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Found:
         topics: how many nsqd have the topic.
         letters: those that were meant, the oldest first.
         seen: how many were looked at.
+        ids: of all that were looked at, their own and those of their messages.
         waiting: how many there were, those in other hands not included.
         elsewhere: how many were in other hands.
         missed: the topic had channels, and not ours: what came before is in those alone.
@@ -58,6 +59,7 @@ class Found:
     topics: int = 0
     letters: list[Letter] = field(default_factory=list)
     seen: int = 0
+    ids: set[str] = field(default_factory=set)
     waiting: int = 0
     elsewhere: int = 0
     missed: bool = False
@@ -73,6 +75,17 @@ def look(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted) -> Found:
     for nsqd in nsqds:
         _visit(nsqd, topic, found, lambda hand: found.letters.extend(hand.letters))
     found.letters = wanted.of(found.letters)
+    return found
+
+
+def rehearse(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, check: Act) -> Found:
+    """Find which letters `finish` would leave, and why; all of them wait there afterwards."""
+    found = look(nsqds, topic, wanted)
+    for letter in found.letters:
+        try:
+            check(letter)
+        except PayloadError as error:
+            found.left[letter.letter_id] = str(error)
     return found
 
 
@@ -122,6 +135,7 @@ def _visit(nsqd: Nsqd, topic: str, found: Found, use: Callable[[_Hand], None]) -
             waiting, elsewhere, _ = stats.channel(nsqd.http, Subscription(topic, CHANNEL), timeout_s=TIMEOUT_S)
             hand.collect(waiting)
             found.seen += len(hand.letters)
+            found.ids.update(each for letter in hand.letters for each in (letter.letter_id, letter.message_id))
             found.waiting += waiting
             found.elsewhere += elsewhere
             use(hand)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kemi_nsq.consumer.origin import sealed
 from kemi_nsq.errors import ConnectionLost, PayloadError, TransientError
@@ -15,19 +15,22 @@ from kemi_nsq.tools.deadletters import Act
 from kemi_nsq.tools.letters import Letter
 from kemi_nsq.tools.nsqds import TIMEOUT_S, Nsqd
 
+#: Makes the replay of a letter; a PayloadError says why it cannot be replayed.
+Judge = Callable[[Letter], Outgoing]
 
-def replays(settings: Settings, nsqds: Iterable[Nsqd], topic: str) -> Act:
-    """Return what replays a letter: it returns when nsqd has the replay.
 
-    Each channel has a copy of it and handles those of its own letters. So one of which nobody has the channel stays.
+def judge(nsqds: Iterable[Nsqd], topic: str) -> Judge:
+    """Return what makes the replay of a letter, or raises PayloadError where it cannot be replayed.
+
+    Each channel has a copy of a replay and handles those of its own letters. So a letter of which nobody has the
+    channel stays.
 
     Raises:
         ConnectionLost: nobody consumes the topic, or nsqd does not tell.
     """
     channels = _channels(nsqds, topic)
-    publisher = Publisher(settings)
 
-    def replay(letter: Letter) -> None:
+    def made(letter: Letter) -> Outgoing:
         origin = letter.origin()
         if origin.topic == topic:  # there it would be an event like any other, which no route knows
             raise PayloadError(f"it came by topic {topic}, and replays need a topic of their own; see NSQ_REPLAY_TOPIC")
@@ -36,8 +39,19 @@ def replays(settings: Settings, nsqds: Iterable[Nsqd], topic: str) -> Act:
                 f"no consumer reads topic {topic} on channel {origin.channel}; see NSQ_LISTEN_CHANNEL and "
                 "NSQ_TOPIC_CHANNEL of who wrote it"
             )
+        return Outgoing(topic=topic, body=sealed(origin))
+
+    return made
+
+
+def replays(settings: Settings, made: Judge) -> Act:
+    """Return what replays a letter: it returns when nsqd has the replay."""
+    publisher = Publisher(settings)
+
+    def replay(letter: Letter) -> None:
+        outgoing = made(letter)
         try:
-            publisher.publish(Outgoing(topic=topic, body=sealed(origin)))
+            publisher.publish(outgoing)
         except TransientError as error:
             raise ConnectionLost(f"not replayed: {error}") from error
 

@@ -121,6 +121,19 @@ def test_what_a_message_said_is_shown_whole(nsqd: Nsqd) -> None:
     )
 
 
+def test_each_id_that_is_not_there_is_named(nsqd: Nsqd) -> None:
+    nsqd.publish_many(DEAD, [letter(number) for number in range(3)])
+    here, gone, away = f"{1:016x}", "e" * 16, "123"
+    said = f"kemi-nsq: no dead letter that can be seen in dead has the id {gone}, {away}\n"
+    for words in (("show", here), ("drop", here, "--dry-run")):
+        done = run(*words, gone, away, nsqd=nsqd)
+        assert (done.code, here in done.out, done.err) == (2, True, said)
+    assert run("drop", here, gone, away, nsqd=nsqd) == (2, "1 letter of dead dropped\n", said)
+    assert run("drop", away, nsqd=nsqd).code == 2
+    assert run("drop", f"{0:016x}", f"{2:016x}", "--limit", "1", nsqd=nsqd).code == 0, "both are there"
+    assert numbers(run("list", "--json", nsqd=nsqd)) == [2]
+
+
 def test_what_nobody_of_ours_wrote_is_listed_and_can_be_dropped(nsqd: Nsqd) -> None:
     strange = [b"junk", b"[]", b"{}", letter(4, Payload=None, Payload_Base64="!"), letter(5, Payload=5)]
     nsqd.publish_many(DEAD, [*strange, letter(6, Timestamp="9" * 5000, Attempts=None)])

@@ -140,6 +140,8 @@ def test_a_letter_whose_channel_nobody_reads_stays(nsqd: Nsqd) -> None:
         until(lambda: nsqd.topic(REPLAYS)["channels"], what="a consumer of replays")
         done = run("replay", "--all", nsqd=nsqd)
         assert (done.code, done.out) == (2, "0 letters of dead replayed to replays\n")
+        tried = run("replay", "--all", "--dry-run", nsqd=nsqd)
+        assert tried == (2, "0 letters of dead would be replayed to replays\n", done.err)
         assert "no consumer reads topic replays on channel old; see NSQ_LISTEN_CHANNEL" in done.err
     letters(nsqd, 1)
 
@@ -167,8 +169,13 @@ def test_what_is_no_letter_of_ours_stays_and_stops_no_other(nsqd: Nsqd) -> None:
         for letter in (b"junk", json.dumps(good | {"Timestamp": "soon"}).encode(), json.dumps(good).encode()):
             nsqd.publish(DEAD, letter)
         letters(nsqd, 3)
+        tried = run("replay", "--all", "--dry-run", nsqd=nsqd)
+        assert (tried.code, tried.out.splitlines()[-1]) == (2, "1 letter of dead would be replayed to replays")
+        left = run("replay", "--all", "--dry-run", "--json", nsqd=nsqd).json["left"]
+        letters(nsqd, 3)
         done = run("replay", "--all", "--json", nsqd=nsqd)
         assert (done.code, done.json["done"], len(done.json["left"])) == (2, 1, 2)
+        assert (tried.err, left) == (done.err, done.json["left"]), "the real run says the same"
         until(lambda: route.seen, what="the replay")
         assert route.seen[0].timestamp_ns == 5
     letters(nsqd, 2)
