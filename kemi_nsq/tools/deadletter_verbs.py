@@ -15,7 +15,7 @@ from kemi_nsq.errors import ConnectionLost, UsageError
 from kemi_nsq.names import topic_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools import configured
-from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look, rehearse
+from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look, refuse_others, rehearse
 from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import Nsqd, nsqds
 from kemi_nsq.tools.output import console, line, moment, plain, table, write_json
@@ -133,12 +133,17 @@ def report(  # noqa: PLR0913  # one argument for each option
 
 
 def _place(dead: str) -> tuple[Settings, list[Nsqd], str]:
-    """Return the settings, all nsqd, and the topic of the letters."""
+    """Return the settings, all nsqd, and the topic of the letters, which is one where a look leaves no harm behind."""
     settings = configured.settings()
     name = topic_name(dead) if dead else settings.dead_letter_topic
     if not name:
         raise UsageError("no topic of dead letters is known: give --from TOPIC, or set NSQ_DEAD_LETTER_TOPIC")
-    return settings, nsqds(settings), name
+    servers = nsqds(settings)
+    if name != settings.dead_letter_topic:
+        if name in {each.topic for each in settings.subscriptions}:
+            raise UsageError(f"--from {name} is a topic that Kamailio consumes, and has no dead letters")
+        refuse_others(servers, name)
+    return settings, servers, name
 
 
 def _wanted(ids: Sequence[str], reason: str, topic: str, since_text: str, limit: int) -> Wanted:

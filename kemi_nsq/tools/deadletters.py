@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from kemi_nsq.errors import DeadlineExceeded, PayloadError, TransientError
+from kemi_nsq.errors import DeadlineExceeded, PayloadError, TransientError, UsageError
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq import stats
 from kemi_nsq.nsq.protocol import Message
@@ -115,6 +115,24 @@ def finish(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, act: Act) -> Found
         found.problems.append("interrupted")
     found.done -= found.again
     return found
+
+
+def refuse_others(nsqds: Iterable[Nsqd], topic: str) -> None:
+    """Refuse a topic where nobody has looked for letters yet: the look would leave a channel there that fills for ever.
+
+    Raises:
+        UsageError: there is such a topic, and no nsqd that answers has our channel in it.
+    """
+    found = []
+    for nsqd in nsqds:
+        with suppress(TransientError):  # who looks is told
+            found.append(stats.topic(nsqd.http, topic, timeout_s=TIMEOUT_S))
+    there = [each for each in found if each is not None]
+    if there and not any(CHANNEL in each.channels for each in there):
+        raise UsageError(
+            f"topic {topic} is not NSQ_DEAD_LETTER_TOPIC and has no channel {CHANNEL}: to look would make one there, "
+            "which fills for ever"
+        )
 
 
 def _visit(nsqd: Nsqd, topic: str, found: Found, use: Callable[[_Hand], None]) -> None:

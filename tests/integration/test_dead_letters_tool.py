@@ -344,8 +344,24 @@ def test_without_a_topic_the_setting_is_named(nsqd: Nsqd) -> None:
         "",
         "kemi-nsq: no topic of dead letters is known: give --from TOPIC, or set NSQ_DEAD_LETTER_TOPIC\n",
     )
+    nsqd.create_topic("elsewhere")
+    nsqd.create_channel("elsewhere", CHANNEL)
     nsqd.publish("elsewhere", letter(1))
     assert numbers(run("list", "--json", "--from", "elsewhere", nsqd=nsqd)) == [1]
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", "1"), ("drop", "--all"), ("replay", "--all")])
+def test_a_look_leaves_no_channel_where_no_letters_are(nsqd: Nsqd, words: tuple[str, ...]) -> None:
+    for topic, channels in {"events": ["kamailio"], "replays": ["kamailio"], "orders": ["shop"], "bare": []}.items():
+        nsqd.create_topic(topic)
+        for channel in channels:
+            nsqd.create_channel(topic, channel)
+        done = run(*words, "--from", topic, nsqd=nsqd, NSQ_LISTEN_TOPIC="events", NSQ_REPLAY_TOPIC="replays")
+        consumed = topic in {"events", "replays"}
+        said = "is a topic that Kamailio consumes" if consumed else "is not NSQ_DEAD_LETTER_TOPIC and has no channel"
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+        assert f"{topic} {said}" in done.err
+        assert [each["channel_name"] for each in nsqd.topic(topic)["channels"]] == channels
 
 
 def test_the_letters_of_several_nsqd_are_one_list(tmp_path: Path) -> None:
