@@ -131,9 +131,8 @@ def test_it_is_shown_counted_and_logged_while_it_lasts(nsqd: Nsqd) -> None:
     nsqd.publish_many(TOPIC, map(numbered, range(3)))
     with Consuming(nsqd, handler, **VALUES) as stuck:
         until(lambda: stuck.host.page.shown(Fact.STUCK), what="it to be shown")
-        told = next(
-            text for text in stuck.lines if text.startswith(f"stuck for 1 s in nsq:consumer-event of {TOPIC}, message ")
-        )
+        begin = f"stuck for 1 s in nsq:consumer-event of {TOPIC}, message "
+        told = until(lambda: next(text for text in stuck.lines if text.startswith(begin)), what="the line after it")
         assert "in __call__\n    assert self.release.wait(RELEASE_TIMEOUT_S)" in told
         until(lambda: sheet(stuck).gauges[Gauge.IN_FLIGHT] == 1, what="only its own message to be in flight")
         assert sheet(stuck).counters[Counter.ROUTE_TIMEOUT] == 1

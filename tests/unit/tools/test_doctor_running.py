@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,15 +125,20 @@ def test_what_status_says_of_the_kamailio_that_runs(
     ]
 
 
-def test_a_kamailio_is_known_by_its_configuration(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        kamailio,
-        "processes",
-        lambda: [(os.getpid(), ["/usr/sbin/kamailio", "-DD", "-f", str(file), "-A", "NSQ_NODE=a"])],
-    )
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process without children; this one may have some of other users, the servers of other tests."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_a_kamailio_is_known_by_its_configuration(file: Path, child: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["/usr/sbin/kamailio", "-DD", "-f", str(file), "-A", "NSQ_NODE=a"]
+    monkeypatch.setattr(kamailio, "processes", lambda: [(child, command)])
     found = kamailio.running(file)
     assert found is not None
-    assert found.pid == os.getpid()  # which may have children of other users: servers of other tests
+    assert (found.pid, found.uid) == (child, os.geteuid())
     assert "PATH" in (found.environment or {})
     assert kamailio.running(file.parent / "other.cfg") is None
     here = scene(file, {})
