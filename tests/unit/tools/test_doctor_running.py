@@ -20,6 +20,7 @@ from kemi_nsq.tools.doctor import kamailio, running
 from kemi_nsq.tools.doctor.kamailio import Checked, Running
 from kemi_nsq.tools.doctor.scene import Scene, scene
 from tests.support.settings import wipe_environment
+from tests.support.until import until
 
 CHECKS = {check.name: check for check in running.CHECKS}
 ONE_CONSUMER = "17\nmain process - attendant\n18\nEVREXEC child=0 exec=nsq:consumer\n"
@@ -129,6 +130,7 @@ def test_what_status_says_of_the_kamailio_that_runs(
 def child() -> Iterator[int]:
     """A process without children; this one may have some of other users, the servers of other tests."""
     with subprocess.Popen(["sleep", "60"]) as process:
+        until(lambda: Path(f"/proc/{process.pid}/environ").read_bytes(), what="its environment")
         yield process.pid
         process.kill()
 
