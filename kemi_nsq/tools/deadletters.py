@@ -28,6 +28,8 @@ MSG_TIMEOUT_S = 30.0
 #: nsqd has handed out what it may when nothing came for so long; of 2,500 letters each needs some microseconds.
 _QUIET_S = 1.0
 _COLLECT_S = 10.0
+#: On its way from the queue of the topic to that of the channel a message is in neither, and not counted: wait for it.
+_STRAGGLERS_S = 0.2
 #: Bytes that are kept. What comes beyond is given back unread.
 MOST_BYTES = 64 * 1024 * 1024
 #: Those in hand are touched, and heartbeats answered, so often while they are finished one by one.
@@ -180,13 +182,14 @@ class _Hand:
 
     def collect(self, waiting: int) -> None:
         """Take what nsqd hands out, of so many that wait there."""
-        most, size, deadline = min(waiting, self._reader.max_rdy), 0, time.monotonic() + _COLLECT_S
-        if not most:
+        size, deadline = 0, time.monotonic() + _COLLECT_S
+        if not waiting:
             return
         self._reader.take(self._reader.max_rdy)
         with suppress(DeadlineExceeded):
-            while self.came < most:
-                for message in self._reader.messages(min(deadline, time.monotonic() + _QUIET_S)):
+            while self.came < self._reader.max_rdy:
+                quiet_s = _QUIET_S if self.came < waiting else _STRAGGLERS_S
+                for message in self._reader.messages(min(deadline, time.monotonic() + quiet_s)):
                     self.came += 1
                     size += len(message.body)
                     if size <= MOST_BYTES:

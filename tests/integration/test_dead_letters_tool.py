@@ -83,7 +83,10 @@ def test_a_letter_is_a_line_and_the_last_line_counts_them(nsqd: Nsqd) -> None:
 
 
 def test_more_than_nsqd_hands_out_is_said_and_seen_by_looking_again(nsqd: Nsqd) -> None:
+    nsqd.create_topic(DEAD)
+    nsqd.create_channel(DEAD, CHANNEL)
     nsqd.publish_many(DEAD, [letter(number) for number in range(7000)])
+    until(lambda: nsqd.channel(DEAD, CHANNEL).depth == 7000, what="all to be in the channel")
     first = run("list", nsqd=nsqd)
     assert first.out.splitlines()[-2] == "2500 letters of dead"
     assert first.out.splitlines()[-1].startswith("2500 of 7000 letters could be seen: nsqd hands out no more at once ")
