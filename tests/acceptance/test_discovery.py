@@ -21,7 +21,12 @@ from tests.support.until import until
 
 PROMISED_S = 3.0
 AWAY_S = 5.0
-EXPECTED_LINES = (r"nsqlookupd 127\.0\.0\.1:\d+: ", r"cannot connect to nsqd 127\.", r"lost .* at 127\.0\.0\.1")
+EXPECTED_LINES = (
+    r"nsqlookupd 127\.0\.0\.1:\d+: ",
+    r"cannot connect to nsqd 127\.",
+    r"lost .* at 127\.0\.0\.1",
+    r"consuming .* at 127\.0\.0\.1:\d+ again",
+)
 
 
 @pytest.fixture
