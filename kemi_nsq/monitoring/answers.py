@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a consumer process says of itself when it is asked for its status (`consumer.console`)."""
+"""Which consumer processes run, and what each says when it is asked (`consumer.console`), of its status above all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kemi_nsq.errors import ProtocolError
-from kemi_nsq.runtime.console import ask
+from kemi_nsq.errors import ConnectionLost, ProtocolError
+from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.runtime.console import PATIENCE_S, ask
+from kemi_nsq.runtime.folder import sheets
+from kemi_nsq.runtime.page import Sheet
+from kemi_nsq.runtime.place import SETTING
+
+#: The role of a consumer process in its page.
+CONSUMER = "consumer"
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ConnectionSaid(BaseModel):
@@ -59,15 +68,50 @@ class Said(BaseModel):
     routes: Sequence[RouteSaid]
 
 
-def said_by(folder: Path, pid: int, *, timeout_s: float) -> Said:
+def consumers_in(folder: Path) -> list[Sheet]:
+    """Return the pages of the consumers that run and have this runtime folder.
+
+    Raises:
+        RunFolderError: it is not there, or may not be read.
+    """
+    return [sheet for sheet, alive in sheets(folder) if alive and sheet.role == CONSUMER]
+
+
+def nobody(folder: Path) -> ConnectionLost:
+    """Say that no consumer runs."""
+    return ConnectionLost(f"no consumer runs; is {SETTING} {folder} the folder of that Kamailio?")
+
+
+def running(folder: Path) -> list[int]:
+    """Return the process ids of the consumers of a Kamailio.
+
+    Raises:
+        RunFolderError: the runtime folder is not there, or may not be read.
+        ConnectionLost: none runs.
+    """
+    consumers = [sheet.pid for sheet in consumers_in(folder)]
+    if not consumers:
+        raise nobody(folder)
+    return consumers
+
+
+def asked(  # noqa: PLR0913  # what is asked of whom, and how
+    kind: type[Answer],
+    folder: Path,
+    pid: int,
+    verb: str,
+    arguments: dict[str, JsonValue] | None = None,
+    *,
+    timeout_s: float = PATIENCE_S,
+) -> Answer:
     """Ask a consumer process.
 
     Raises:
         NsqError: it does not answer, or not so.
     """
-    answer = ask(folder, pid, "status", timeout_s=timeout_s)
+    answer = ask(folder, pid, verb, arguments, timeout_s=timeout_s)
     try:
-        return Said.model_validate(answer)
+        return kind.model_validate(answer)
     except ValidationError as error:
         raise ProtocolError(f"consumer {pid} is of another release: restart Kamailio") from error
 

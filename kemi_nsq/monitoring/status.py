@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.errors import NsqError
-from kemi_nsq.monitoring.answers import Said, said_by
+from kemi_nsq.monitoring.answers import CONSUMER, Said, asked
 from kemi_nsq.monitoring.depths import Depth, depths
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.runtime.console import PATIENCE_S
@@ -23,7 +23,6 @@ from kemi_nsq.runtime.folder import STACK, sheets
 from kemi_nsq.runtime.page import Fact, Gauge, Latencies, Sheet, Stage, described
 from kemi_nsq.runtime.place import LOCK
 
-CONSUMER = "consumer"
 #: The I/O thread of a consumer turns twice a second. A native route may hold it up until NSQ_ROUTE_TIMEOUT.
 _SILENT_S = 5.0
 #: What a fact means for the health; those that every process shows mean nothing.
@@ -199,11 +198,11 @@ def look(folder: Path, now: float, *, within_s: float = 10.0, clock: Clock = SYS
     )
 
 
-def clock_text(epoch: float) -> str:
-    """Write an epoch second as the time of day, `-` for never."""
+def clock_text(epoch: float, pattern: str = "%H:%M:%S") -> str:
+    """Write an epoch second as the operator's clock shows it, `-` for never, `?` for nonsense that somebody wrote."""
     try:
-        return local_time(epoch, "%H:%M:%S") if epoch else "-"
-    except (ValueError, OverflowError, OSError):  # somebody wrote nonsense into the page
+        return local_time(epoch, pattern) if epoch else "-"
+    except (ValueError, OverflowError, OSError):
         return "?"
 
 
@@ -213,7 +212,7 @@ def _process(folder: Path, sheet: Sheet, alive: bool, now: float, left_s: Callab
     said: Said | None = None
     if alive and sheet.role == CONSUMER:
         try:
-            said = said_by(folder, sheet.pid, timeout_s=min(PATIENCE_S, left_s()))
+            said = asked(Said, folder, sheet.pid, "status", timeout_s=min(PATIENCE_S, left_s()))
             problems += _of_connections(said)
         except NsqError as error:
             if state in _ANSWERING:

@@ -9,8 +9,8 @@ from itertools import accumulate
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kemi_nsq.monitoring.answers import sums_of_routes, sums_of_topics
-from kemi_nsq.monitoring.status import CONSUMER, Process, Status, clock_text
+from kemi_nsq.monitoring.answers import CONSUMER, sums_of_routes, sums_of_topics
+from kemi_nsq.monitoring.status import Process, Status, clock_text
 from kemi_nsq.runtime.page import BUCKETS_S, Gauge, Latencies, Stage
 from kemi_nsq.tools.output import plain, table
 

@@ -52,3 +52,12 @@ def settings(defines: dict[str, str] | None = None) -> Settings:
         {} if file is None else read(file, kamailio.own_defines(kamailio.release()), folder=_FOLDER).settings(PREFIX)
     )
     return loading.load({**theirs, **(defines or {})}, host_name=host_name())
+
+
+def run_dir(given: Path | None) -> Path:
+    """Return the runtime folder that was given, or else the one of the settings.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    return given or Path(settings().run_dir)

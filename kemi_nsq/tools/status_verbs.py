@@ -15,8 +15,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, RunFolderError, UsageError
-from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.errors import DeadlineExceeded, RunFolderError, UsageError
+from kemi_nsq.monitoring.answers import consumers_in, running
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.monitoring.status import Status, folders, look
 from kemi_nsq.runtime.console import PATIENCE_S, ask
@@ -88,7 +88,7 @@ def drain(
 ) -> None:
     """Pause, then wait until nothing is in flight: after that Kamailio can be stopped, and no event comes twice."""
     pause(topic, run_dir)
-    folder, deadline = _folder(run_dir), time.monotonic() + timeout
+    folder, deadline = configured.run_dir(run_dir), time.monotonic() + timeout
     while in_flight := _in_flight(folder):
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"{in_flight:.0f} messages are still in flight after {timeout:g} s")
@@ -97,7 +97,7 @@ def drain(
 
 
 def _look(run_dirs: Sequence[Path] | None) -> list[Status]:
-    chosen = run_dirs or folders(_folder(None))
+    chosen = run_dirs or folders(configured.run_dir(None))
     return [look(each, time.time()) for each in chosen]
 
 
@@ -135,33 +135,17 @@ def _screen(looked: Sequence[Status]) -> Group:
 
 
 def _is_there(run_dirs: Sequence[Path] | None) -> bool:
-    return all(each.exists() for each in run_dirs or [_folder(None)])
+    return all(each.exists() for each in run_dirs or [configured.run_dir(None)])
 
 
 def _turn(verb: str, done: str, topic: str | None, run_dir: Path | None) -> None:
     if topic == "":
         raise UsageError("the topic is empty; leave it out for all topics")
-    folder = _folder(run_dir)
-    for pid, meant in ask_all(folder, verb, {"topic": topic or ""}):
+    folder = configured.run_dir(run_dir)
+    said = [(pid, ask(folder, pid, verb, {"topic": topic or ""}, timeout_s=PATIENCE_S)) for pid in running(folder)]
+    for pid, meant in said:
         console().print(f"consumer {pid}: {done} {', '.join(map(str, meant)) if isinstance(meant, list) else meant}")
 
 
-def ask_all(folder: Path, verb: str, arguments: dict[str, JsonValue]) -> list[tuple[int, JsonValue]]:
-    """Ask each consumer of a Kamailio that runs, and return its process id with what it says.
-
-    Raises:
-        ConnectionLost: none runs, or one does not answer.
-        UsageError: they say that the question is wrong.
-    """
-    consuming = [process.pid for process in look(folder, time.time()).processes if process.consuming]
-    if not consuming:
-        raise ConnectionLost(f"no consumer runs; is NSQ_RUN_DIR {folder} the folder of that Kamailio?")
-    return [(pid, ask(folder, pid, verb, arguments, timeout_s=PATIENCE_S)) for pid in consuming]
-
-
-def _folder(run_dir: Path | None) -> Path:
-    return run_dir or Path(configured.settings().run_dir)
-
-
 def _in_flight(folder: Path) -> float:
-    return sum(each.gauges[Gauge.IN_FLIGHT] for each in look(folder, time.time()).processes if each.consuming)
+    return sum(sheet.gauges[Gauge.IN_FLIGHT] for sheet in consumers_in(folder))

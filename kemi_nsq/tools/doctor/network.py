@@ -11,10 +11,9 @@ from pathlib import Path
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
 from kemi_nsq.errors import RunFolderError, TransientError
-from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.monitoring.answers import consumers_in
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.queries.protocol import consumer_subscription
-from kemi_nsq.runtime.folder import sheets
 from kemi_nsq.runtime.instance import instance_id, machine_id
 from kemi_nsq.tools.doctor.scene import Scene
 from kemi_nsq.tools.doctor.servers import Kind
@@ -261,7 +260,7 @@ def _own_pids(scene: Scene) -> set[int]:
             return set()
     except OSError as error:
         raise RunFolderError(f"NSQ_RUN_DIR {folder}: {error.strerror}") from None
-    return {sheet.pid for sheet, alive in sheets(folder) if alive and sheet.role == CONSUMER}
+    return {sheet.pid for sheet in consumers_in(folder)}
 
 
 def replies(scene: Scene) -> Iterator[Finding]:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from kemi_nsq import names
 from kemi_nsq.errors import ConnectionLost, NsqError, TransientError
 from kemi_nsq.jsontext import JsonObject, JsonValue, encode
+from kemi_nsq.monitoring.answers import asked, running
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.runtime.console import PATIENCE_S, ask
-from kemi_nsq.tools.presence.source import ResetSaid, asked, consumers_in, where_said
+from kemi_nsq.tools.presence.source import ResetSaid, where_said
 
 #: Seconds for a publish.
 HTTP_TIMEOUT_S = 5.0
@@ -87,17 +88,4 @@ def log_events(folder: Path, *, on: bool) -> list[int]:
     consumers = running(folder)
     for pid in consumers:
         ask(folder, pid, "log-events", {"on": on}, timeout_s=PATIENCE_S)
-    return consumers
-
-
-def running(folder: Path) -> list[int]:
-    """Return the process ids of the consumers of a Kamailio.
-
-    Raises:
-        RunFolderError: the runtime folder is not there, or may not be read.
-        ConnectionLost: none runs.
-    """
-    consumers = consumers_in(folder)
-    if not consumers:
-        raise ConnectionLost(f"no consumer runs; is NSQ_RUN_DIR {folder} the folder of that Kamailio?")
     return consumers

@@ -18,10 +18,10 @@ from kemi_nsq.errors import DatabaseError
 from kemi_nsq.presence.change import Who
 from kemi_nsq.presence.look import Look
 from kemi_nsq.presence.row import Key
-from kemi_nsq.tools.output import console
+from kemi_nsq.tools.output import console, line
 from kemi_nsq.tools.presence.explain import presentity
 from kemi_nsq.tools.presence.pages import states_table
-from kemi_nsq.tools.presence.words import State, line, moment, state_of
+from kemi_nsq.tools.presence.words import State, moment, state_of
 
 #: Seconds between two looks, and looks between two counts of all subscriptions, which may be many.
 _LIVE_S = 1.0

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.table import Table
 
 from kemi_nsq.presence.row import Key
-from kemi_nsq.tools.output import table
+from kemi_nsq.tools.output import line, table
 from kemi_nsq.tools.presence.explain import Decided, Explained, Told
-from kemi_nsq.tools.presence.words import State, line, moment
+from kemi_nsq.tools.presence.words import State, moment
 
 _SEEN, _NOT_SEEN = "yes", "no"
 _FACTS = 12  # width of the words before what an explanation tells

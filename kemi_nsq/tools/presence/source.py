@@ -6,22 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from kemi_nsq.errors import ConnectionLost, NsqError, ProtocolError, RunFolderError, UsageError
+from kemi_nsq.errors import NsqError, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonValue
-from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.monitoring.answers import asked, consumers_in, nobody, running
 from kemi_nsq.presence.history import MOST
 from kemi_nsq.presence.look import Look
-from kemi_nsq.runtime.console import PATIENCE_S, ask
-from kemi_nsq.runtime.folder import sheets
 from kemi_nsq.tools import configured
 
 #: Kamailio's own name of the table of subscriptions.
 _WATCHERS_TABLE = "active_watchers"
-Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class WhereSaid(BaseModel):
@@ -117,29 +113,15 @@ class Source:
         return found, silent
 
 
-def asked(kind: type[Answer], folder: Path, pid: int, verb: str, arguments: dict[str, JsonValue]) -> Answer:
-    """Ask a consumer process.
-
-    Raises:
-        NsqError: it does not answer, or not so.
-    """
-    answer = ask(folder, pid, verb, arguments, timeout_s=PATIENCE_S)
-    try:
-        return kind.model_validate(answer)
-    except ValidationError as error:
-        raise ProtocolError(f"consumer {pid} is of another release: restart Kamailio") from error
-
-
 def source(run_dir: Path | None) -> Source:
     """Find the database: by NSQ_DB_URL in the environment, or else by what a consumer says that runs.
 
     Raises:
         UsageError: neither tells.
     """
-    settings = configured.settings()
-    folder = run_dir or Path(settings.run_dir)
+    settings, folder = configured.settings(), configured.run_dir(run_dir)
     try:
-        consumers = consumers_in(folder)
+        consumers = [sheet.pid for sheet in consumers_in(folder)]
     except RunFolderError as error:
         if not settings.db_url:
             raise UsageError(f"NSQ_DB_URL is not set, and nobody can be asked: {error}") from error
@@ -164,27 +146,17 @@ def where_said(run_dir: Path | None) -> WhereSaid:
     Raises:
         NsqError: none runs, none answers, or this is another user.
     """
-    folder = run_dir or Path(configured.settings().run_dir)
-    consumers = consumers_in(folder)
-    said = _first(folder, consumers, must=True)
+    folder = configured.run_dir(run_dir)
+    said = _first(folder, running(folder), must=True)
     assert said is not None
     return said
 
 
-def consumers_in(folder: Path) -> list[int]:
-    """Return the process ids of the consumers that run and have this runtime folder.
-
-    Raises:
-        RunFolderError: it is not there, or may not be read.
-    """
-    return [sheet.pid for sheet, alive in sheets(folder) if alive and sheet.role == CONSUMER]
-
-
 def _first(folder: Path, consumers: Iterable[int], *, must: bool) -> WhereSaid | None:
-    last: NsqError = ConnectionLost(f"no consumer runs; is NSQ_RUN_DIR {folder} the folder of that Kamailio?")
+    last: NsqError = nobody(folder)
     for pid in consumers:
         try:
-            return asked(WhereSaid, folder, pid, "where", {})
+            return asked(WhereSaid, folder, pid, "where")
         except NsqError as error:
             last = error
     if must:

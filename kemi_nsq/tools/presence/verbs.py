@@ -16,13 +16,13 @@ from kemi_nsq.errors import DatabaseError, UsageError
 from kemi_nsq.jsontext import encode
 from kemi_nsq.presence.sipuri import is_host
 from kemi_nsq.tools import configured
-from kemi_nsq.tools.output import console, write_json
+from kemi_nsq.tools.output import console, line, write_json
 from kemi_nsq.tools.presence import changes, live, pages
 from kemi_nsq.tools.presence.events import event_of, known_package, package_of
 from kemi_nsq.tools.presence.explain import explain as explained
 from kemi_nsq.tools.presence.explain import presentity, told
 from kemi_nsq.tools.presence.source import Source, source
-from kemi_nsq.tools.presence.words import line, state_of
+from kemi_nsq.tools.presence.words import state_of
 
 Uri = Annotated[str, typer.Argument(help="The presentity, such as sip:alice@example.com.")]
 Event = Annotated[
@@ -175,7 +175,7 @@ def reset(  # noqa: PLR0913, PLR0917  # options
         raise UsageError(
             f"a realm is a domain such as example.com, not {whose[:80]!r}; for one presentity give user URI"
         )
-    ended = changes.reset(_folder(run_dir), text)
+    ended = changes.reset(configured.run_dir(run_dir), text)
     if as_json:
         write_json({"scope": text, "ended": ended})
     else:
@@ -191,7 +191,7 @@ def log_events(
     """Have Kamailio log a line for each decision about a state, until it is switched off or restarted."""
     if turn not in ("on", "off"):
         raise UsageError(f"{turn!r} is neither on nor off")
-    consumers = changes.log_events(_folder(run_dir), on=turn == "on")
+    consumers = changes.log_events(configured.run_dir(run_dir), on=turn == "on")
     if as_json:
         write_json({"consumers": consumers, "logs": turn == "on"})
         return
@@ -205,10 +205,6 @@ def _tell(published: changes.Published, as_json: bool) -> None:
     else:
         text = encode(published.event).decode()
         sys.stdout.write(f"published to {published.topic} at {published.nsqd}: {line(text)}\n")
-
-
-def _folder(run_dir: Path | None) -> Path:
-    return run_dir or Path(configured.settings().run_dir)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from kemi_nsq.clock import local_time
+from kemi_nsq.monitoring.status import clock_text
 from kemi_nsq.presence.packages import PACKAGES, gist
 from kemi_nsq.presence.packages.dialog import DIALOG_STATES
 from kemi_nsq.presence.row import (
@@ -23,7 +23,6 @@ from kemi_nsq.presence.row import (
     position_in,
     waiting_expires,
 )
-from kemi_nsq.tools.output import plain
 
 _NO_MESSAGE = "0" * 16
 #: Positions that are nanoseconds since the epoch, of this century or so.
@@ -83,17 +82,9 @@ class State:
         return asdict(self)
 
 
-def line(text: str) -> str:
-    """Return a text of somebody's on one line, and without control characters."""
-    return plain(text).replace("\n", "\\n")
-
-
 def moment(epoch: float, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Write an epoch second as the operator's clock shows it, `-` for none."""
-    try:
-        return local_time(epoch, pattern) if epoch else "-"
-    except (ValueError, OverflowError, OSError):  # whatever stands in the table
-        return "?"
+    return clock_text(epoch, pattern)
 
 
 def state_of(row: Row, now: float, order_field: str = "") -> State:

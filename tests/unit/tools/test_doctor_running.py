@@ -13,7 +13,7 @@ import pytest
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import Finding, Grade, made
 from kemi_nsq.configuration.reader import read
-from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.runtime.folder import RunFolder
 from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.tools.doctor import kamailio, running

@@ -17,7 +17,7 @@ import pytest
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, Finding, Grade, made
 from kemi_nsq.errors import ConnectionLost, ProtocolError
-from kemi_nsq.monitoring.status import CONSUMER
+from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.runtime.folder import RunFolder

@@ -16,7 +16,8 @@ from kemi_nsq.presence.row import (
     tombstone,
     waiting,
 )
-from kemi_nsq.tools.presence.words import line, moment, order_of, state_of
+from kemi_nsq.tools.output import line
+from kemi_nsq.tools.presence.words import moment, order_of, state_of
 from tests.support.rows import NOW, event_row
 
 FIELDS: dict[str, JsonValue] = {
