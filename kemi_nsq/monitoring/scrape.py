@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from kemi_nsq.errors import ConnectionLost, NsqError
 from kemi_nsq.names import Address
-from kemi_nsq.runtime.console import receive, send
+from kemi_nsq.runtime.console import next_client, receive, send
 
 PATH = "/metrics"
 #: Seconds in which a request must have come, and in which its answer must have been read.
@@ -55,10 +55,8 @@ class Scraped:
 
     def serve(self, wait_s: float) -> None:
         """Answer the next request, if one comes within `wait_s` seconds. What a client does wrong is its own loss."""
-        self._socket.settimeout(wait_s)
-        try:
-            asking, _ = self._socket.accept()
-        except OSError:  # nobody came, or has gone again
+        asking = next_client(self._socket, wait_s)
+        if asking is None:
             return
         with asking, suppress(OSError, NsqError):
             head = receive(asking, _LARGEST_HEAD, time.monotonic() + PATIENCE_S, end=b"\r\n\r\n")

@@ -92,10 +92,8 @@ class Listener:
         if self._socket is None:
             time.sleep(wait_s)
             return
-        self._socket.settimeout(wait_s)
-        try:
-            asking, _ = self._socket.accept()
-        except OSError:  # nobody came, or has gone again
+        asking = next_client(self._socket, wait_s)
+        if asking is None:
             return
         with asking, suppress(OSError, NsqError):
             _, user, _ = _CREDENTIALS.unpack(
@@ -190,6 +188,15 @@ def _answered(question: bytes, answer: Answerer) -> bytes:
         return orjson.dumps({"error": str(error), "usage": isinstance(error, UsageError)})
     except Exception as error:
         return orjson.dumps({"error": f"{type(error).__name__}: {error}; please report this", "usage": False})
+
+
+def next_client(listening: socket.socket, wait_s: float) -> socket.socket | None:
+    """Return the next that connects within `wait_s` seconds; None if nobody came, or has gone again."""
+    listening.settimeout(wait_s)
+    try:
+        return listening.accept()[0]
+    except OSError:
+        return None
 
 
 def receive(peer: socket.socket, most: int, deadline: float, end: bytes = b"") -> bytes:
