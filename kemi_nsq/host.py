@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
 
@@ -32,10 +33,12 @@ class Host(Protocol):
     Attributes:
         page: where a process shows its state; any thread may.
         place: the runtime folder, as soon as it was taken; None where there is none, and then no query is answered.
+        ending: how this process ends. Whatever runs native code that may take long says so there.
     """
 
     page: Page
     place: Place | None
+    ending: Ending
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Hold the runtime folder from now on, and show pages there.
@@ -46,6 +49,9 @@ class Host(Protocol):
         Raises:
             RunFolderError: it cannot be used, or another instance holds it.
         """
+
+    def rank(self) -> int:
+        """Return what kind of process this is, by the server's number."""
 
     def stack_file(self) -> int:
         """Return a descriptor of the file in which this process leaves stacks, -1 for none. Any thread may ask."""

@@ -13,8 +13,16 @@ from collections.abc import Callable, Collection, Mapping
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.host import Level, Suspended
+from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
+
+
+class _NoEnding(Ending):
+    """A test run's signals are its own."""
+
+    def begin(self, tell: Callable[[], None]) -> None:
+        """Do nothing."""
 
 
 class FakeHost:
@@ -27,6 +35,7 @@ class FakeHost:
     Attributes:
         page: what was shown, in memory: there is no runtime folder.
         place: None likewise, unless a test gives one: queries go through it.
+        ending: never asked to end.
         lines: the log, as (level, text).
         counters: how often each counter was raised.
         started: how many consumer processes kamailio.cfg would start, None if nobody knows.
@@ -54,6 +63,7 @@ class FakeHost:
     ) -> None:
         self.page = Page()
         self.place: Place | None = None
+        self.ending: Ending = _NoEnding()
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
@@ -78,6 +88,10 @@ class FakeHost:
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Make no folder; no process has ended."""
         return {}
+
+    def rank(self) -> int:
+        """Be a process of Kamailio's module evrexec (core/sr_module.h, PROC_RPC)."""
+        return -2
 
     def stack_file(self) -> int:
         """Have none."""

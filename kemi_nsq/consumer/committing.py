@@ -53,6 +53,7 @@ class Committing:
         # One write, however many: who looks from outside sees which messages a death would be due to.
         self._host.page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
         self._host.page.begin("the database")
+        self._host.ending.in_order()
         self._commit(self._writer, wrote)
 
     def bug(self, one: Handled, error: Exception) -> None:

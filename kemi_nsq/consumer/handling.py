@@ -82,6 +82,8 @@ class EventHandling:
         return [*([others] if others else []), *([each] for each in suspects)]
 
     def _handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
+        if self._host.ending.asked:
+            return  # the I/O thread gives back whatever nobody has
         finished = self._settings.ack == "received"
         if finished:
             deliveries = [each for each in deliveries if answers.begin(each) and not self._held(each, answers)]
@@ -99,6 +101,7 @@ class EventHandling:
         finally:
             self._current.end_batch()
             self._host.page.show(Fact.HANDLING, "")
+        self._host.ending.in_order()
         for one in handled:
             self._verdicts.answer(one, answers)
         answers.flush()
@@ -111,6 +114,8 @@ class EventHandling:
         """
         handled = []
         for delivery in deliveries:
+            if self._host.ending.asked:
+                break
             if not answers.begin(delivery):
                 self._verdicts.spare(delivery)
             elif not self._held(delivery, answers):

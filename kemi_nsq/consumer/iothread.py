@@ -9,6 +9,7 @@ here than the main thread was promised. One that does not keep to that loses its
 
 from __future__ import annotations
 
+import math
 import selectors
 import threading
 import traceback
@@ -83,6 +84,7 @@ class IoThread(threading.Thread):
         self._wires: dict[int, _Wire] = {}
         self._desk_descriptor = _NONE
         self._stopping = False
+        self._ends_at = math.inf
 
     # Called by other threads
 
@@ -132,6 +134,11 @@ class IoThread(threading.Thread):
         self._waker.wake()
         left.wait(_SETTLE_S)
 
+    def stop_after(self, seconds: float) -> None:
+        """Stop when so much time has passed, if nobody has called `stop` by then."""
+        self._ends_at = self._clock.monotonic() + seconds
+        self._waker.wake()
+
     def stop(self) -> None:
         """Give back what is in flight, and close everything."""
         self._stopping = True
@@ -144,7 +151,7 @@ class IoThread(threading.Thread):
         try:
             self._selector.register(self._waker, selectors.EVENT_READ, self._waker.clear)
             self._watch_desk(self._clock.monotonic())
-            while not self._stopping:
+            while not self._stopping and self._clock.monotonic() < self._ends_at:
                 self._turn()
         except BaseException:  # whatever it is, the main thread must learn that nobody reads any more
             self._hand_over([Broken(trace=traceback.format_exc())])
@@ -180,7 +187,8 @@ class IoThread(threading.Thread):
 
     def _patience(self) -> float:
         """Return the seconds until something is due."""
-        return min(_TICK_S, max(0.0, self._intake.next_due() - self._clock.monotonic()))
+        due = min(self._intake.next_due(), self._ends_at)
+        return min(_TICK_S, max(0.0, due - self._clock.monotonic()))
 
     def _take_inbox(self) -> None:
         while self._inbox:

@@ -113,6 +113,7 @@ class PythonRoutes:
         if handler is None:
             return Outcome.MISSING
         self._host.page.begin(_named(name, event.topic))
+        self._host.ending.in_order()
         try:
             result = handler(event)
         except BaseException as error:  # the operator's code: the next event must be handled all the same

@@ -43,6 +43,7 @@ from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
 from kemi_nsq.quiet import Quiet
+from kemi_nsq.runtime.ending import GRACE_S
 from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.runtime.place import Place
 from kemi_nsq.settings import Settings
@@ -50,6 +51,8 @@ from kemi_nsq.settings import Settings
 #: A loop that ran for this long has not failed in a row.
 HEALTHY_S = 60.0
 _JOIN_S = 10.0
+#: Seconds for what has begun when this process is asked to end. The rest of the grace is for nsqd to hear the answers.
+_FINISH_S = 0.75 * GRACE_S
 _USER_AGENT = f"kemi-nsq/{version('kemi-nsq')}"
 #: What may wait for the main thread besides events: lists of items, and characters of replies.
 _MOST_ITEMS = 20_000
@@ -139,7 +142,7 @@ class Supervisor:
         self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
         self._chores.begin()
         failures, trace = 0, ""
-        while not self._stopping.is_set():
+        while not self._is_over():
             started = self._clock.monotonic()
             try:
                 if trace:  # inside the `try`, because the log may fail as well
@@ -148,16 +151,33 @@ class Supervisor:
             except BaseException:  # also SystemExit: this process must not end, nor sleep for ever
                 failures = failures + 1 if self._clock.monotonic() - started < HEALTHY_S else 1
                 trace = traceback.format_exc()
+        if self._host.ending.asked:
+            self._host.ending.end()
 
     def stop(self) -> None:
         """Let `run_forever` return, from another thread: for tests. Kamailio ends the whole process instead."""
         self._stopping.set()
-        self._items.put([])
+        self._wake()
+
+    def _on_end(self) -> None:
+        """Begin no more, and finish what has begun; what is not done in time is nsqd's again, at once.
+
+        Without that it would wait for the message's timeout: nsqd does, though the connection is gone.
+        """
+        self._io.stop_after(_FINISH_S)
+        self._wake()
+
+    def _is_over(self) -> bool:
+        return self._stopping.is_set() or self._host.ending.asked
+
+    def _wake(self) -> None:
+        self._items.put([])  # which may be done in the midst of `get`
 
     def _recover(self, failures: int, trace: str) -> None:
         delay_s = retry_delay_s(failures, self._clock.chance())
         self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
         self._host.page.wait()
+        self._host.ending.at_once()  # nothing is in flight
         try:
             self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
             self._host.log(Level.ERROR, trace)
@@ -194,12 +214,13 @@ class Supervisor:
             if desk.slot == 0 and not self._began:
                 self._began = True
                 self._notices.tell(Notice(happening=Happening.MOD_INIT, report=Report(level=Level.DEBUG, text="")))
+            self._host.ending.begin(self._on_end)
             self._loop()
         finally:
             for thread in threads:
                 thread.stop()
-            # The reply topic and the outbox's lock must be free before the next start.
-            for thread in threads:
+            # The reply topic and the outbox's lock must be free before the next start; at the end they are by itself.
+            for thread in [self._io] if self._host.ending.asked else threads:
                 thread.join(_JOIN_S)
             self._stacks.close()
             self._host.page.wait()
@@ -258,7 +279,7 @@ class Supervisor:
 
     def _loop(self) -> None:
         failed = bool(self._host.page.shown(Fact.FAILED))
-        while not self._stopping.is_set():
+        while not self._is_over():
             items = self._waiting()
             self._stacks.arm(self._clock.monotonic())
             self._take(items)
@@ -294,6 +315,7 @@ class Supervisor:
     def _waiting(self) -> list[Item]:
         """Wait for something to do, and return it with what else is waiting, up to NSQ_BATCH and some."""
         self._host.page.wait()
+        self._host.ending.in_order()
         due = self._chores.next_due()
         try:
             items = self._items.get(timeout=None if due is None else max(0.0, due - self._clock.monotonic()))

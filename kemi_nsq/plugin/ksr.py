@@ -26,6 +26,7 @@ from kemi_nsq.errors import UsageError
 from kemi_nsq.filename import readable
 from kemi_nsq.host import Level, Suspended
 from kemi_nsq.runtime import folder
+from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
 from kemi_nsq.settings import INCLUDED, PREFIX
@@ -67,6 +68,7 @@ class KamailioHost:
     Attributes:
         page: in the runtime folder, as soon as that was taken.
         place: that folder.
+        ending: how this process ends; native routes and the presence module may take long.
     """
 
     def __init__(self, *, native: bool) -> None:
@@ -75,6 +77,7 @@ class KamailioHost:
         self._folder: folder.RunFolder | None = None
         self.page = Page()
         self.place: Place | None = None
+        self.ending = Ending()
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
@@ -82,6 +85,10 @@ class KamailioHost:
         self._folder = folder.take(Path(path), uid=uid, gid=gid)
         self.page, self.place = self._folder.page, self._folder.place
         return self._folder.died
+
+    def rank(self) -> int:
+        """Read what app_python3 was told when this process began (app_python3_mod.c, `_apy_process_rank`)."""
+        return _of_app_python3("_apy_process_rank")
 
     def stack_file(self) -> int:
         """Open `<pid>.stack` in the runtime folder."""
@@ -164,7 +171,10 @@ class KamailioHost:
     def run_event_route(self, name: str, payload: str) -> bool:
         """Run a native event route in this process (evrexec_mod.c, `rpc_evr_run`)."""
         # Where that cannot be found out, evrexec says it, in a line for each name.
-        return _has_event_route(name) is not False and _answered("evrexec.run", name, payload)
+        if _has_event_route(name) is False:
+            return False
+        self.ending.at_once()
+        return _answered("evrexec.run", name, payload)
 
     def has_event_route(self, name: str) -> bool:
         """Look an event route up as evrexec does."""
@@ -196,6 +206,7 @@ class KamailioHost:
         index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
         self.set_variable("nqRoute", suspended.route)
         self.set_variable("nqContinued", "")
+        self.ending.at_once()
         if self._native:
             KSR.pv.seti("$var(nqIndex)", index)
             KSR.pv.seti("$var(nqLabel)", label)
@@ -234,6 +245,7 @@ class KamailioHost:
     def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
         presence = getattr(KSR, "presence", None)
+        self.ending.at_once()
         return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, package, 1) >= 0)
 
     def handle_request(self) -> bool:
@@ -313,8 +325,13 @@ def _has_event_route(name: str) -> bool | None:
 
 def threads_mode() -> int:
     """Return app_python3's parameter of that name; 0 before 6.0, which has none (app_python3_mod.c, `params`)."""
+    return _of_app_python3("_ksr_apy3_threads_mode")
+
+
+def _of_app_python3(name: str) -> int:
+    """Read an integer of the module, 0 if it has none of that name."""
     loaded = re.search(r"/\S*/app_python3\.so$", Path("/proc/self/maps").read_text(errors="replace"), re.MULTILINE)
-    return _own("_ksr_apy3_threads_mode", ctypes.CDLL(loaded[0])) if loaded else 0
+    return _own(name, ctypes.CDLL(loaded[0])) if loaded else 0
 
 
 def _own(name: str, program: ctypes.CDLL = _PROGRAM) -> int:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a process ends by SIGTERM; the default action stands for Kamailio's handler, which ends it at once, too."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from textwrap import dedent
+
+import pytest
+
+from kemi_nsq.runtime.ending import GRACE_S
+
+#: Nothing here takes so long; what is waited for in C would.
+_PATIENCE_S = 20.0
+_NATIVE = "ctypes.PyDLL(None).sleep(60)"
+
+
+def _ended(begin: str, wait: str, then: str = "") -> tuple[int, str, float]:
+    """Let a process begin, and wait; end it by SIGTERM. Return how it has ended, what it said, and after how long."""
+    script = f"""\
+import ctypes, time
+from kemi_nsq.runtime.ending import Ending
+
+def say(*words):
+    print(*words, flush=True)
+
+ending = Ending()
+{dedent(begin)}
+say("ready")
+{dedent(wait)}
+{dedent(then)}
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            began = time.monotonic()
+            said, _ = process.communicate(timeout=_PATIENCE_S)
+        finally:
+            process.kill()
+    return process.returncode, said, time.monotonic() - began
+
+
+def test_what_python_does_is_finished() -> None:
+    """The signal is told between two steps of Python's, and the process ends as it would have when it says so."""
+    begin = "ending.begin(lambda: say('told'))"
+    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "say('finished'); ending.end()")
+    assert (code, said) == (-signal.SIGTERM, "told\nfinished\n")
+
+
+def test_native_code_is_ended_at_once() -> None:
+    """It keeps Python's lock, so nobody could be told."""
+    begin = "ending.begin(lambda: say('told')); ending.at_once()"
+    code, said, took_s = _ended(begin, _NATIVE)
+    assert (code, said) == (-signal.SIGTERM, "")
+    assert took_s < GRACE_S
+
+
+def test_after_native_code_python_is_finished_again() -> None:
+    """Each of the two handlers can follow the other, any number of times."""
+    begin = "ending.begin(lambda: say('told'))\nfor _ in range(3): ending.at_once(); ending.in_order()"
+    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "ending.end()")
+    assert (code, said) == (-signal.SIGTERM, "told\n")
+
+
+def test_the_end_comes_whatever_runs() -> None:
+    """What is begun after the signal, or goes on, has its grace; then the kernel ends the process."""
+    wait = f"while not ending.asked: time.sleep(0.01)\n{_NATIVE}"
+    code, said, took_s = _ended("ending.begin(lambda: say('told'))", wait)
+    assert (code, said) == (-signal.SIGALRM, "told\n")
+    assert took_s >= GRACE_S
+
+
+def test_a_second_signal_is_nothing_new() -> None:
+    """Kamailio sends one to each of its processes, and so does the service manager."""
+    wait = """\
+while not ending.asked: time.sleep(0.01)
+import os, signal
+os.kill(os.getpid(), signal.SIGTERM)
+say("finished")
+"""
+    code, said, _ = _ended("ending.begin(lambda: say('told'))", wait, "ending.end()")
+    assert (code, said) == (-signal.SIGTERM, "told\nfinished\n")
+
+
+@pytest.mark.parametrize("call", ["at_once", "in_order"])
+def test_before_it_begins_the_handler_is_kamailio_s(call: str) -> None:
+    """A SIP worker has the same object."""
+    code, said, _ = _ended(f"ending.{call}()", "time.sleep(60)")
+    assert (code, said) == (-signal.SIGTERM, "")
