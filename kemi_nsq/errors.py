@@ -69,6 +69,10 @@ class RowRefused(PayloadError):
     """The database refuses a row for what is in it: it would be refused again."""
 
 
+class ScriptFailed(NsqError):
+    """A new version of the operator's script cannot be used; the one that is there goes on."""
+
+
 class TransientError(NsqError):
     """The world is not ready; the same call may succeed later."""
 

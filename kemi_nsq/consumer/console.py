@@ -12,12 +12,13 @@ import platform
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from kemi_nsq.background import Background
-from kemi_nsq.consumer.errand import Errand
+from kemi_nsq.consumer.errand import WAIT_S, Errand
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Item
+from kemi_nsq.consumer.routes import Handler
 from kemi_nsq.consumer.tally import Tally
 from kemi_nsq.errors import ConnectionLost, UsageError
 from kemi_nsq.host import Host, Level, Report
@@ -30,8 +31,26 @@ from kemi_nsq.settings import Settings
 
 #: What a tool may ask for: from its arguments to the answer. It is called in a thread of its own.
 Verb: TypeAlias = Callable[[JsonObject], JsonValue]
+#: Seconds that the main thread has for a verb, where they are others than usual: a script may import much.
+PATIENT_S: Mapping[str, float] = {"reload": 20.0}
 #: The thread looks so often whether it shall stop, and whether its socket is still there.
 _LOOK_S = 0.5
+
+
+class Reloadable(Protocol):
+    """The operator's script.
+
+    Attributes:
+        handlers: its event handlers by route name; the same mapping for ever.
+    """
+
+    handlers: dict[str, Handler]
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Return which it is."""
+
+    def reload(self, arguments: JsonObject) -> JsonValue:
+        """Load it anew, in the main thread, and describe it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,7 @@ class Inquiries:
         host: the SIP server.
         gate: holds topics.
         tally: what was done, by topic and by route.
+        script: has the Python handlers.
         at_once: further verbs; each is run by the thread that is asked.
         in_main: further verbs; each is run by the main thread.
     """
@@ -61,6 +81,7 @@ class Inquiries:
         host: Host,
         gate: Gate,
         tally: Tally,
+        script: Reloadable,
         *,
         at_once: Mapping[str, Verb],
         in_main: Mapping[str, Verb],
@@ -69,9 +90,15 @@ class Inquiries:
         self._host = host
         self._gate = gate
         self._tally = tally
+        self._script = script
         self._threads: Threads
         self._here: Mapping[str, Verb] = {"status": self._status, **at_once}
-        self._in_main: Mapping[str, Verb] = {"pause": self._pause, "resume": self._resume, **in_main}
+        self._in_main: Mapping[str, Verb] = {
+            "pause": self._pause,
+            "resume": self._resume,
+            "reload": script.reload,
+            **in_main,
+        }
         self._versions: JsonObject = {
             "kemi-nsq": version("kemi-nsq"),
             "kamailio": host.version(),
@@ -95,7 +122,7 @@ class Inquiries:
             asked = work
             errand = Errand(lambda: asked(arguments))
             self._threads.main(errand)
-            return errand.wait("the main thread")
+            return errand.wait("the main thread", PATIENT_S.get(verb, WAIT_S))
         raise UsageError(f"consumer {os.getpid()} cannot be asked for {verb[:40]!r}: another release runs there")
 
     def _status(self, _arguments: JsonObject) -> JsonValue:
@@ -107,6 +134,7 @@ class Inquiries:
             "versions": dict(self._versions),
             "settings": dict(in_force(self._settings)),
             "connections": errand.wait("the I/O thread"),
+            "script": self._script.describe(),
             **self._tally.as_json(),
         }
 

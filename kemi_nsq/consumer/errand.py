@@ -37,14 +37,14 @@ class Errand:
         finally:
             self.done.set()
 
-    def wait(self, who: str) -> JsonValue:
+    def wait(self, who: str, within_s: float = WAIT_S) -> JsonValue:
         """Wait for the answer.
 
         Raises:
             DeadlineExceeded: the other thread did not come to it, and will not do it any more; or it is not ready.
             NsqError: it could not be done.
         """
-        if not self.done.wait(WAIT_S):
+        if not self.done.wait(within_s):
             self.given_up = True
             if self.begun:
                 raise DeadlineExceeded(f"{who} does it still")

@@ -56,6 +56,15 @@ class RouteSaid(BaseModel):
     longest_s: float
 
 
+class ScriptSaid(BaseModel):
+    """The operator's Python script, as `plugin.script` has it: its event routes, and since when, in epoch seconds."""
+
+    file: str
+    version: str
+    loaded: float
+    handlers: Sequence[str]
+
+
 class Said(BaseModel):
     """All of it. Settings are texts, by their names; `subscriptions` are pairs `topic:channel`."""
 
@@ -66,6 +75,7 @@ class Said(BaseModel):
     connections: Sequence[ConnectionSaid]
     topics: Sequence[TopicSaid]
     routes: Sequence[RouteSaid]
+    script: ScriptSaid
 
 
 def consumers_in(folder: Path) -> list[Sheet]:

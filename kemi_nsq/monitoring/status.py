@@ -186,15 +186,15 @@ def look(folder: Path, now: float, *, within_s: float = 10.0, clock: Clock = SYS
     sums: Multiset[str] = Multiset()
     for process in processes:
         sums.update(process.counters)
-    nobody = [] if any(each.consuming for each in processes) else [Problem(Health.CRITICAL, "no consumer runs")]
-    found, unknown = depths((process.said for process in processes if process.said), left_s)
+    said = [process.said for process in processes if process.said]
+    found, unknown = depths(said, left_s)
     return Status(
         run_dir=str(folder),
         processes=processes,
         counters=dict(sums),
         depths=found,
         depths_known=bool(found) and not unknown,
-        problems=[*nobody, *(Problem(Health.WARNING, text) for text in unknown)],
+        problems=[*_of_all(processes, said), *(Problem(Health.WARNING, text) for text in unknown)],
     )
 
 
@@ -237,6 +237,14 @@ def _process(folder: Path, sheet: Sheet, alive: bool, now: float, left_s: Callab
 _LEAST_S = 0.05
 #: In these states a consumer has nothing that should keep it from answering.
 _ANSWERING = ("works", "waits")
+
+
+def _of_all(processes: Sequence[Process], said: Iterable[Said]) -> Iterator[Problem]:
+    """Tell what is wrong with the consumers together."""
+    if not any(each.consuming for each in processes):
+        yield Problem(Health.CRITICAL, "no consumer runs")
+    if len({each.script.version for each in said}) > 1:
+        yield Problem(Health.WARNING, "the consumers have different versions of the Python script; see kemi-nsq reload")
 
 
 def _of_connections(said: Said) -> list[Problem]:

@@ -7,21 +7,19 @@ makes the next unrelated call fail. `functions` sees to that.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial, wraps
-from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
-from kemi_nsq.consumer.routes import Handler, handlers_of
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import RunFolderError, SettingsError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.loading import host_name, load
 from kemi_nsq.plugin.advice import advise
 from kemi_nsq.plugin.functions import FAILED, NOT_FOR_ROUTES, OK
-from kemi_nsq.plugin.wiring import wire
+from kemi_nsq.plugin.script import Script
+from kemi_nsq.plugin.wiring import Parts, wire
 from kemi_nsq.settings import INCLUDED, KEMI, Settings
 
 #: core/sr_module.h. Of all processes, tm's timers notice that nobody answers, or that nothing can be sent.
@@ -73,6 +71,8 @@ class Face:
     """What both faces share; each gives the functions its shapes."""
 
     _native = False
+    #: Whose parts an object takes over that is made now, instead of making its own.
+    _predecessor: ClassVar[Face | None] = None
 
     def __init__(self, host: Host | None = None) -> None:
         """Read the settings and wire the parts.
@@ -85,6 +85,13 @@ class Face:
                 runtime folder cannot be used. Each problem is logged, and Kamailio does not start. For this exception
                 alone it logs no traceback (python_support.c, python_handle_exception).
         """
+        before = Face._predecessor
+        self._script: Script
+        self._parts: Parts
+        self._script, self._parts = self._begin(host) if before is None else (before._script, before._parts)
+        self._call = self._parts.calls.call
+
+    def _begin(self, host: Host | None) -> tuple[Script, Parts]:
         host = host or _kamailio(native=self._native)
         try:
             settings = load(host.defines(), host_name=host_name())
@@ -94,9 +101,20 @@ class Face:
             for problem in getattr(error, "problems", (str(error),)):
                 host.log(Level.CRITICAL, problem)
             raise SystemExit(1) from None
-        self._parts = wire(host, settings, self._handlers(), native=self._native, died=died)
-        self._call = self._parts.calls.call
+        script = Script(self, host)
+        parts = wire(host, settings, script, native=self._native, died=died)
         advise(host, settings, self._wrong_function)
+        return script, parts
+
+    @staticmethod
+    @contextmanager
+    def successor_of(face: Face) -> Iterator[None]:
+        """Let an object that is made in this block take over the parts of another: `kemi-nsq reload`."""
+        Face._predecessor = face
+        try:
+            yield
+        finally:
+            Face._predecessor = None
 
     def child_init(self, rank: int) -> int:
         """Tell a timer process that it is one; everything else opens when it is first used."""
@@ -135,13 +153,6 @@ class Face:
     def ksr_onsend_route(self, _msg: object) -> int:
         """Let every SIP message out."""
         return 1
-
-    def _handlers(self) -> dict[str, Handler]:
-        """Collect the event handlers of the class and of the module that defines it."""
-        module = sys.modules.get(type(self).__module__, ModuleType("none"))
-        # Looked up in the class first: reading a property would run it.
-        methods = {name: getattr(self, name) for name in dir(type(self)) if callable(getattr(type(self), name, None))}
-        return handlers_of(vars(module)) | handlers_of(methods)
 
     def _wrong_function(self, _name: str) -> str:
         """Say what is wrong with a name that a route gives to `python_exec`; '' for nothing."""

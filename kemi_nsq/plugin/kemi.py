@@ -67,7 +67,7 @@ class KemiNsq(Face):
         """Go on with a suspended transaction in the method that nsq_query_async named."""
         # A consumer process runs this, not the worker that suspended the transaction, whose `$var` and objects are not
         # here. What is, `supervisor` has set just before.
-        return getattr(self, self._parts.host.resumed_route())(*arguments)
+        return getattr(self._script.face, self._parts.host.resumed_route())(*arguments)
 
     def nsq_json(self, path: str, payload: str) -> str | None:
         """Arguments: the path and the JSON. What it returns is the value, or None."""

@@ -10,7 +10,7 @@ from functools import partial
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.chores import Chores
 from kemi_nsq.consumer.committing import Committing
-from kemi_nsq.consumer.console import Inquiries
+from kemi_nsq.consumer.console import Inquiries, Reloadable
 from kemi_nsq.consumer.deadletters import DeadLetters
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.handling import EventHandling
@@ -96,7 +96,7 @@ class Presence:
 def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     host: Host,
     settings: Settings,
-    handlers: Mapping[str, Handler],
+    script: Reloadable,
     *,
     native: bool,
     died: Mapping[str, float] = NOBODY,
@@ -108,7 +108,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     Args:
         host: the SIP server.
         settings: what the operator wants.
-        handlers: Python event handlers by route name.
+        script: has the Python event handlers.
         native: whether kamailio.cfg may have `event_route` blocks.
         died: how often Kamailio has died while it handled a message, by the message's id.
         ways: makes the ways to the nsqd to which the settings have us publish.
@@ -119,8 +119,8 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     current, publisher = Current(), Publisher(settings, clock, ways)
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
-    router = _router(settings, host, handlers, calls, pua, clock=clock, native=native)
-    work = _work(host, settings, router, current, presence, publisher, died, clock)
+    router = _router(settings, host, script.handlers, calls, pua, clock=clock, native=native)
+    work = _work(host, settings, router, current, presence, publisher, died, script, clock)
     return Parts(
         host=host,
         current=current,
@@ -153,6 +153,7 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
     presence: Presence,
     publisher: Publisher,
     died: Mapping[str, float],
+    script: Reloadable,
     clock: Clock,
 ) -> Work:
     trials = {Kind.DATABASE: presence.writer.trial if presence.writer else _nothing, Kind.DEAD_LETTERS: publisher.trial}
@@ -176,16 +177,22 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         handling=handling,
         chores=chores,
         gate=gate,
-        inquiries=_inquiries(settings, host, gate, tally, presence, clock),
+        inquiries=_inquiries(settings, host, gate, tally, presence, script, clock),
         notices=Notices(settings, router.run_one, clock),
     )
 
 
 def _inquiries(  # noqa: PLR0913, PLR0917  # a part of `wire`
-    settings: Settings, host: Host, gate: Gate, tally: Tally, presence: Presence, clock: Clock
+    settings: Settings,
+    host: Host,
+    gate: Gate,
+    tally: Tally,
+    presence: Presence,
+    script: Reloadable,
+    clock: Clock,
 ) -> Inquiries:
     pua = PuaInquiries(settings, host, presence.history, presence.expiry, clock)
-    return Inquiries(settings, host, gate, tally, at_once=pua.at_once, in_main=pua.in_main)
+    return Inquiries(settings, host, gate, tally, script, at_once=pua.at_once, in_main=pua.in_main)
 
 
 def _supervisor(  # noqa: PLR0913, PLR0917  # a part of `wire`

@@ -29,6 +29,7 @@ def board(status: Status) -> RenderableType:
         (("topic:channel", "waiting at nsqd", "in flight", "deferred", "received", "last"), _topics(status)),
         (("route", "topic", "done", "again", "refused", "mean", "95 % within", "longest"), _routes(status.processes)),
         (("stage", "times", "mean", "95 % within"), _stages(status.processes)),
+        (("pid", "script", "version", "loaded", "event routes"), _scripts(status.processes)),
         (("counter", "of all processes"), ((name, str(count)) for name, count in status.counters.items())),
     ):
         if found := list(rows):
@@ -90,6 +91,13 @@ def _stages(processes: Iterable[Process]) -> Iterator[Sequence[str]]:
         )
         if sum(summed.counts):
             yield stage, str(sum(summed.counts)), *_latency(summed)
+
+
+def _scripts(processes: Iterable[Process]) -> Iterator[Sequence[str]]:
+    for process in processes:
+        if process.said and process.said.script.handlers:
+            each = process.said.script
+            yield str(process.pid), each.file, each.version, clock_text(each.loaded), str(len(each.handlers))
 
 
 def _latency(latencies: Latencies) -> tuple[str, str]:

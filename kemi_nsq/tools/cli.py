@@ -15,7 +15,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from kemi_nsq import names
 from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
@@ -29,10 +28,12 @@ from kemi_nsq.tools import (
     doctor_verbs,
     reference,
     responder,
+    script_verbs,
     status_verbs,
     tail_verbs,
 )
 from kemi_nsq.tools import files as shipped
+from kemi_nsq.tools.output import AsJson, console, plain, table, write_json
 from kemi_nsq.tools.presence import verbs as presence_verbs
 
 HTTP_TIMEOUT_S = 5.0
@@ -68,6 +69,7 @@ def publish(
     topic: Annotated[str, typer.Argument(help="NSQ topic.")],
     payload: Annotated[str, typer.Argument(help="A JSON object, or - to read it from standard input.")],
     nsqd: Annotated[str, typer.Option(help="HTTP address of nsqd; NSQ_NSQD_ADDRESS where left out.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Publish one JSON object to a topic."""
     text = _standard_input() if payload == "-" else payload
@@ -75,7 +77,11 @@ def publish(
     with _json_given():
         json_object(text)
     httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
-    Console().print(f"published {len(text.encode())} bytes to {topic} at {address}", highlight=False)
+    size = len(text.encode())
+    if as_json:
+        write_json({"topic": topic, "nsqd": str(address), "bytes": size})
+    else:
+        console().print(f"published {size} bytes to {topic} at {address}")
 
 
 @app.command()
@@ -107,13 +113,16 @@ def respond(
 
 
 @app.command()
-def settings() -> None:
+def settings(as_json: AsJson = False) -> None:
     """Check the settings of --config and the environment, and show all of them, with the defaults of the rest."""
     values = in_force(configured.settings())
-    shown = Table("setting", "value", "meaning", box=None, header_style="bold")
+    if as_json:
+        write_json(values)
+        return
+    shown = table("setting", "value", "meaning")
     for name, _, info in rows():
-        shown.add_row(name, values[name], info.description or "")
-    Console().print(shown)
+        shown.add_row(name, plain(values[name]), info.description or "")
+    console().print(shown)
 
 
 app.command()(doctor_verbs.doctor)
@@ -121,6 +130,7 @@ app.command()(status_verbs.status)
 app.command()(status_verbs.pause)
 app.command()(status_verbs.resume)
 app.command()(status_verbs.drain)
+app.command()(script_verbs.reload)
 app.command()(tail_verbs.tail)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`--config FILE`: the settings that a kamailio.cfg defines, for every verb that loads settings.
+"""`--config FILE`: the settings that a kamailio.cfg defines, for every verb that loads settings; and `--run-dir`.
 
 They win over the environment, as in Kamailio. Where it is not given, no kamailio.cfg is read.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from kemi_nsq import loading
 from kemi_nsq.configuration.reader import read
@@ -16,6 +19,8 @@ from kemi_nsq.loading import host_name
 from kemi_nsq.settings import PREFIX, Settings
 from kemi_nsq.tools.doctor import kamailio
 
+#: The option of a verb that is about one Kamailio.
+RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
 _CHOSEN: ContextVar[Path | None] = ContextVar("configuration", default=None)
 #: Where Debian's unit starts Kamailio, and names of files without a folder are looked for first.
 _FOLDER = Path("/")

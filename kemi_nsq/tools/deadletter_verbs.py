@@ -18,7 +18,7 @@ from kemi_nsq.tools import configured
 from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look, refuse_others, rehearse
 from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import Nsqd, nsqds
-from kemi_nsq.tools.output import console, line, moment, plain, table, write_json
+from kemi_nsq.tools.output import AsJson, console, line, moment, plain, table, write_json
 from kemi_nsq.tools.replays import judge, replays
 
 app = typer.Typer(no_args_is_help=True, help="See, replay and drop messages that could not be used.")
@@ -31,12 +31,16 @@ Limit = Annotated[int, typer.Option(min=0, help="At most so many, the oldest; 0 
 Dead = Annotated[str, typer.Option("--from", help="Topic of the letters; NSQ_DEAD_LETTER_TOPIC where left out.")]
 All = Annotated[bool, typer.Option("--all", help="Each letter; needed where neither ids nor filters are given.")]
 DryRun = Annotated[bool, typer.Option(help="Say which ones that would be, and change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
 def list_letters(  # noqa: PLR0913, PLR0917  # one argument for each option
-    reason: Reason = "", topic: Topic = "", since: Since = "", limit: Limit = 0, dead: Dead = "", as_json: Json = False
+    reason: Reason = "",
+    topic: Topic = "",
+    since: Since = "",
+    limit: Limit = 0,
+    dead: Dead = "",
+    as_json: AsJson = False,
 ) -> None:
     """List dead letters, the oldest first. They all stay where they are."""
     _, servers, name = _place(dead)
@@ -53,7 +57,7 @@ def list_letters(  # noqa: PLR0913, PLR0917  # one argument for each option
 def show(
     ids: Annotated[list[str], typer.Argument(help="Ids of letters, or of the messages that they hold.")],
     dead: Dead = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show dead letters with what their messages said. They all stay where they are."""
     _, servers, name = _place(dead)
@@ -77,7 +81,7 @@ def drop(  # noqa: PLR0913, PLR0917  # one argument for each option
     everything: All = False,
     dry_run: DryRun = False,
     dead: Dead = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Throw dead letters away for good."""
     _, servers, name = _place(dead)
@@ -97,7 +101,7 @@ def replay(  # noqa: PLR0913, PLR0917  # one argument for each option
     dry_run: DryRun = False,
     dead: Dead = "",
     to: Annotated[str, typer.Option(help="Topic of the replays; NSQ_REPLAY_TOPIC where left out.")] = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have messages handled again that became dead letters, in their first place in the order of events."""
     settings, servers, name = _place(dead)

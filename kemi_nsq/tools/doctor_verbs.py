@@ -18,7 +18,7 @@ from kemi_nsq.tools.configured import chosen
 from kemi_nsq.tools.doctor.kamailio import SYSTEM_FILE
 from kemi_nsq.tools.doctor.scene import scene
 from kemi_nsq.tools.doctor.table import HEALTH, Result, examine
-from kemi_nsq.tools.output import console, plain, table, write_json
+from kemi_nsq.tools.output import AsJson, console, plain, table, write_json
 
 #: So many names of checks that say the same are shown.
 _MOST_NAMES = 3
@@ -29,7 +29,7 @@ def doctor(
         Path | None, typer.Argument(help="The kamailio.cfg; the one of --config, or Debian's where left out.")
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     define: Annotated[
         list[str] | None, typer.Option("--define", "-A", help="NAME=value, as Kamailio is started with (kamailio -A).")
     ] = None,

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from kemi_nsq.clock import local_time
 
+#: The option of a verb that can answer a program.
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 #: Columns where standard output is no terminal: what reads it may cut, but nothing is wrapped or left out here.
 _WIDE = 10_000
 

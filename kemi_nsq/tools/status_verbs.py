@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from kemi_nsq.errors import DeadlineExceeded, RunFolderError, UsageError
+from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.monitoring.answers import consumers_in, running
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.monitoring.status import Status, folders, look
@@ -23,7 +24,8 @@ from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.page import Gauge
 from kemi_nsq.tools import configured
 from kemi_nsq.tools.board import board
-from kemi_nsq.tools.output import console, plain, write_json
+from kemi_nsq.tools.configured import RunDir
+from kemi_nsq.tools.output import AsJson, console, plain, write_json
 
 RunDirs = Annotated[
     list[Path] | None,
@@ -32,7 +34,6 @@ RunDirs = Annotated[
         help="Runtime folder of a Kamailio, several times for several; all that lie beside NSQ_RUN_DIR where left out.",
     ),
 ]
-RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
 Topic = Annotated[str | None, typer.Argument(help="One topic, or topic:channel; all that are consumed where left out.")]
 #: A day.
 _LONGEST_S = 86400.0
@@ -43,7 +44,7 @@ _POLL_S = 0.2
 
 def status(
     run_dir: RunDirs = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Look again each second, until Ctrl-C; a line each in a pipe.")] = False,
 ) -> None:
     """Show how each Kamailio's consumers are, also while they are stuck.
@@ -71,29 +72,35 @@ def status(
     raise typer.Exit(_health(looked))
 
 
-def pause(topic: Topic = None, run_dir: RunDir = None) -> None:
+def pause(topic: Topic = None, run_dir: RunDir = None, as_json: AsJson = False) -> None:
     """Have the consumers take nothing more, until `resume` or a restart. What they have is handled; nothing is lost."""
-    _turn("pause", "paused", topic, run_dir)
+    _tell("paused", _turn("pause", topic, run_dir), as_json=as_json)
 
 
-def resume(topic: Topic = None, run_dir: RunDir = None) -> None:
+def resume(topic: Topic = None, run_dir: RunDir = None, as_json: AsJson = False) -> None:
     """Have the consumers take messages again."""
-    _turn("resume", "resumed", topic, run_dir)
+    _tell("resumed", _turn("resume", topic, run_dir), as_json=as_json)
 
 
 def drain(
     topic: Topic = None,
     run_dir: RunDir = None,
     timeout: Annotated[float, typer.Option(min=0, max=_LONGEST_S, help="Seconds to wait.")] = 60.0,
+    as_json: AsJson = False,
 ) -> None:
     """Pause, then wait until nothing is in flight: after that Kamailio can be stopped, and no event comes twice."""
-    pause(topic, run_dir)
+    paused = _turn("pause", topic, run_dir)
+    if not as_json:
+        _tell("paused", paused, as_json=False)
     folder, deadline = configured.run_dir(run_dir), time.monotonic() + timeout
     while in_flight := _in_flight(folder):
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"{in_flight:.0f} messages are still in flight after {timeout:g} s")
         time.sleep(_POLL_S)
-    console().print("nothing is in flight")
+    if as_json:
+        _tell("paused", paused, as_json=True)
+    else:
+        console().print("nothing is in flight")
 
 
 def _look(run_dirs: Sequence[Path] | None) -> list[Status]:
@@ -138,11 +145,18 @@ def _is_there(run_dirs: Sequence[Path] | None) -> bool:
     return all(each.exists() for each in run_dirs or [configured.run_dir(None)])
 
 
-def _turn(verb: str, done: str, topic: str | None, run_dir: Path | None) -> None:
+def _turn(verb: str, topic: str | None, run_dir: Path | None) -> list[tuple[int, JsonValue]]:
+    """Have each consumer pause or resume; return what each has said: the topics."""
     if topic == "":
         raise UsageError("the topic is empty; leave it out for all topics")
     folder = configured.run_dir(run_dir)
-    said = [(pid, ask(folder, pid, verb, {"topic": topic or ""}, timeout_s=PATIENCE_S)) for pid in running(folder)]
+    return [(pid, ask(folder, pid, verb, {"topic": topic or ""}, timeout_s=PATIENCE_S)) for pid in running(folder)]
+
+
+def _tell(done: str, said: Sequence[tuple[int, JsonValue]], *, as_json: bool) -> None:
+    if as_json:
+        write_json({"consumers": [{"pid": pid, done: meant} for pid, meant in said]})
+        return
     for pid, meant in said:
         console().print(f"consumer {pid}: {done} {', '.join(map(str, meant)) if isinstance(meant, list) else meant}")
 

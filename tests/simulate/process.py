@@ -37,6 +37,7 @@ from kemi_nsq.settings import Settings
 from tests.simulate.hoards import hoards
 from tests.simulate.nsqd import ModelNsqd, Peer
 from tests.simulate.outside import Crash, Desk, FaultyOutbox, Host, ModelWay
+from tests.support.script import GivenHandlers
 
 if TYPE_CHECKING:
     from tests.simulate.world import World
@@ -88,7 +89,7 @@ class Process:
         self.parts = wire(
             self.host,
             settings,
-            {"nsq:consumer-event": self._route},
+            GivenHandlers({"nsq:consumer-event": self._route}),
             native=False,
             ways=self._ways,
             clock=self.clock,

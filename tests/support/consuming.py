@@ -13,6 +13,7 @@ from kemi_nsq.event import Event
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.testing import FakeHost
 from tests.support.nsqd import Nsqd
+from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -50,7 +51,7 @@ class Consuming:
         self.events: list[Event] = []
         self._handler = handler
         chosen = settings(msg_timeout=msg_timeout, **values)
-        self.parts = wire(self.host, chosen, {"nsq:consumer-event": self._handle}, native=False)
+        self.parts = wire(self.host, chosen, GivenHandlers({"nsq:consumer-event": self._handle}), native=False)
         self._consumer = self.parts.supervisor
         self._thread = threading.Thread(target=self._consumer.run_forever, name="consumer under test")
 

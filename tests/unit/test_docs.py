@@ -32,6 +32,7 @@ from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
+from kemi_nsq.plugin.script import handlers as handlers_of_face
 from kemi_nsq.presence.packages import from_event
 from kemi_nsq.presence.packages.dialog import DIRECTIONS
 from kemi_nsq.presence.packages.presence import PRESENCE_STATES
@@ -311,7 +312,7 @@ class TestPythonExamples:
             assert "KemiNsq)" not in example.text
             return
         made = kamailio(FakeHost(defines={"NSQ_PUBLISH_TIMEOUT": "0.01", "NSQ_NSQD_TCP_ADDRESS": "127.0.0.1:1"}))
-        handlers = made._handlers()
+        handlers = handlers_of_face(made)
         for handler in handlers.values():
             assert handler(sample_event()) in (None, 1, -1)
         assert bool(handlers) == ("@event_route" in example.text)

@@ -16,7 +16,8 @@ from kemi_nsq.errors import DatabaseError, UsageError
 from kemi_nsq.jsontext import encode
 from kemi_nsq.presence.sipuri import is_host
 from kemi_nsq.tools import configured
-from kemi_nsq.tools.output import console, line, write_json
+from kemi_nsq.tools.configured import RunDir
+from kemi_nsq.tools.output import AsJson, console, line, write_json
 from kemi_nsq.tools.presence import changes, live, pages
 from kemi_nsq.tools.presence.events import event_of, known_package, package_of
 from kemi_nsq.tools.presence.explain import explain as explained
@@ -29,8 +30,6 @@ Event = Annotated[
     str,
     typer.Option("--event", help="One event package, such as dialog; all where left out.", callback=known_package),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunDir = Annotated[Path | None, typer.Option(help="Runtime folder of the Kamailio; NSQ_RUN_DIR where left out.")]
 Nsqd = Annotated[str, typer.Option(help="HTTP address of nsqd; the first that Kamailio has where left out.")]
 Topic = Annotated[str, typer.Option(help="Topic of the events; the first that Kamailio consumes where left out.")]
 
@@ -43,7 +42,7 @@ def list_(  # noqa: PLR0913, PLR0917  # options
     domain: Annotated[str, typer.Option(help="Presentities of this domain; of all where left out.")] = "",
     hidden: Annotated[bool, typer.Option("--all", help="Also what no watcher is shown.")] = False,
     most: Annotated[int, typer.Option(help="So many states at most.", min=1, max=100000)] = 1000,
-    as_json: Json = False,
+    as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
     """List the states that the database has."""
@@ -67,7 +66,7 @@ def list_(  # noqa: PLR0913, PLR0917  # options
 
 
 @app.command()
-def show(uri: Uri, event: Event = "", as_json: Json = False, run_dir: RunDir = None) -> None:
+def show(uri: Uri, event: Event = "", as_json: AsJson = False, run_dir: RunDir = None) -> None:
     """Show all states of a presentity, hidden ones too."""
     with _source(run_dir) as found:
         now = time.time()
@@ -83,7 +82,7 @@ def show(uri: Uri, event: Event = "", as_json: Json = False, run_dir: RunDir = N
 def watchers(
     uri: Annotated[str, typer.Argument(help="The presentity; all where left out.")] = "",
     event: Event = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
     """Show who watches, as the table active_watchers has it: it is right with subs_db_mode 3."""
@@ -101,7 +100,7 @@ def watchers(
 
 
 @app.command()
-def explain(uri: Uri, event: Event = "", as_json: Json = False, run_dir: RunDir = None) -> None:
+def explain(uri: Uri, event: Event = "", as_json: AsJson = False, run_dir: RunDir = None) -> None:
     """Say why a lamp is on: which event has set it, what came after that and changed nothing, who was told."""
     with _source(run_dir) as found:
         answer = explained(found, uri, event, time.time())
@@ -136,7 +135,7 @@ def set_(  # noqa: PLR0913, PLR0917  # options
     expires: Annotated[int, typer.Option(help="Seconds; the usual time where left out.", min=0)] = 0,
     topic: Topic = "",
     nsqd: Nsqd = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
     """Publish the event that sets a state, as its producer would, and print it.
@@ -157,7 +156,7 @@ def reset(  # noqa: PLR0913, PLR0917  # options
     ] = False,
     topic: Topic = "",
     nsqd: Nsqd = "",
-    as_json: Json = False,
+    as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
     """End all states of a scope, tell their watchers, and say how many there were.
@@ -185,7 +184,7 @@ def reset(  # noqa: PLR0913, PLR0917  # options
 @app.command("log-events")
 def log_events(
     turn: Annotated[str, typer.Argument(help="on, or off.")],
-    as_json: Json = False,
+    as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
     """Have Kamailio log a line for each decision about a state, until it is switched off or restarted."""

@@ -19,6 +19,7 @@ from kemi_nsq.quiet import BURST
 from kemi_nsq.runtime.page import Fact, read
 from kemi_nsq.testing import FakeHost
 from tests.support.ports import LOOPBACK, free_tcp_port
+from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -30,7 +31,7 @@ class Interrupted(BaseException):
 def consumer(host: FakeHost, **values: str) -> Supervisor:
     """Return a consumer of an nsqd that is not there."""
     values.setdefault("nsqd_tcp_address", f"{LOOPBACK}:{free_tcp_port()}")
-    return wire(host, settings(**values), {}, native=False).supervisor
+    return wire(host, settings(**values), GivenHandlers(), native=False).supervisor
 
 
 class Runs:

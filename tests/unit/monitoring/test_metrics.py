@@ -6,7 +6,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from kemi_nsq.monitoring import metrics
-from kemi_nsq.monitoring.answers import ConnectionSaid, RouteSaid, Said, TopicSaid
+from kemi_nsq.monitoring.answers import ConnectionSaid, RouteSaid, Said, ScriptSaid, TopicSaid
 from kemi_nsq.monitoring.depths import Depth
 from kemi_nsq.monitoring.status import Process, Status
 from kemi_nsq.runtime.page import BUCKETS_S, Gauge, Latencies, Stage
@@ -30,6 +30,7 @@ SAID = Said(
             route='nsq:"x"', topic="t", done=3, again=1, refused=0, counts=SOME.counts, total_s=12.5, longest_s=11
         )
     ],
+    script=ScriptSaid(file="", version="", loaded=0.0, handlers=[]),
 )  # fmt: skip
 
 

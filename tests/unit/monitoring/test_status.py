@@ -17,7 +17,7 @@ from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, UsageError
 from kemi_nsq.jsontext import JsonObject, JsonValue
 from kemi_nsq.loading import in_force
 from kemi_nsq.monitoring.health import Health
-from kemi_nsq.monitoring.status import Process, Status, look
+from kemi_nsq.monitoring.status import Process, Status, clock_text, look
 from kemi_nsq.runtime.folder import RunFolder
 from kemi_nsq.runtime.page import BUCKETS_S, Fact, Gauge, Page, Stage
 from kemi_nsq.tools import cli
@@ -53,12 +53,15 @@ class Consumer:
 
     def __init__(self) -> None:
         self.subscribed = True
+        self.version = "1b2c3d4e"
         self.asked: list[tuple[str, JsonObject]] = []
         #: Nobody listens there, so the lag is not known.
         self.http = f"127.0.0.1:{free_tcp_port()}"
 
     def answer(self, verb: str, arguments: JsonObject) -> JsonValue:
         self.asked.append((verb, arguments))
+        if verb == "reload":
+            return {"file": "/x.py", "version": self.version, "loaded": NOW, "handlers": ["nsq:x", "nsq:y"]}
         if verb != "status":
             if arguments["topic"] not in ("", "t"):
                 raise UsageError("topic 'x' is not consumed here")
@@ -75,6 +78,7 @@ class Consumer:
             "node": "proxy1", "versions": {"kemi-nsq": "9.9"},
             "settings": {**in_force(settings(nsqd_address=self.http))},
             "subscriptions": ["t:c"], "connections": [dict(connection)], "routes": [dict(route)],
+            "script": {"file": "/x.py", "version": self.version, "loaded": NOW, "handlers": ["nsq:x", "nsq:y"]},
             "topics": [{"topic": "t", "channel": "c", "received": 20, "last": NOW}],
         }  # fmt: skip
 
@@ -238,6 +242,7 @@ def test_the_tables_have_all_that_is_known(path: Path) -> None:
     assert [str(os.getpid()), "127.0.0.1:4150", "t:c", "yes", "5", "1", "0.1", "s", "ago"] in lines
     assert ["nsq:x", "t", "19", "1", "0", "1.0", "s", "0.5", "ms", "19.9", "s"] in lines
     assert ["commit", "1", "0.4", "ms", "0.5", "ms"] in lines
+    assert [str(os.getpid()), "/x.py", "1b2c3d4e", clock_text(NOW), "2"] in lines
     assert lines[-2] == ["received", "1"]
 
 
@@ -309,6 +314,27 @@ def test_instances_that_lie_side_by_side_are_shown_together(path: Path, tmp_path
     assert first == f"KEMI-NSQ CRITICAL - {path} WARNING, {tmp_path}/two CRITICAL"
 
 
+# Reload
+
+
+@pytest.mark.usefixtures("page")
+def test_each_consumer_loads_the_script_anew(path: Path, consumer: Consumer) -> None:
+    code, output = run("reload", "--run-dir", str(path))
+    assert (code, output) == (0, f"consumer {os.getpid()}: /x.py, version 1b2c3d4e: nsq:x, nsq:y\n")
+    assert ("reload", {}) in consumer.asked
+    said = json.loads(run("reload", "--run-dir", str(path), "--json")[1])
+    assert [(each["pid"], each["version"]) for each in said["consumers"]] == [(os.getpid(), "1b2c3d4e")]
+
+
+@pytest.mark.usefixtures("page")
+def test_a_script_that_cannot_be_loaded_is_told(folder: RunFolder, path: Path) -> None:
+    def fail(_verb: str, _arguments: JsonObject) -> JsonValue:
+        raise ConnectionLost("SyntaxError: invalid syntax (x.py:3)")
+
+    with answering(folder.place, fail), pytest.raises(ConnectionLost, match=r"consumer \d+: SyntaxError"):
+        cli.app(["reload", "--run-dir", str(path)], standalone_mode=False)
+
+
 # Pause
 
 
@@ -318,12 +344,16 @@ def test_each_consumer_is_asked_to_pause_and_to_resume(path: Path, consumer: Con
     code, output = run(verb, "t", "--run-dir", str(path))
     assert (code, output) == (0, f"consumer {os.getpid()}: {said} t:c\n")
     assert (verb, {"topic": "t"}) in consumer.asked
+    output = run(verb, "t", "--run-dir", str(path), "--json")[1]
+    assert json.loads(output) == {"consumers": [{"pid": os.getpid(), said: ["t:c"]}]}
 
 
 @pytest.mark.usefixtures("_now", "consumer")
 def test_drain_waits_until_nothing_is_in_flight(path: Path, page: Page) -> None:
     code, output = run("drain", "--run-dir", str(path))
     assert (code, output.splitlines()[-1]) == (0, "nothing is in flight")
+    output = run("drain", "--run-dir", str(path), "--json")[1]
+    assert json.loads(output) == {"consumers": [{"pid": os.getpid(), "paused": ["t:c"]}]}
     page.set(Gauge.IN_FLIGHT, 2)
     with pytest.raises(DeadlineExceeded, match="2 messages are still in flight"):
         CliRunner().invoke(cli.app, ["drain", "--timeout", "0.1", "--run-dir", str(path)], catch_exceptions=False)

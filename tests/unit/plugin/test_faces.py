@@ -21,6 +21,7 @@ from kemi_nsq.errors import ConnectionLost, RunFolderError
 from kemi_nsq.host import Level
 from kemi_nsq.plugin.face import Face
 from kemi_nsq.plugin.pua_functions import PuaFunctions
+from kemi_nsq.plugin.script import handlers as handlers_of_face
 from kemi_nsq.presence.row import TOMBSTONE_BODY
 from kemi_nsq.runtime.page import read
 from kemi_nsq.testing import FakeHost
@@ -477,7 +478,7 @@ class Derived(Operator):
 @pytest.mark.parametrize("make", [Operator, Derived])
 def test_handlers_are_methods_and_functions_of_the_module(make: type[Operator], host: FakeHost) -> None:
     operator = make(host)
-    handlers = operator._handlers()
+    handlers = handlers_of_face(operator)
     assert set(handlers) == {
         "nsq:consumer-event-of-the-module",
         "nsq:consumer-event-of-the-class",

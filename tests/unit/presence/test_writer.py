@@ -30,6 +30,7 @@ from kemi_nsq.testing import FakeHost
 from tests.support.deliveries import again, delivery
 from tests.support.doubles import FakeAnswers, PickyTable
 from tests.support.presence_consumers import PresenceConsumer
+from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 
 HOUR_S = 3600
@@ -284,7 +285,7 @@ def test_paced_notifies_come_later_and_the_end_at_once(table: PresentityTable) -
 def test_nothing_is_held_back_where_nobody_would_send_it_later(path: Path) -> None:
     """A SIP worker that publishes has no main loop; a NOTIFY held back there would never leave."""
     host = FakeHost()
-    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), {}, native=True).pua
+    functions = wire(host, settings(notify_interval="60", db_url=f"sqlite:///{path}"), GivenHandlers(), native=True).pua
     for state in ("early", "confirmed"):
         functions.publish(message(State=state).message.body.decode())
     assert len(host.refreshed) == 2

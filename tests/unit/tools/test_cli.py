@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_wrong_usage_is_exit_code_2_without_a_traceback(run: Run, words: tuple[s
 
 @pytest.mark.parametrize("userinfo", ["kamailio:hunter2", "kamailio:hun%40ter2:hunter2", ":hunter2"])
 def test_settings_hides_the_password_of_the_database(run: Run, userinfo: str) -> None:
-    code, out, _ = run("settings", NSQ_DB_URL=f"postgres://{userinfo}@db.example/kamailio", COLUMNS="200")
+    code, out, _ = run("settings", NSQ_DB_URL=f"postgres://{userinfo}@db.example/kamailio")
     assert code == 0
     assert f"//{userinfo.partition(':')[0]}:***@db.example/kamailio" in out
     assert "ter2" not in out
@@ -145,7 +146,7 @@ def test_settings_hides_the_password_of_the_database(run: Run, userinfo: str) ->
 
 def test_settings_hides_the_options_of_the_url_of_the_database_and_of_nothing_else(run: Run) -> None:
     environment = {"NSQ_DB_URL": "postgres://kamailio@db.example/kamailio?password=hunter2&sslpassword=hunter3"}
-    code, out, _ = run("settings", **environment, NSQ_PUA_STATES="lost=open:Where?", COLUMNS="200")
+    code, out, _ = run("settings", **environment, NSQ_PUA_STATES="lost=open:Where?")
     assert code == 0
     assert "//kamailio@db.example/kamailio?*** " in out
     assert "hunter" not in out
@@ -153,11 +154,14 @@ def test_settings_hides_the_options_of_the_url_of_the_database_and_of_nothing_el
 
 
 def test_settings_shows_each_with_its_value(run: Run) -> None:
-    code, out, err = run("settings", NSQ_MAX_IN_FLIGHT="77", COLUMNS="200")
+    code, out, err = run("settings", NSQ_MAX_IN_FLIGHT="77")
     assert (code, err) == (0, "")
     shown = {line.split()[0]: line for line in out.splitlines() if line.lstrip().startswith("NSQ_")}
     assert list(shown) == names()
     assert shown["NSQ_MAX_IN_FLIGHT"].split()[1] == "77"
+    assert len(out.splitlines()) == len(names()) + 1, "in a pipe nothing is wrapped"
+    said = json.loads(run("settings", "--json", NSQ_MAX_IN_FLIGHT="77")[1])
+    assert ([*said], said["NSQ_MAX_IN_FLIGHT"]) == (names(), "77")
 
 
 def test_reference_writes_the_page_of_the_docs(run: Run, tmp_path: Path) -> None:
