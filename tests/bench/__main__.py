@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import correct, latency, outage, publish, query, routes, sip, updates
+from tests.bench import correct, latency, outage, publish, query, routes, seen, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
 from tests.support.stored import DATABASES
 
@@ -29,6 +29,7 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
     **{f"updates-{name}": partial(updates.measure, name=name) for name in DATABASES},
     **{f"watched-{name}": partial(updates.measure_watched, name=name) for name in DATABASES},
     "routes": routes.measure,
+    "seen": seen.measure,
     "latency": latency.measure,
     **{f"correct-{name}": partial(correct.measure, name=name) for name in DATABASES},
 }
