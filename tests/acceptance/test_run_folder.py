@@ -23,8 +23,12 @@ USER = "nobody"
 def test_each_process_of_ours_has_a_page_there(kind: str, tmp_path: Path) -> None:
     with Chain(kind, tmp_path) as chain:
         folder = chain.kamailio.pages_folder
-        consumers = {pid for pid, what in chain.kamailio.pids().items() if "exec=" in what}
-        until(lambda: {sheet.pid for sheet, alive in sheets(folder) if alive} == consumers, what="its page")
+
+        def consumers() -> set[int]:
+            return {pid for pid, what in chain.kamailio.pids().items() if "exec=" in what}
+
+        assert until(consumers, what="the consumer")
+        until(lambda: {sheet.pid for sheet, alive in sheets(folder) if alive} == consumers(), what="its page")
 
 
 def test_a_second_kamailio_with_the_same_folder_does_not_start(tmp_path: Path) -> None:
