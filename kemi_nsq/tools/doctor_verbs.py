@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from kemi_nsq.configuration.finding import Finding, Grade
 from kemi_nsq.monitoring.health import worst
@@ -18,7 +16,7 @@ from kemi_nsq.tools.configured import chosen
 from kemi_nsq.tools.doctor.kamailio import SYSTEM_FILE
 from kemi_nsq.tools.doctor.scene import scene
 from kemi_nsq.tools.doctor.table import HEALTH, Result, examine
-from kemi_nsq.tools.output import AsJson, console, plain, table, write_json
+from kemi_nsq.tools.output import AsJson, console, plain, progress, table, write_json
 
 #: So many names of checks that say the same are shown.
 _MOST_NAMES = 3
@@ -41,9 +39,9 @@ def doctor(
     """
     given = {name: value for name, _, value in (each.partition("=") for each in define or ())}
     found = scene(file or chosen() or SYSTEM_FILE, given, user)
-    errors = Console(stderr=True)
-    with errors.status("") if sys.stderr.isatty() else nullcontext() as progress:
-        results = list(examine(found, lambda name: progress.update(name) if progress else None))
+    told = [""]
+    with progress(lambda: told[-1]):
+        results = list(examine(found, told.append))
     health = worst(HEALTH[each.finding.grade] for each in results)
     if as_json:
         write_json(

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench.figures import Aim, Figure, Spoiled, check_once_each
+from tests.support.interrupt import INTERRUPTED
+from tests.support.looked_at import REWRITTEN, LookedAt
+from tests.support.process import descendants, is_running
+from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +28,7 @@ def test_a_quick_measure_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     done = bench("--quick", "--json", str(file), "publish")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert "publish p50" in done.stdout
     result = json.loads(file.read_text())
     assert result["errors"] == {}
@@ -33,6 +38,29 @@ def test_a_quick_measure_prints_a_table_and_writes_json(tmp_path: Path) -> None:
         assert figure["value"] > 0
         assert figure["ratio"] == figure["value"] / figure["baseline"]
         assert figure["met"] in ((True, False) if figure["aim"] else (None,))
+
+
+def test_on_a_terminal_it_shows_how_far_it_is_in_one_line(tmp_path: Path) -> None:
+    with LookedAt("tests.bench", "--quick", "publish", terminal=True, folder=tmp_path) as run:
+        assert run.wait_exit() == 0, run.errors
+        assert "measuring publish, 1 of 1, " in run.errors
+        assert run.errors.endswith(REWRITTEN)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_all_that_it_started(terminal: bool, tmp_path: Path) -> None:
+    """While nsqd and Kamailio start: then the fewest know of them."""
+    with LookedAt("tests.bench", "updates-sqlite", "query", terminal=terminal, folder=tmp_path) as run:
+        until(lambda: list(run.temporary.glob("*/*/kamailio/kamailio.log")), timeout_s=30, what="Kamailio to start")
+        started = descendants(run.pid)
+        assert len(started) > 1
+        run.interrupt()
+        assert run.wait_exit() == INTERRUPTED
+        assert "incomplete: not measured: updates-sqlite, query" in run.output
+        assert "Traceback" not in run.errors
+        assert not any(map(is_running, started))
+        assert run.left_behind() == []
+        assert list(run.temporary.iterdir()) == []
 
 
 def test_an_unknown_measure_is_refused() -> None:

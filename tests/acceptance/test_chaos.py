@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.looked_at import REWRITTEN, LookedAt
+from tests.support.process import descendants, is_running
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,21 @@ def test_it_ends_all_that_it_started(tmp_path: Path) -> None:
     run.communicate(timeout=40)
     assert run.returncode == 128 + signal.SIGINT
     assert left_behind(tmp_path) == []
+
+
+def test_on_a_terminal_it_shows_how_far_it_is_and_ends_in_one_line(tmp_path: Path) -> None:
+    with LookedAt("tests.chaos", "--seconds", "60", "--faults", "none", terminal=True, folder=tmp_path) as run:
+        run.wait_for("starting the servers, ")
+        run.wait_for("none: load, 1 of 1, ", timeout_s=60)
+        started = descendants(run.pid)
+        assert len(started) > 5
+        run.interrupt()
+        assert run.wait_exit() == 128 + signal.SIGINT
+        assert run.output == "Incomplete: 0 of 1 faults.\n"
+        assert "Traceback" not in run.errors
+        assert run.errors.endswith(REWRITTEN)
+        assert not any(map(is_running, started))
+        assert list(run.temporary.iterdir()) == []
 
 
 def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run the measures that are named, or all: `python -m tests.bench [--quick] [--json FILE] [publish sip query ...]`.
 
+Ctrl-C ends it with exit code 130, and prints what was measured until then.
 `python -m tests.bench --plots FILE` measures nothing: it makes the plots and the table of docs/sizing-and-speed.md.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,8 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kemi_nsq.tools.output import progress
 from tests.bench import correct, latency, outage, publish, query, routes, seen, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
+from tests.support.interrupt import INTERRUPTED, interrupt_once, times
+from tests.support.process import end_children
 from tests.support.stored import DATABASES
 
 MEASURES: dict[str, Callable[..., list[Figure]]] = {
@@ -40,7 +45,7 @@ _WIDTH = 110
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; 0 if everything could be measured, whether or not the aims are met."""
+    """Measure and print; 0 if everything could be measured, whether or not the aims are met, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("measures", nargs="*", metavar="measure", help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="fewer samples: shows that it works, not how fast")
@@ -54,28 +59,63 @@ def main(arguments: Sequence[str]) -> int:
 
         page.write(options.plots, page.DOCS)
         return 0
-    with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
-        result = _run(options.measures or list(MEASURES), Path(folder), quick=options.quick)
+    interrupt_once()
+    done = Progress(options.measures or list(MEASURES))
+    try:
+        with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
+            _run(done, Path(folder), quick=options.quick)
+    except KeyboardInterrupt:
+        end_children()
+    result = done.result()
     result.print(Console(width=max(Console().width, _WIDTH)))
     if options.json:
         result.write(options.json)
-    return 1 if result.errors else 0
+    return INTERRUPTED if result.left else bool(result.errors)
 
 
-def _run(names: Sequence[str], folder: Path, *, quick: bool) -> Result:
-    progress = Console(stderr=True)
-    figures: list[Figure] = []
-    errors: dict[str, str] = {}
-    for name in names:
-        progress.print(f"measuring {name} ...")
-        try:
-            figures += MEASURES[name](folder, quick=quick)
-        except Spoiled as error:
-            errors[name] = str(error)
-        except Exception as error:  # the other measures are worth their figures
-            progress.print(traceback.format_exc(), markup=False)
-            errors[name] = f"{type(error).__name__}: {error}"
-    return Result(figures=figures, errors=errors)
+class Progress:
+    """How far it is.
+
+    Args:
+        names: the measures, in order.
+
+    Attributes:
+        left: those that have not ended, the first of which is running.
+        figures: of those that have.
+        errors: name of each that has no figures, and why.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.left = list(names)
+        self.figures: list[Figure] = []
+        self.errors: dict[str, str] = {}
+        self._count, self._began_s = len(names), time.monotonic()
+
+    def line(self) -> str:
+        """Say it while it goes on."""
+        if not self.left:
+            return "done"
+        done, taken_s = self._count - len(self.left), time.monotonic() - self._began_s
+        left_s = taken_s / done * len(self.left) if done else None
+        return f"measuring {self.left[0]}, {done + 1} of {self._count}, {times(taken_s, left_s)}"
+
+    def result(self) -> Result:
+        """Return what was measured so far."""
+        return Result(figures=self.figures, errors=self.errors, left=self.left)
+
+
+def _run(done: Progress, folder: Path, *, quick: bool) -> None:
+    with progress(done.line):
+        while done.left:
+            name = done.left[0]
+            try:
+                done.figures += MEASURES[name](folder, quick=quick)
+            except Spoiled as error:
+                done.errors[name] = str(error)
+            except Exception as error:  # the other measures are worth their figures
+                traceback.print_exc()
+                done.errors[name] = f"{type(error).__name__}: {error}"
+            del done.left[0]
 
 
 if __name__ == "__main__":

@@ -84,10 +84,12 @@ class Result:
     Attributes:
         figures: what was measured.
         errors: name of each measure that has no figures, and why.
+        left: names of the measures that did not end, because the run was interrupted.
     """
 
     figures: Sequence[Figure]
     errors: dict[str, str]
+    left: Sequence[str] = ()
 
     def print(self, console: Console) -> None:
         """Print a table, and what went wrong."""
@@ -99,6 +101,8 @@ class Result:
         console.print(table)
         for measure, error in self.errors.items():
             console.print(f"{measure}: no figure: {error}", style="red", markup=False)
+        if self.left:
+            console.print(f"incomplete: not measured: {', '.join(self.left)}", style="red", markup=False)
 
     def write(self, path: Path) -> None:
         """Write the same as JSON, which `read` reads."""
@@ -114,7 +118,8 @@ class Result:
             }
             for figure in self.figures
         ]
-        path.write_text(json.dumps({"figures": figures, "errors": self.errors}, indent=2) + "\n", encoding="utf-8")
+        made = {"figures": figures, "errors": self.errors, "left": list(self.left)}
+        path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 def read(text: str) -> Result:
@@ -135,7 +140,7 @@ def read(text: str) -> Result:
             )
             for each in found["figures"]
         ]
-        return Result(figures=figures, errors=found["errors"])
+        return Result(figures=figures, errors=found["errors"], left=tuple(found.get("left", ())))
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no result of a run: {error!r}") from error
 

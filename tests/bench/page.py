@@ -66,6 +66,7 @@ def markdown_table(figures: Sequence[Figure]) -> str:
 
 def _spoiled(result: Result) -> str:
     """Name the measures without figures; the reasons are log lines, and stay in the JSON."""
-    if not result.errors:
+    without = [*result.errors, *result.left]
+    if not without:
         return ""
-    return f"\n\nWithout a figure in this run: {', '.join(f'`{name}`' for name in result.errors)}."
+    return f"\n\nWithout a figure in this run: {', '.join(f'`{name}`' for name in without)}."

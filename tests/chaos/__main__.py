@@ -10,10 +10,10 @@ import argparse
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +21,12 @@ from threading import Event
 
 from rich.console import Console
 
+from kemi_nsq.tools.output import progress
 from tests.chaos.drill import Drill
 from tests.chaos.faults import FAULTS
 from tests.chaos.outcome import Outcome, failed, page_with, read_json, show, write_json
 from tests.chaos.stage import stage
+from tests.support.interrupt import INTERRUPTED, times
 
 _ROOT = Path(__file__).parents[2]
 _SECONDS, _RATE = 600.0, 30.0
@@ -41,20 +43,23 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _signal, _frame: _ending.set())
     outcomes: list[Outcome] = []
-    measured, interrupted = _measured(options), False
+    measured, interrupted = _measured(options), ""
     try:
         if options.read:
             outcomes, measured = read_json(options.read)
         else:
             _run(options, outcomes)
     except KeyboardInterrupt:
-        interrupted = True
+        interrupted = f"Incomplete: {len(outcomes)} of {len(options.faults)} faults."
+        measured = f"{measured} {interrupted}"
     if outcomes:
         show(outcomes, Console(width=max(Console().width, _WIDTH)))
+    if interrupted:
+        print(interrupted)
     if options.json:
         write_json(outcomes, measured, options.json)
     if interrupted:
-        return 128 + signal.SIGINT
+        return INTERRUPTED
     if options.write:
         page = options.write.read_text(encoding="utf-8")
         options.write.write_text(page_with(page, outcomes, measured), encoding="utf-8")
@@ -70,21 +75,55 @@ def _measured(options: argparse.Namespace) -> str:
     return f"Measured on {code}: {options.rate:g} events a second, seed {options.seed}{set_to}."
 
 
+class Progress:
+    """How far it is.
+
+    Args:
+        faults: those that are to happen.
+        seconds: how long one takes, about.
+        outcomes: of those that have happened; it grows.
+    """
+
+    def __init__(self, faults: Sequence[str], seconds: float, outcomes: Sequence[Outcome]) -> None:
+        self._faults, self._seconds, self._outcomes = faults, seconds, outcomes
+        self._began_s = time.monotonic()
+        self._since_s: float | None = None
+        self._said = "starting the servers"
+
+    def say(self, text: str) -> None:
+        """Say what happens in the fault that is on."""
+        self._said = text
+
+    def begin(self) -> None:
+        """Begin the next fault."""
+        self._since_s = time.monotonic()
+
+    def line(self) -> str:
+        """Say it while it goes on."""
+        now = time.monotonic()
+        said = "ending the servers" if _ending.is_set() else self._said
+        if self._since_s is None or len(self._outcomes) == len(self._faults):
+            return f"{said}, {times(now - self._began_s, None)}"
+        done, count = len(self._outcomes), len(self._faults)
+        left_s = self._seconds * (count - done) - (now - self._since_s)
+        return f"{said}, {done + 1} of {count}, {times(now - self._began_s, left_s)}"
+
+
 def _run(options: argparse.Namespace, outcomes: list[Outcome]) -> None:
-    progress = Console(stderr=True)
-    say = partial(progress.print, markup=False, highlight=False) if progress.is_terminal else _nothing
-    with ExitStack() as stack:
+    seconds = options.seconds / len(options.faults)
+    far = Progress(options.faults, seconds, outcomes)
+    with progress(far.line), ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="kemi-nsq-chaos-")))
-        say("starting the servers")
         servers = stack.enter_context(stage(folder, dict(options.define), _pause))
-        seconds = options.seconds / len(options.faults)
-        drill = Drill(servers, seed=options.seed, rate=options.rate, seconds=seconds, say=say, pause=_pause)
+        drill = Drill(servers, seed=options.seed, rate=options.rate, seconds=seconds, say=far.say, pause=_pause)
         for fault in options.faults:
+            far.begin()
             try:
                 outcomes.append(drill.run(fault))
             except Exception as error:  # the other faults are worth their figures
-                say(traceback.format_exc())
+                traceback.print_exc()
                 outcomes.append(failed(fault, f"{type(error).__name__}: {error}"))
+        far.say("ending the servers")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,10 +154,6 @@ def _define(text: str) -> tuple[str, str]:
     if not (name and separator):
         raise argparse.ArgumentTypeError(f"no NAME=VALUE: {text}")
     return name, value
-
-
-def _nothing(_text: str) -> None:
-    """Progress is for a terminal."""
 
 
 def _pause(seconds: float = 0) -> None:

@@ -124,6 +124,9 @@ class Kamailio:
             log = self.log_text()
             self.stop()
             raise AssertionError(f"{error}\n{log}") from None
+        except BaseException:  # Ctrl-C, say
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it (SIGTERM, then SIGKILL) with all its processes."""

@@ -112,7 +112,11 @@ class NsqServer:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # Ctrl-C, say
+            self.stop()
+            raise
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,12 +166,8 @@ class ChildProcess:
 
     def members(self) -> list[int]:
         """List the running processes of its session, and their children: PostgreSQL's have sessions of their own."""
-        if self._all_ended:
-            return []  # the session's id is free again and may be somebody else's
-        stats = [(pid, _stat(pid)) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))]
-        running = {pid: stat for pid, stat in stats if stat is not None}
-        own = {pid for pid, stat in running.items() if stat.session == self.pid}
-        return [pid for pid, stat in running.items() if pid in own or stat.parent in own]
+        # When all have ended the session's id is free again and may be somebody else's.
+        return [] if self._all_ended else session_members(self.pid)
 
     def _ends_within(self, seconds: float) -> bool:
         try:
@@ -192,6 +189,31 @@ class ChildProcess:
                 continue  # it ended in between
 
 
+def session_members(session: int) -> list[int]:
+    """List the running processes of a session, and their children."""
+    running = _running()
+    own = {pid for pid, stat in running.items() if stat.session == session}
+    return [pid for pid, stat in running.items() if pid in own or stat.parent in own]
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the running children of a process, and theirs, whatever their sessions."""
+    running, found, newest = _running(), set[int](), {pid}
+    while newest:
+        newest = {each for each, stat in running.items() if stat.parent in newest}
+        found |= newest
+    return found
+
+
+def end_children() -> None:
+    """Kill the children of this process and their sessions: those that Ctrl-C left before anybody knew of them."""
+    children = {pid for pid, stat in _running().items() if stat.parent == os.getpid()}
+    for pid in children.union(*map(session_members, children)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(is_running, children)), what="the end of all children")
+
+
 def is_stopped(pid: int) -> bool:
     """Whether all threads of a process have stopped (proc(5), state T)."""
     states = (thread.read_text().rpartition(")")[2].split()[0] for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
@@ -203,6 +225,12 @@ class _Stat(NamedTuple):
 
     parent: int
     session: int
+
+
+def _running() -> dict[int, _Stat]:
+    """Look at all running processes, by process id."""
+    stats = [(pid, _stat(pid)) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))]
+    return {pid: stat for pid, stat in stats if stat is not None}
 
 
 def _stat(pid: int) -> _Stat | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,9 @@ from tests.simulate.faults import FAULTS, put_back
 from tests.simulate.steps import At, Database, Kill, Publish, Say, Scenario, Subscribe, Wait, scenario
 from tests.simulate.truth import run
 from tests.support.gates import TestedGate
+from tests.support.interrupt import INTERRUPTED
+from tests.support.looked_at import REWRITTEN, LookedAt
+from tests.support.until import until
 
 _DEFAULTS = {
     "batch": "100",
@@ -112,3 +116,29 @@ def test_what_is_never_forgotten_is_a_hoard() -> None:
 def test_a_seed_makes_the_same_day_each_time(tmp_path: Path) -> None:
     assert scenario(7) == scenario(7)
     assert run(scenario(7), tmp_path) == run(scenario(7), tmp_path)
+
+
+def test_on_a_terminal_it_shows_how_far_it_is_in_one_line(tmp_path: Path) -> None:
+    with LookedAt("tests.simulate", "4", terminal=True, folder=tmp_path) as simulate:
+        assert simulate.wait_exit() == 0
+        assert re.search(r"\d of 4 seeds, 0 failed, \d+ seeds/s, \d+ s, about \d+ s left", simulate.errors)
+        assert simulate.errors.endswith(REWRITTEN)
+        assert simulate.output.startswith("4 seeds in ")
+
+
+def test_in_a_pipe_it_shows_nothing_of_that(tmp_path: Path) -> None:
+    with LookedAt("tests.simulate", "4", terminal=False, folder=tmp_path) as simulate:
+        assert (simulate.wait_exit(), simulate.errors) == (0, "")
+        assert simulate.output.startswith("4 seeds in ")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_it_and_leaves_nothing(terminal: bool, tmp_path: Path) -> None:
+    with LookedAt("tests.simulate", "100000", terminal=terminal, folder=tmp_path) as simulate:
+        until(lambda: any(simulate.temporary.glob("*/*/*")), timeout_s=30, what="a worker that works")
+        simulate.interrupt()
+        assert simulate.wait_exit() == INTERRUPTED
+        assert re.fullmatch(r"incomplete: \d+ of 100000 seeds in [\d.]+ s, \d+ failed\n", simulate.output)
+        assert "Traceback" not in simulate.errors
+        assert simulate.left_behind() == []
+        assert list(simulate.temporary.iterdir()) == []

@@ -175,6 +175,10 @@ class TestPage:
         assert "log line" not in written
         assert "old" not in written
 
+    def test_it_names_measures_that_were_left_when_the_run_was_interrupted(self) -> None:
+        written = page.page_with(EMPTY_PAGE, Result(figures=[], errors={"sip": "lost"}, left=("query", "routes")))
+        assert "\n\nWithout a figure in this run: `sip`, `query`, `routes`.\n\n" in written
+
     def test_every_image_has_words_and_fits_a_line(self) -> None:
         all_figures = [figure(measure, unit) for measure, unit in MEASURES]
         written = page.page_with(EMPTY_PAGE, Result(figures=all_figures, errors={}))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.__main__ import Progress
 from tests.chaos.checks import Row, judge_table, lamp_error, read_row
 from tests.chaos.drill import Backlog, longest_gap
 from tests.chaos.faults import FAULTS
@@ -300,6 +301,20 @@ class TestOutcome:
     def test_it_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         write_json([SOUND], "Measured.", tmp_path / "chaos.json")
         assert read_json(tmp_path / "chaos.json") == ([SOUND], "Measured.")
+
+
+class TestProgress:
+    def test_it_says_how_far_it_is(self) -> None:
+        outcomes: list[Outcome] = []
+        progress = Progress(["none", "nsqd-kill"], 30.0, outcomes)
+        assert progress.line() == "starting the servers, 0 s"
+        progress.begin()
+        progress.say("none: load")
+        assert progress.line() == "none: load, 1 of 2, 0 s, about 60 s left"
+        outcomes.append(SOUND)
+        progress.begin()
+        progress.say("nsqd-kill: load")
+        assert progress.line() == "nsqd-kill: load, 2 of 2, 0 s, about 30 s left"
 
 
 class TestPage:
