@@ -2,18 +2,19 @@
 """`make demo`: a call, a mailbox and presence, from JSON on NSQ to a lamp on a phone, with real servers on loopback.
 
 Exit code 0: every NOTIFY came and said the right thing, and Kamailio's log has no warning and no error. With KEEP=1 in
-the environment all of it keeps running.
+the environment all of it keeps running, and how to try each verb of `kemi-nsq` on it is printed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,13 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tests.support.chain import DOMAIN, TOPIC, Chain, JsonField, event
+from tests.support.chain import SHIPPED, TOPIC, Chain, JsonField, event
 from tests.support.notify import LAMPS, Notify
 from tests.support.subscription import Subscription
+from tests.support.tour import ALICE, BOB, LIVE, ONCE, PROGRAM, Tour
 
 USER = "alice"
-ALICE = f"sip:{USER}@{DOMAIN}"
-BOB = f"sip:bob@{DOMAIN}"
+#: The configuration that Kamailio runs.
+BASE = SHIPPED / "kamailio.cfg"
 CALL: Mapping[str, JsonField] = {"To": BOB, "Call_ID": "demo-call", "Direction": "inbound"}
 
 #: What a lamp shows: a word, and its colour.
@@ -183,14 +185,17 @@ def main() -> int:
     # Without a terminal rich would cut lines at 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
-        with TemporaryDirectory(prefix="kemi-nsq-demo-") as folder, Chain("native", Path(folder)) as chain:
-            return _show(chain, console)
+        with TemporaryDirectory(prefix="kemi-nsq-demo-") as folder:
+            tour = Tour(Path(folder), BASE)
+            with tour.chain:
+                return _show(tour, console)
     except KeyboardInterrupt:
         console.print("ended")
         return 0
 
 
-def _show(chain: Chain, console: Console) -> int:
+def _show(tour: Tour, console: Console) -> int:
+    chain = tour.chain
     console.print(f"nsqd listens on {chain.nsqd.tcp_address}, Kamailio on udp:{_sip_address(chain)}", highlight=False)
     console.print(f"a watcher subscribes to {ALICE}: {', '.join(LAMPS)}\n", highlight=False)
     with chain.watcher() as watcher:
@@ -209,23 +214,14 @@ def _show(chain: Chain, console: Console) -> int:
         median_ms = statistics.median(demo.delays_ms)
         console.print(f"\nmedian from publish to NOTIFY: {median_ms:.1f} ms", highlight=False)
         if os.environ.get("KEEP", "") not in ("", "0"):
-            _keep(chain, subscriptions, console)
+            _keep(tour, subscriptions, console)
     return 0
 
 
-def _keep(chain: Chain, subscriptions: Mapping[str, Subscription], console: Console) -> None:
+def _keep(tour: Tour, subscriptions: Mapping[str, Subscription], console: Console) -> None:
     """Say how to go on by hand, and show each NOTIFY, until Ctrl-C."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-    mailbox: dict[str, JsonField] = {"Event-Package": "message-summary", "Messages-New": 3}
-    away: dict[str, JsonField] = {"Event-Package": "presence", "State": "away"}
-    say("\nAll keeps running until Ctrl-C. Publish by hand:\n")
-    say(f"  curl -d '{_by_hand(mailbox)}' 'http://{chain.nsqd.http_address}/pub?topic={TOPIC}'\n")
-    say(f"  {_command()} publish --nsqd {chain.nsqd.http_address} {TOPIC} '{_by_hand(away)}'\n")
-    say(f"A phone on this machine subscribes to {ALICE} with sip:{_sip_address(chain)} (UDP) as its outbound proxy,")
-    say("without a password.\n")
+    for line in _advice(tour):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     shown = {package: len(subscription.notifies) for package, subscription in subscriptions.items()}
     nobody_sets_this = Event()
     while not nobody_sets_this.wait(0.05):
@@ -236,14 +232,26 @@ def _keep(chain: Chain, subscriptions: Mapping[str, Subscription], console: Cons
                 console.print(f"NOTIFY {package}: ", Text(f"● {word}", colour), sep="", highlight=False)
 
 
-def _by_hand(fields: Mapping[str, JsonField]) -> str:
-    return json.dumps({"Event-Category": "presence", "Event-Name": "update", "From": ALICE, **fields})
+def _advice(tour: Tour) -> Iterator[str]:
+    """Yield how to go on by hand: an event of a mailbox, each verb of the command, a phone."""
+    chain, letter = tour.chain, tour.bury()
+    fields = {"Event-Category": "presence", "Event-Name": "update", "From": ALICE}
+    mailbox = json.dumps({**fields, "Event-Package": "message-summary", "Messages-New": 3})
+    command = f"{_program()} --config {shlex.quote(str(tour.config))}"
+    yield "\nAll keeps running until Ctrl-C. Publish by hand:\n"
+    yield f"  curl -d '{mailbox}' 'http://{chain.nsqd.http_address}/pub?topic={TOPIC}'"
+    for heading, verbs in ONCE.items():
+        yield f"\n{heading}:\n"
+        yield from (f"  {command} {words.replace('{letter}', letter)}" for words in verbs)
+    yield "\nThese go on until Ctrl-C, each in a terminal of its own:\n"
+    yield from (f"  {command} {words}" for words in LIVE)
+    yield f"\nA phone on this machine subscribes to {ALICE} with sip:{_sip_address(chain)} (UDP) as its outbound proxy,"
+    yield "without a password.\n"
 
 
-def _command() -> str:
-    command = Path(sys.executable).with_name("kemi-nsq")
+def _program() -> str:
     here = Path.cwd()
-    return str(command.relative_to(here) if command.is_relative_to(here) else command)
+    return shlex.quote(str(PROGRAM.relative_to(here) if PROGRAM.is_relative_to(here) else PROGRAM))
 
 
 def _sip_address(chain: Chain) -> str:
