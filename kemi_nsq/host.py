@@ -7,24 +7,58 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from kemi_nsq.counters import Counter
+from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
 
+#: A line is about nothing besides what the main thread has in hand.
+NO_FIELDS: JsonObject = MappingProxyType({})
+
 
 class Level(enum.Enum):
-    """Log levels that are used, by Kamailio's names (core/dprint.h)."""
+    """Log levels that are used, the most serious first, by Kamailio's names (core/dprint.h)."""
 
     CRITICAL = "crit"
     ERROR = "err"
     WARNING = "warn"
     INFO = "info"
     DEBUG = "dbg"
+
+
+_RANKS: Mapping[Level, int] = {level: rank for rank, level in enumerate(Level)}
+
+
+@dataclass(slots=True)
+class LogPolicy:
+    """How a process writes its lines. Any thread may read it; to change an attribute is one operation of Python's.
+
+    Attributes:
+        as_json: NSQ_LOG_FORMAT is json.
+        level: lines up to this one are written, whatever the server's own threshold is; None leaves it to the server.
+        events: each step of an event has a line (`kemi-nsq presence log-events`).
+        about: returns the fields of what the main thread has in hand.
+    """
+
+    as_json: bool = False
+    level: Level | None = None
+    events: bool = False
+    about: Callable[[], JsonObject] = dict
+
+    @property
+    def level_name(self) -> str:
+        """The name of the level for people, `default` where the server decides."""
+        return "default" if self.level is None else self.level.name.lower()
+
+    def admits(self, level: Level) -> bool:
+        """Whether a line of a level is written, as far as this process decides it."""
+        return self.level is None or _RANKS[level] <= _RANKS[self.level]
 
 
 class Host(Protocol):
@@ -34,11 +68,13 @@ class Host(Protocol):
         page: where a process shows its state; any thread may.
         place: the runtime folder, as soon as it was taken; None where there is none, and then no query is answered.
         ending: how this process ends. Whatever runs native code that may take long says so there.
+        log_policy: how lines are written.
     """
 
     page: Page
     place: Place | None
     ending: Ending
+    log_policy: LogPolicy
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Hold the runtime folder from now on, and show pages there.
@@ -62,8 +98,14 @@ class Host(Protocol):
     def log(self, level: Level, text: str) -> None:
         """Write one line to the server's log. The text is never expanded."""
 
-    def log_aside(self, level: Level, text: str) -> None:
-        """Write lines to where the server logs, from any thread, also while the main thread is stuck."""
+    def log_aside(self, level: Level, text: str, fields: JsonObject = NO_FIELDS) -> None:
+        """Write lines to where the server logs, from any thread, also while the main thread is stuck.
+
+        Args:
+            level: of the lines; the server's own threshold does not count.
+            text: the lines.
+            fields: what they are about, besides what `log_policy` knows, for NSQ_LOG_FORMAT json.
+        """
 
     def defines(self) -> Mapping[str, str]:
         """Return the configuration's `#!define` names that start with NSQ_ and their values without quotes."""

@@ -328,7 +328,6 @@ class Settings(BaseSettings):
         ge=10,
         le=86400,
     )
-
     pua_max_dialogs: int = _setting(
         50,
         "Calls of one presentity that its document shows at most; further ones are stored, and shown when others end. "
@@ -348,6 +347,9 @@ class Settings(BaseSettings):
         "Where a consumer serves metrics to Prometheus, by HTTP at `/metrics`; empty for nowhere. There is no "
         "password, so it should be an address of loopback.",
         "host:port, or empty",
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text", "How our lines in Kamailio's log look: text, or each a JSON object with the fields of its event."
     )
     route_timeout: float = _setting(
         30.0,

@@ -12,7 +12,9 @@ from collections import Counter as Multiset
 from collections.abc import Callable, Collection, Mapping
 
 from kemi_nsq.counters import Counter
-from kemi_nsq.host import Level, Suspended
+from kemi_nsq.host import NO_FIELDS, Level, LogPolicy, Suspended
+from kemi_nsq.jsontext import JsonObject
+from kemi_nsq.logline import line
 from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.runtime.place import Place
@@ -36,7 +38,8 @@ class FakeHost:
         page: what was shown, in memory: there is no runtime folder.
         place: None likewise, unless a test gives one: queries go through it.
         ending: never asked to end.
-        lines: the log, as (level, text).
+        log_policy: how lines are written; the default is text.
+        lines: the log, as (level, text): without what each begins with, but with NSQ_LOG_FORMAT json as it is written.
         counters: how often each counter was raised.
         started: how many consumer processes kamailio.cfg would start, None if nobody knows.
         configuration_file: the path of kamailio.cfg, '' for none.
@@ -64,6 +67,7 @@ class FakeHost:
         self.page = Page()
         self.place: Place | None = None
         self.ending: Ending = _NoEnding()
+        self.log_policy = LogPolicy()
         self.event_routes = dict(event_routes or {})
         self.lines: list[tuple[Level, str]] = []
         self.counters: Multiset[Counter] = Multiset()
@@ -103,11 +107,13 @@ class FakeHost:
 
     def log(self, level: Level, text: str) -> None:
         """Remember a line."""
-        self.lines.append((level, text))
+        self.log_aside(level, text)
 
-    def log_aside(self, level: Level, text: str) -> None:
+    def log_aside(self, level: Level, text: str, fields: JsonObject = NO_FIELDS) -> None:
         """Remember it among the other lines."""
-        self.log(level, text)
+        policy = self.log_policy
+        if policy.admits(level):
+            self.lines.append((level, line(policy, level, text, fields) if policy.as_json else text))
 
     def defines(self) -> Mapping[str, str]:
         """Return what was given."""

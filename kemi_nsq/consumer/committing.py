@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.gate import Gate
-from kemi_nsq.consumer.message import Fault, Handled
+from kemi_nsq.consumer.message import Current, Fault, Handled
 from kemi_nsq.consumer.outage import Kind
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import DatabaseError, RowRefused
@@ -33,16 +33,25 @@ class Committing:
         host: the SIP server.
         writer: stores rows and tells watchers; None where there is no presentity table, and so no row.
         gate: learns when the database fails.
+        current: learns which message is written, where it is only one.
         clock: tells the time.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, writer: PresenceWriter | None, gate: Gate, clock: Clock = SYSTEM
+    def __init__(  # noqa: PLR0913  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        writer: PresenceWriter | None,
+        gate: Gate,
+        *,
+        current: Current,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._host = host
         self._writer = writer
         self._gate = gate
+        self._current = current
         self._clock = clock
         self._quiet = Quiet(host, clock)
 
@@ -54,6 +63,7 @@ class Committing:
         self._host.page.show(Fact.HANDLING, " ".join(one.delivery.message_id for one in wrote))
         self._host.page.begin("the database")
         self._host.ending.in_order()
+        self._current.subject = wrote[0] if len(wrote) == 1 else None
         self._commit(self._writer, wrote)
 
     def bug(self, one: Handled, error: Exception) -> None:
@@ -98,6 +108,7 @@ class Committing:
             if tried == len(failed) == _FAILED_COMMITS or (failed and self._clock.monotonic() > until):
                 failed.extend(wrote[tried:])
                 break
+            self._current.subject = one
             try:
                 writer.commit(one.rows)
             except DatabaseError as error:
@@ -107,6 +118,7 @@ class Committing:
                 self._blame(writer, one, error)
             except Exception as error:
                 self.bug(one, error)
+        self._current.subject = None
         if last is None:
             return
         self._host.count(Counter.PUA_DATABASE_ERROR)

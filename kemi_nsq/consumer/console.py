@@ -33,6 +33,11 @@ from kemi_nsq.settings import Settings
 Verb: TypeAlias = Callable[[JsonObject], JsonValue]
 #: Seconds that the main thread has for a verb, where they are others than usual: a script may import much.
 PATIENT_S: Mapping[str, float] = {"reload": 20.0}
+#: What an operator may have written, by the name that `LogPolicy` has for it; None leaves it to Kamailio.
+LEVELS: Mapping[str, Level | None] = {
+    "default": None,
+    **{level.name.lower(): level for level in Level if level is not Level.CRITICAL},
+}
 #: The thread looks so often whether it shall stop, and whether its socket is still there.
 _LOOK_S = 0.5
 
@@ -92,13 +97,13 @@ class Inquiries:
         self._tally = tally
         self._script = script
         self._threads: Threads
-        self._here: Mapping[str, Verb] = {"status": self._status, **at_once}
         self._in_main: Mapping[str, Verb] = {
             "pause": self._pause,
             "resume": self._resume,
             "reload": script.reload,
             **in_main,
         }
+        self._here: Mapping[str, Verb] = {"status": self._status, "log-level": self._log_level, **at_once}
         self._versions: JsonObject = {
             "kemi-nsq": version("kemi-nsq"),
             "kamailio": host.version(),
@@ -133,10 +138,23 @@ class Inquiries:
             "subscriptions": [str(each) for each in self._settings.subscriptions],
             "versions": dict(self._versions),
             "settings": dict(in_force(self._settings)),
+            "log_level": self._host.log_policy.level_name,
+            "log_events": self._host.log_policy.events,
             "connections": errand.wait("the I/O thread"),
             "script": self._script.describe(),
             **self._tally.as_json(),
         }
+
+    def _log_level(self, arguments: JsonObject) -> JsonValue:
+        """Set the level, if one is given, and return which holds; at once, because the main thread may be stuck."""
+        policy, name = self._host.log_policy, str(arguments.get("level", ""))
+        if name and name not in LEVELS:
+            raise UsageError(f"{name[:40]!r} is no level; allowed: {', '.join(LEVELS)}")
+        if name and name != policy.level_name:
+            policy.level = None  # whatever held and will hold, this is said
+            self._host.log_aside(Level.WARNING, f"log level set by the operator: {name}")
+            policy.level = LEVELS[name]
+        return policy.level_name
 
     def _pause(self, arguments: JsonObject) -> JsonValue:
         return self._turn(arguments, self._gate.pause)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.committing import Committing
+from kemi_nsq.consumer.eventlog import tell
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Current, Delivery, Fault, Handled
 from kemi_nsq.consumer.origin import opened
@@ -89,6 +90,8 @@ class EventHandling:
             deliveries = [each for each in deliveries if answers.begin(each) and not self._held(each, answers)]
             for delivery in deliveries:
                 answers.finish(delivery)
+                if self._host.log_policy.events:
+                    tell(self._host, Handled(delivery=delivery), "finished", "on receipt (NSQ_ACK)")
             answers.settle()  # a native route keeps Python's lock: FIN must have left before, or it waits for the route
         # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
         if len(deliveries) > 1 and self._settings.pua_refresh:
@@ -100,10 +103,13 @@ class EventHandling:
             self._committing.commit([one for one in handled if one.rows])
         finally:
             self._current.end_batch()
+            self._current.subject = None
             self._host.page.show(Fact.HANDLING, "")
         self._host.ending.in_order()
         for one in handled:
+            self._current.subject = one
             self._verdicts.answer(one, answers)
+        self._current.subject = None
         answers.flush()
 
     def _run_ours(self, deliveries: Sequence[Delivery], answers: Answers) -> list[Handled]:
@@ -117,7 +123,7 @@ class EventHandling:
             if self._host.ending.asked:
                 break
             if not answers.begin(delivery):
-                self._verdicts.spare(delivery)
+                self._verdicts.lost(Handled(delivery=delivery))
             elif not self._held(delivery, answers):
                 handled.append(self._run(delivery))
                 answers.set_aside(delivery)
@@ -126,14 +132,14 @@ class EventHandling:
     def _kept(self, one: Handled, answers: Answers) -> bool:
         kept = answers.keep(one.delivery)
         if not kept:
-            self._verdicts.spare(one.delivery)
+            self._verdicts.lost(one)
         return kept
 
     def _held(self, delivery: Delivery, answers: Answers) -> bool:
         """Give a message back whose topic takes nothing now; return whether that was so."""
         held = self._gate.holds(delivery.subscription)
         if held:
-            self._verdicts.give_back(delivery, answers)
+            self._verdicts.give_back(Handled(delivery=delivery), answers)
         return held
 
     def _run(self, delivery: Delivery) -> Handled:
@@ -141,7 +147,10 @@ class EventHandling:
         self._host.count(Counter.RECEIVED)
         self._host.page.turn()
         self._host.page.handle(delivery.message.message_id)
-        one = Handled(delivery=delivery)
+        one = self._current.subject = Handled(delivery=delivery)
+        if self._host.log_policy.events:
+            subscription, attempts = delivery.subscription, delivery.message.attempts
+            tell(self._host, one, "received", f"channel {subscription.channel}, attempt {attempts}")
         try:
             if self._died and self._died.get(delivery.message_id, 0) >= DEATHS:
                 one.refused = "Kamailio died again and again while it was handled"
@@ -149,7 +158,7 @@ class EventHandling:
             else:
                 self._decode_and_run(one)
         except Exception as error:
-            one = Handled(delivery=delivery)  # without what its route has published
+            one = self._current.subject = Handled(delivery=delivery)  # without what its route has published
             self._committing.bug(one, error)
         self._note(one)
         return one
@@ -193,6 +202,8 @@ class EventHandling:
             if one.origin.channel != delivery.subscription.channel:
                 return None
             self._host.count(Counter.REPLAYED)
+            if self._host.log_policy.events:
+                tell(self._host, one, "replay", f"replay {one.origin.replays} from the dead letters")
         return one.origin.event(attempts=delivery.message.attempts, max_size=self._settings.max_event_size)
 
     def _judge(self, one: Handled, outcome: Outcome) -> None:

@@ -172,11 +172,36 @@ class Handled:
     refused: str = ""
     counter: Counter | None = None
 
+    @property
+    def named(self) -> str:
+        """Name the message in a line of the log: by the id that it had at first, which its rows and routes have too."""
+        delivery, origin = self.delivery, self.origin or self.delivery.origin
+        again = "" if origin.message_id == delivery.message_id else f" (replayed as {delivery.message_id})"
+        return f"message {origin.message_id} of {origin.topic}{again}"
+
+    def about(self) -> JsonObject:
+        """Return the fields of a line of the log that is about this message."""
+        delivery, origin = self.delivery, self.origin or self.delivery.origin
+        again = {} if origin.message_id == delivery.message_id else {"replayed_as": delivery.message_id}
+        return {
+            "message_id": origin.message_id,
+            **again,
+            "topic": origin.topic,
+            "channel": origin.channel,
+            "attempts": delivery.message.attempts,
+            **({"route": self.route} if self.route else {}),
+        }
+
 
 class Current:
-    """The message whose route runs, if one does."""
+    """The message that the main thread has in hand, and whose route runs, if one does.
+
+    Attributes:
+        subject: the message that lines of the log are about.
+    """
 
     def __init__(self) -> None:
+        self.subject: Handled | None = None
         self._handled: Handled | None = None
         self._batch: list[Handled] | None = None
 
@@ -199,6 +224,13 @@ class Current:
     def end(self) -> None:
         """Say that no route runs."""
         self._handled = None
+
+    # Called for the log, by any thread
+
+    def about(self) -> JsonObject:
+        """Return the fields of what lines are about now."""
+        subject = self.subject
+        return {} if subject is None else subject.about()
 
     # Called by functions of routing logic
 

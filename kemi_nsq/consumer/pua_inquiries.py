@@ -75,9 +75,14 @@ class PuaInquiries:
         on = arguments.get("on")
         if not isinstance(on, bool):
             raise UsageError("on or off is wanted")
-        if on != self._history.logs:
-            self._host.log(Level.WARNING, f"each decision about a state is logged {'from now on' if on else 'no more'}")
-        self._history.logs = on
+        policy = self._host.log_policy
+        if on and not policy.admits(Level.INFO):
+            raise UsageError(
+                f"log-level is {policy.level_name}, which leaves these lines out; set info or default first"
+            )
+        if on != policy.events:
+            self._host.log(Level.WARNING, f"each step of an event is logged {'from now on' if on else 'no more'}")
+        policy.events = on
         return on
 
     def _reset(self, arguments: JsonObject) -> JsonValue:

@@ -36,6 +36,7 @@ ROUTE_VARIABLES: Mapping[str, str] = {
     "nqTopic": "the topic that it came from",
     "nqChannel": "the channel that it came from",
     "nqAttempts": "how often nsqd has delivered it, 1 for the first time",
+    "nqMessageId": "the event's id, nsqd's 16 hexadecimal digits, as it stands in the log",
     "nqReplays": "how often it was replayed from the dead letters, 0 for one that comes as it was published",
     "nqAck": "set it to `requeue` and the event comes again later",
 }
@@ -120,7 +121,7 @@ class PythonRoutes:
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{name} raised {_said(error)} at {where.filename}:{where.lineno} for message {event.message_id}"
             self._host.log(Level.ERROR, text)
-            self._host.log(Level.DEBUG, traceback.format_exc())
+            self._host.log(Level.DEBUG, f"message {event.message_id}: {traceback.format_exc()}")
             self._host.count(Counter.ROUTE_FAILED)
             return Outcome.REQUEUE
         return Outcome.REQUEUE if isinstance(result, int) and result < 0 else Outcome.DONE
@@ -130,8 +131,8 @@ class KamailioRoutes:
     """`event_route[...]` blocks of kamailio.cfg.
 
     The route finds the event in `$var(nqE)` and `$evr(data)`, and `$var(nqTopic)`, `$var(nqChannel)`,
-    `$var(nqAttempts)`, `$var(nqReplays)`. It asks for redelivery by `$var(nqAck) = "requeue"`: Kamailio does not tell
-    the caller what a route returned.
+    `$var(nqAttempts)`, `$var(nqMessageId)`, `$var(nqReplays)`. It asks for redelivery by `$var(nqAck) = "requeue"`:
+    Kamailio does not tell the caller what a route returned.
     """
 
     def __init__(self, host: Host) -> None:
@@ -142,8 +143,10 @@ class KamailioRoutes:
         """Run the block of this name. A name that has none is asked for once and then remembered."""
         if name in self._misses or len(name) > _LONGEST_NAME or not BLOCK_NAME.fullmatch(name):
             return Outcome.MISSING
-        values = (event.payload, event.topic, event.channel, str(event.attempts), str(event.replays), "")
-        for variable, value in zip(ROUTE_VARIABLES, values, strict=True):
+        counts = str(event.attempts), event.message_id, str(event.replays)
+        for variable, value in zip(
+            ROUTE_VARIABLES, (event.payload, event.topic, event.channel, *counts, ""), strict=True
+        ):
             self._host.set_variable(variable, value)
         # From here C code runs in this thread, and no other thread of Python does until it calls back or returns. The
         # page is written before: it is all that is left to see if the route never returns.
@@ -238,11 +241,12 @@ class Router:
         What is built in needs none, and then other names are not looked at.
         """
         if self._built_in is not None and self._built_in.take(event):
-            return self._built_in.run(names[0], event)
+            outcome = self._built_in.run(names[0], event)
+            return self._ran(names[0], event, outcome)
         for name in names:
             outcome = self.run_one(name, event)
             if outcome is not Outcome.MISSING:
-                return outcome
+                return self._ran(name, event, outcome)
         self._note_unrouted(names[0][:_LONGEST_NAME], event)
         return Outcome.MISSING
 
@@ -254,12 +258,20 @@ class Router:
                 return outcome
         return Outcome.MISSING
 
+    def _ran(self, name: str, event: Event, outcome: Outcome) -> Outcome:
+        if self._host.log_policy.events:
+            text = f"route: message {event.message_id} of {event.topic}: {name}: {outcome.name.lower()}"
+            fields = {"step": "route", "route": name, "outcome": outcome.name.lower()}
+            self._host.log_aside(Level.INFO, text, fields)
+        return outcome
+
     def _note_unrouted(self, name: str, event: Event) -> None:
+        self._ran("no route", event, Outcome.MISSING)
         self._host.count(Counter.UNROUTED)
         if name in self._unrouted:
             return
         remember(self._unrouted, name, None, most=_REMEMBERED_UNROUTED)
         where = f"{event.topic}:{event.channel}"
         shown = name if BLOCK_NAME.fullmatch(name) else repr(name)  # a blank at the end would not be seen
-        text = f"no event_route for {shown} from {where}; such events are dropped"
+        text = f"no event_route for {shown} from {where}; such events are dropped (message {event.message_id})"
         self._quiet.log(Level.WARNING, Counter.UNROUTED, text)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.deadletters import DeadLetters
+from kemi_nsq.consumer.eventlog import tell
 from kemi_nsq.consumer.gate import Gate
 from kemi_nsq.consumer.message import Delivery, Fault, Handled
 from kemi_nsq.consumer.outage import Kind
@@ -82,36 +83,51 @@ class Verdicts:
             if one.again is Fault.WORLD:
                 text = f"the states of message {one.delivery.message_id} are lost: it was finished before (NSQ_ACK)"
                 self._quiet.log(Level.ERROR, "lost", text)
+            if self._host.log_policy.events:
+                tell(self._host, one, "failed", "it does not come again: it was finished before (NSQ_ACK)")
             return  # nsqd has forgotten it
         if one.again is Fault.WORLD:
-            self.give_back(one.delivery, answers, doubtful=one.doubtful)
+            self.give_back(one, answers, doubtful=one.doubtful)
         elif one.again is Fault.OWN:
             self._again(one, answers)
         elif one.refused:
             self._refuse(one, answers)
         else:
-            self._finish(one.delivery, answers)
+            self._finish(one, answers)
 
-    def give_back(self, delivery: Delivery, answers: Answers, *, doubtful: bool = False) -> None:
+    def give_back(self, one: Handled, answers: Answers, *, doubtful: bool = False) -> None:
         """Give a message back by no fault of its own: this delivery does not count.
 
         At once, so that another consumer of the channel may have it; its topic takes nothing here meanwhile.
         """
-        times = self.spare(delivery)
+        times = self._spare(one)
         self._host.count(Counter.GIVEN_BACK)
-        answers.requeue(delivery, min(requeue_delay_ms(times), _DOUBTFUL_MAX_MS) if doubtful else 0)
+        delay_ms = min(requeue_delay_ms(times), _DOUBTFUL_MAX_MS) if doubtful else 0
+        if self._host.log_policy.events:
+            why = one.database or "its topic takes nothing now, or the database failed"
+            tell(self._host, one, "given back", f"REQ, delay {delay_ms} ms: {why}", {"delay_ms": delay_ms})
+        answers.requeue(one.delivery, delay_ms)
 
-    def spare(self, delivery: Delivery) -> int:
+    def lost(self, one: Handled) -> None:
+        """Take note of a message that was given back while the main thread was busy: that delivery does not count."""
+        self._spare(one)
+        if self._host.log_policy.events:
+            tell(self._host, one, "given back", "it has waited here for too long (NSQ_ROUTE_TIMEOUT)")
+
+    def _spare(self, one: Handled) -> int:
         """Remember that this delivery of a message does not count, and return how many do not."""
-        message_id = delivery.message.message_id
+        message_id = one.delivery.message.message_id
         times = self._given_back.get(message_id, 0) + 1
         remember(self._given_back, message_id, times, most=_REMEMBERED)
         return times
 
-    def _finish(self, delivery: Delivery, answers: Answers) -> None:
-        self._given_back.pop(delivery.message.message_id, None)
-        self._failed.pop(delivery.message.message_id, None)
-        answers.finish(delivery)
+    def _finish(self, one: Handled, answers: Answers) -> None:
+        message_id = one.delivery.message.message_id
+        self._given_back.pop(message_id, None)
+        self._failed.pop(message_id, None)
+        if self._host.log_policy.events and self._settings.ack == "processed":
+            tell(self._host, one, "finished", "FIN")
+        answers.finish(one.delivery)
 
     def _again(self, one: Handled, answers: Answers) -> None:
         """Let a message come again by its own fault, or give it up.
@@ -128,25 +144,34 @@ class Verdicts:
             return
         remember(self._failed, message_id, own, most=_REMEMBERED)
         self._host.count(Counter.REQUEUED)
-        answers.requeue(one.delivery, requeue_delay_ms(own))
+        delay_ms = requeue_delay_ms(own)
+        if self._host.log_policy.events:
+            text = f"REQ, delay {delay_ms} ms: failure {own} of {self._settings.max_attempts}"
+            tell(self._host, one, "requeued", text, {"delay_ms": delay_ms})
+        answers.requeue(one.delivery, delay_ms)
 
     def _refuse(self, one: Handled, answers: Answers) -> None:
         """Drop a message for good: the dead-letter topic, one line that says which and why, a counter, FIN."""
         delivery = one.delivery
+        if self._host.log_policy.events:
+            tell(self._host, one, "refused", one.refused)
         try:
             if self._dead_letters.send(delivery, reason=one.refused, route=one.route, origin=one.origin):
                 self._host.count(Counter.DEAD_LETTERS)
+                if self._host.log_policy.events:
+                    tell(self._host, one, "dead letter", f"to {self._settings.dead_letter_topic}")
         except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
-            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error}")
+            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error} ({one.named})")
         except TransientError as error:
             doubtful = self._gate.doubtful(Kind.DEAD_LETTERS)
             self._gate.failed(Kind.DEAD_LETTERS, [delivery.subscription], str(error))
             if self._settings.ack == "processed":
-                self.give_back(delivery, answers, doubtful=doubtful)
+                self.give_back(one, answers, doubtful=doubtful)
                 return
-            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: {error}")  # nsqd has forgotten the message
+            # nsqd has forgotten the message
+            self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: {error} ({one.named})")
         if one.counter is not None:
             text = f"{delivery.subscription} message {delivery.message_id} dropped: {one.refused}"
             self._quiet.log(Level.ERROR, one.counter, text)
             self._host.count(one.counter)
-        self._finish(delivery, answers)
+        self._finish(one, answers)

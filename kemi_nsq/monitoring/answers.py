@@ -72,6 +72,8 @@ class Said(BaseModel):
     versions: Mapping[str, str]
     settings: Mapping[str, str]
     subscriptions: Sequence[str]
+    log_level: str = "default"
+    log_events: bool = False
     connections: Sequence[ConnectionSaid]
     topics: Sequence[TopicSaid]
     routes: Sequence[RouteSaid]

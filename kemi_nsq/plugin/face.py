@@ -95,6 +95,7 @@ class Face:
         host = host or _kamailio(native=self._native)
         try:
             settings = load(host.defines(), host_name=host_name())
+            host.log_policy.as_json = settings.log_format == "json"
             _check_configuration(host, settings, native=self._native)
             died = host.take_run_folder(settings.run_dir)
         except (SettingsError, RunFolderError) as error:

@@ -23,8 +23,9 @@ import orjson
 from kemi_nsq.configuration.commandline import given
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import UsageError
-from kemi_nsq.filename import readable
-from kemi_nsq.host import Level, Suspended
+from kemi_nsq.host import NO_FIELDS, Level, LogPolicy, Suspended
+from kemi_nsq.jsontext import JsonObject
+from kemi_nsq.logline import line
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
@@ -35,7 +36,6 @@ from kemi_nsq.settings import INCLUDED, PREFIX
 COUNTER_TABLE = "nsq"
 #: The method of `kemi.KemiNsq` in which each suspended transaction goes on.
 PYTHON_HOP = "ksr_nsq_continued"
-_LINE_LIMIT = 3000
 _NO_SUCH_ITEM = -255
 #: `KAMAILIO_5_6`, `KAMAILIO_VERSION` and the like.
 _OWN_DEFINE = re.compile(r"KAMAILIO_([0-9]+(_[0-9]+)*|VERSION)|OS_NAME")
@@ -59,6 +59,26 @@ _ASIDE: Mapping[Level, tuple[str, int]] = {
 }
 
 
+class _LogData(ctypes.Structure):
+    """What the engine of `--log-engine` is told of a line (core/dprint.h, `ksr_logdata_t`), the same in 5.6 and 6.0."""
+
+    _fields_ = (
+        ("facility", ctypes.c_int),
+        ("level", ctypes.c_int),
+        ("level_name", ctypes.c_char_p),
+        ("file", ctypes.c_char_p),
+        ("line", ctypes.c_int),
+        ("module", ctypes.c_char_p),
+        ("function", ctypes.c_char_p),
+        ("location", ctypes.c_char_p),
+        ("pid", ctypes.c_int),
+        ("process", ctypes.c_int),
+    )
+
+
+_ENGINE = ctypes.CFUNCTYPE(None, ctypes.POINTER(_LogData), ctypes.c_char_p, ctypes.c_char_p)
+
+
 class KamailioHost:
     """What kemi-nsq asks of the Kamailio process that it runs in.
 
@@ -69,6 +89,7 @@ class KamailioHost:
         page: in the runtime folder, as soon as that was taken.
         place: that folder.
         ending: how this process ends; native routes and the presence module may take long.
+        log_policy: how lines are written.
     """
 
     def __init__(self, *, native: bool) -> None:
@@ -78,6 +99,7 @@ class KamailioHost:
         self.page = Page()
         self.place: Place | None = None
         self.ending = Ending()
+        self.log_policy = LogPolicy()
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
@@ -102,20 +124,20 @@ class KamailioHost:
             return ""
 
     def log(self, level: Level, text: str) -> None:
-        """Write one line by `KSR.<level>`, which takes the text as it is; control characters are shown, not sent."""
-        getattr(KSR, level.value)(f"{_line(text)}\n")
+        """Write one line by `KSR.<level>`, which takes the text as it is, unless an operator has set a level."""
+        policy = self.log_policy
+        said = line(policy, level, text)
+        if policy.level is None:
+            getattr(KSR, level.value)(f"{said}\n")
+        elif policy.admits(level):
+            _write_aside(level, said)
 
-    def log_aside(self, level: Level, text: str) -> None:
-        """Write as Kamailio does (core/dprint.h, LOG_FX): to stderr, or to syslog by the name that it has there."""
-        word, priority = _ASIDE[level]
-        for line in text.splitlines():
-            said = f"{word}: {_line(line)}"
-            if _own("log_stderr"):
-                with suppress(OSError):  # nobody reads it any more
-                    os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {said}\n".encode())
-            else:
-                # Python's own module `syslog` would open the log anew, and Kamailio lose its name there.
-                ctypes.CDLL(None).syslog(priority, b"%s", said.encode())
+    def log_aside(self, level: Level, text: str, fields: JsonObject = NO_FIELDS) -> None:
+        """Write as Kamailio does, past its threshold."""
+        policy = self.log_policy
+        if policy.admits(level):
+            for each in text.splitlines():
+                _write_aside(level, line(policy, level, each, fields))
 
     def defines(self) -> Mapping[str, str]:
         """Read the value of each name of NSQ_."""
@@ -300,10 +322,19 @@ def _definition(name: str) -> str:
     return str(KSR.pv.get(f"$def({name})") or "").strip()
 
 
-def _line(text: str) -> str:
-    """Begin a line of the log as all of ours begin, and show control characters instead of sending them."""
-    shown = readable(text[:_LINE_LIMIT])
-    return "kemi-nsq: " + "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+def _write_aside(level: Level, said: str) -> None:
+    """Write as LOG_FX does (core/dprint.h): by `--log-engine`, to stderr, or to syslog by the name it has there."""
+    word, priority = _ASIDE[level]
+    if engine := _pointer("_ksr_slog_func"):
+        number = priority - syslog.LOG_WARNING  # core/dprint.h: L_WARN is 0
+        about = _LogData(priority, number, word.encode(), b"", 0, b"kemi-nsq", b"", b"", 0, 0)
+        _ENGINE(engine)(ctypes.byref(about), b"%s\n", said.encode())
+    elif _own("log_stderr"):
+        with suppress(OSError):  # nobody reads it any more
+            os.write(_STDERR, f"{_own('process_no'):2}({os.getpid()}) {word}: {said}\n".encode())
+    else:
+        # Python's own module `syslog` would open the log anew, and Kamailio lose its name there.
+        ctypes.CDLL(None).syslog(priority, b"%s", f"{word}: {said}".encode())
 
 
 @lru_cache(maxsize=_ROUTES_REMEMBERED)
@@ -340,6 +371,14 @@ def _own(name: str, program: ctypes.CDLL = _PROGRAM) -> int:
         return ctypes.c_int.in_dll(program, name).value
     except ValueError:
         return 0
+
+
+def _pointer(name: str) -> int | None:
+    """Read a pointer of Kamailio's program; None if it is NULL, or there is none of that name."""
+    try:
+        return ctypes.c_void_p.in_dll(_PROGRAM, name).value
+    except ValueError:
+        return None
 
 
 def _defined_names() -> list[str]:

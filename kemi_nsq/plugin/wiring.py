@@ -117,6 +117,7 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
     # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
     # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
     current, publisher = Current(), Publisher(settings, clock, ways)
+    host.log_policy.about = current.about
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
     calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
     router = _router(settings, host, script.handlers, calls, pua, clock=clock, native=native)
@@ -164,7 +165,7 @@ def _work(  # noqa: PLR0913, PLR0917  # a part of `wire`
         host,
         router=router,
         current=current,
-        committing=Committing(settings, host, presence.writer, gate, clock),
+        committing=Committing(settings, host, presence.writer, gate, current=current, clock=clock),
         gate=gate,
         verdicts=Verdicts(settings, host, gate, DeadLetters(settings, publisher), clock),
         tally=tally,

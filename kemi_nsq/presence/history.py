@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from kemi_nsq.clock import SYSTEM, Clock
@@ -24,6 +24,8 @@ from kemi_nsq.presence.row import Key, Row, message_id_in
 MOST = 2000
 #: A document is kept with its decision up to so many bytes: so all of them have 4 MB at most.
 _LARGEST_BODY = 2048
+#: A NOTIFY is told, in the log, of so many messages that it speaks for.
+_MOST_OF_ONE = 20
 
 
 class What(enum.Enum):
@@ -78,9 +80,6 @@ class History:
     Args:
         host: has the log.
         clock: tells the time.
-
-    Attributes:
-        logs: write a line for each decision; an operator switches that on while Kamailio runs.
     """
 
     def __init__(self, host: Host, clock: Clock = SYSTEM) -> None:
@@ -90,7 +89,8 @@ class History:
         self._decisions: deque[tuple[float, Change | What, Row, Cause]] = deque(maxlen=0)
         self._told: OrderedDict[Key, tuple[float, bool]] = OrderedDict()
         self._noted = 0
-        self.logs = False
+        #: Ids of the messages whose change was not told yet: only what is logged, while that is.
+        self._changed: OrderedDict[Key, tuple[str, ...]] = OrderedDict()
 
     def begin(self) -> None:
         """Remember from now on: of a process that tools can ask, which SIP workers are not."""
@@ -103,6 +103,8 @@ class History:
             # An end that is stale is none: another process has ended the state, or its producer has spoken again.
             if change is not None and (change is not Change.STALE or cause is Cause.EVENT):
                 self._note(now, change, row, cause)
+                if self._host.log_policy.events and row.topic and (change is Change.STORED or row.redelivered):
+                    self._expect(row)
 
     def dropped(self, row: Row, what: What) -> None:
         """Note that a row was not even tried, or refused."""
@@ -112,6 +114,17 @@ class History:
         """Note a NOTIFY to whoever watches a presentity, and whether the presence module took it."""
         if self._decisions.maxlen:
             remember(self._told, key, (self._clock.wall(), accepted), most=MOST)
+        if self._host.log_policy.events:
+            step = "told" if accepted else "not told"
+            self._say_told(key, step, "NOTIFY to whoever watches it" if accepted else "NOTIFY refused; tried again")
+        if accepted:
+            self._changed.pop(key, None)
+
+    def unwatched(self, keys: Collection[Key]) -> None:
+        """Note that presentities were not told of because nobody watches them."""
+        for key in keys if self._host.log_policy.events else ():
+            self._say_told(key, "not told", "nobody watches it")
+            self._changed.pop(key, None)
 
     def as_json(self, uri: str = "", package: str = "", most: int = MOST) -> JsonObject:
         """Return the last decisions, oldest first, and the NOTIFYs.
@@ -132,7 +145,7 @@ class History:
             "noted": self._noted,
             "kept": len(decisions),
             "oldest": decisions[0].at if decisions else 0.0,
-            "logs": self.logs,
+            "logs": self._host.log_policy.events,
             "decisions": [_decision_json(each) for each in found[-most:]] if most else [],
             "told": [
                 {"uri": key[0], "package": key[1], "at": at, "accepted": accepted}
@@ -146,8 +159,33 @@ class History:
             row = row._replace(body=b"")
         self._decisions.append((now, done, row, cause))
         self._noted += 1
-        if self.logs:
-            self._host.log_aside(Level.INFO, _line(Decision(now, done, row, cause)))
+        if self._host.log_policy.events:
+            self._say_decided(Decision(now, done, row, cause))
+
+    def _expect(self, row: Row) -> None:
+        """Remember that a NOTIFY will speak for a message, with others perhaps."""
+        key = row.uri, row.event
+        ids = (*self._changed.get(key, ()), message_id_in(row.ruid))
+        remember(self._changed, key, ids[-_MOST_OF_ONE:], most=MOST)
+
+    def _say_told(self, key: Key, step: str, text: str) -> None:
+        """Write a line for each message that a NOTIFY speaks for, or one for what came of no message."""
+        uri, package = key
+        for message_id in self._changed.get(key, ("",)):
+            whose = f"message {message_id}" if message_id else "no message"
+            fields = {"step": step, "presentity": uri, "package": package}
+            about: JsonObject = fields | ({"message_id": message_id} if message_id else {})
+            self._host.log_aside(Level.INFO, f"{step}: {package} of {uri}, {whose}: {text}", about)
+
+    def _say_decided(self, decision: Decision) -> None:
+        row, step = decision.row, decision.what.value
+        state, about = gist(row.event, row.body) if row.body else ("?", "")
+        message_id = message_id_in(row.ruid) if row.topic else ""
+        whose = f"message {message_id} of {row.topic}" if message_id else "no message"
+        text = f"{step}: {row.event} of {row.uri} {state} ({about}), {whose}, sender {row.sender}"
+        fields = {"step": step, "presentity": row.uri, "package": row.event, "state": state, "sender": row.sender}
+        named = {"message_id": message_id, "topic": row.topic} if message_id else {}
+        self._host.log_aside(Level.INFO, text, fields | named)
 
 
 def _decision_json(decision: Decision) -> JsonValue:
@@ -167,10 +205,3 @@ def _decision_json(decision: Decision) -> JsonValue:
         "sent_at": row.sent_at,
         "redelivered": row.redelivered,
     }
-
-
-def _line(decision: Decision) -> str:
-    row, what = decision.row, decision.what.value
-    state, about = gist(row.event, row.body) if row.body else ("?", "")
-    whose = f"message {message_id_in(row.ruid)} of {row.topic}" if row.topic else "no message"
-    return f"{what}: {row.event} of {row.uri} {state} ({about}), {whose}, sender {row.sender}"

@@ -237,6 +237,7 @@ class Watchers:
             watched = self._table.watched(keys)
         except DatabaseError:  # the states are stored; telling too many is right as well
             return keys
+        self._history.unwatched([key for key in keys if key not in watched])
         return [key for key in keys if key in watched]
 
 

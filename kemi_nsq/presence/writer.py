@@ -16,7 +16,7 @@ from kemi_nsq.presence.history import Cause, History, What
 from kemi_nsq.presence.lock import PresenceLock
 from kemi_nsq.presence.packages import PACKAGES, from_event
 from kemi_nsq.presence.packages.state import Wishes, document_version
-from kemi_nsq.presence.row import GRACE_S, Order, Row, row_of
+from kemi_nsq.presence.row import GRACE_S, Order, Row, message_id_in, row_of
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.quiet import Quiet
@@ -117,7 +117,10 @@ class PresenceWriter:
         if too_old:
             self._host.count(Counter.PUA_TOO_OLD)
             self._history.dropped(row, What.TOO_OLD)
-            text = f"an event {age_s:.0f} s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
+            text = (
+                f"an event {age_s:.0f} s old is dropped (NSQ_MAX_EVENT_AGE): message {message_id_in(row.ruid)}; "
+                "do nsqd's clock and ours agree?"
+            )
             self._quiet.log(Level.WARNING, Counter.PUA_TOO_OLD, text)
         return too_old
 

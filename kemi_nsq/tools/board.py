@@ -52,6 +52,10 @@ def _processes(processes: Sequence[Process]) -> RenderableType:
 def _asides(processes: Iterable[Process]) -> Iterator[str]:
     for each in processes:
         yield from (f"{each.pid}: {problem.health.name.lower()}: {problem.text}" for problem in each.problems)
+        if each.said and each.said.log_level != "default":
+            yield f"{each.pid}: log level {each.said.log_level} (kemi-nsq log-level default leaves it to Kamailio)"
+        if each.said and each.said.log_events:
+            yield f"{each.pid}: logs each step of an event (kemi-nsq presence log-events off)"
         if each.outbox:
             yield f"{each.pid}: the outbox holds {each.outbox}"
         if each.stack:

@@ -131,6 +131,7 @@ app.command()(status_verbs.pause)
 app.command()(status_verbs.resume)
 app.command()(status_verbs.drain)
 app.command()(script_verbs.reload)
+app.command("log-level")(status_verbs.log_level)
 app.command()(tail_verbs.tail)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs with which an operator sees how the consumers are, and has them take nothing for a while."""
+"""The verbs with which an operator sees how the consumers are, and has them take nothing for a while or log more."""
 
 from __future__ import annotations
 
@@ -101,6 +101,21 @@ def drain(
         _tell("paused", paused, as_json=True)
     else:
         console().print("nothing is in flight")
+
+
+def log_level(
+    level: Annotated[str, typer.Argument(help="error, warning, info, debug or default; left out, say which.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run_dir: RunDir = None,
+) -> None:
+    """Have the consumers log their lines up to a level, whatever Kamailio's debug is; default leaves it to Kamailio."""
+    folder = configured.run_dir(run_dir)
+    said = [(pid, ask(folder, pid, "log-level", {"level": level}, timeout_s=PATIENCE_S)) for pid in running(folder)]
+    if as_json:
+        write_json({"consumers": [{"pid": pid, "log_level": holds} for pid, holds in said]})
+        return
+    for pid, holds in said:
+        console().print(f"consumer {pid}: {plain(str(holds))}")
 
 
 def _look(run_dirs: Sequence[Path] | None) -> list[Status]:

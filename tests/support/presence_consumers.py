@@ -169,7 +169,7 @@ class PresenceConsumer:
             host=self.host,
             router=Router(self._settings, self.host, [self]),
             current=current,
-            committing=Committing(self._settings, self.host, self.writer, self._gate),
+            committing=Committing(self._settings, self.host, self.writer, self._gate, current=current),
             gate=self._gate,
             verdicts=Verdicts(self._settings, self.host, self._gate, DeadLetters(self._settings, publisher)),
             tally=Tally(),

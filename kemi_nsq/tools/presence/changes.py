@@ -80,7 +80,7 @@ def reset(folder: Path, scope: str) -> int:
 
 
 def log_events(folder: Path, *, on: bool) -> list[int]:
-    """Have all consumers log a line for each decision about a state, or no more; return their process ids.
+    """Have all consumers log a line for each step of an event, or no more; return their process ids.
 
     Raises:
         NsqError: none runs, or one does not answer.

@@ -187,7 +187,7 @@ def log_events(
     as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
-    """Have Kamailio log a line for each decision about a state, until it is switched off or restarted."""
+    """Have Kamailio log a line for each step of an event, until it is switched off or restarted."""
     if turn not in ("on", "off"):
         raise UsageError(f"{turn!r} is neither on nor off")
     consumers = changes.log_events(configured.run_dir(run_dir), on=turn == "on")

@@ -88,7 +88,7 @@ class Stage:
         self.writer = wire_presence(self.host, chosen, table, self.publisher).writer
         self.gate = TestedGate(self.host, backoff_max_s=backoff_max_s, page=self.page)
         self.tally = Tally()
-        self.committing = Committing(chosen, self.host, self.writer, self.gate)
+        self.committing = Committing(chosen, self.host, self.writer, self.gate, current=self.current)
         self.handling = EventHandling(
             settings=chosen,
             host=self.host,
