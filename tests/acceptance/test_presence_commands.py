@@ -26,7 +26,7 @@ def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with Chain(request.param, tmp_path_factory.mktemp("presence")) as chain:
         until(lambda: chain.status()[0] == 0, what="all to be well")
         yield chain
-        assert chain.complaints(["by the operator", "each decision about a state"]) == []
+        assert chain.complaints(["by the operator", "each step of an event"]) == []
 
 
 def run(chain: Chain, *words: str) -> tuple[int, str, str]:

@@ -115,6 +115,23 @@ def test_pause_and_resume_reach_the_main_thread(seen: Seen, nsqd: Nsqd, path: Pa
         ask(path, pid, "nothing", timeout_s=2)
 
 
+def test_the_log_level_is_that_of_the_operator_until_he_leaves_it_to_kamailio(seen: Seen, path: Path) -> None:
+    pid = os.getpid()
+    assert run("log-level", "error", path=path) == (0, f"consumer {pid}: error\n")
+    assert run("pause", path=path)[0] == run("resume", path=path)[0] == 0
+    assert run("log-level", "default", path=path) == (0, f"consumer {pid}: default\n")
+    assert run("pause", path=path)[0] == run("resume", path=path)[0] == 0
+    operators = [line for line in seen.lines if "by the operator" in line]
+    assert operators == [
+        "log level set by the operator: error",
+        "log level set by the operator: default",
+        f"paused by the operator: {PAIR}",
+        f"resumed by the operator: {PAIR}",
+    ], "above error there was nothing"
+    with pytest.raises(UsageError, match="'loud' is no level; allowed: default, error, warning, info, debug"):
+        run("log-level", "loud", path=path)
+
+
 def test_a_folder_that_is_removed_is_made_again_and_consumers_answer_there(seen: Seen, path: Path) -> None:
     for file in path.iterdir():
         file.unlink()

@@ -99,6 +99,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
         ("[::1]:9151", (Address("::1", 9151),)),
         ("", ()),
     ),
+    "NSQ_LOG_FORMAT": ("text", ("text", "text"), ("json", "json")),
     "NSQ_ROUTE_TIMEOUT": (30.0, ("1", 1.0), ("2.5", 2.5), ("3600", 3600.0)),
 }
 
@@ -168,6 +169,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_MAX_DIALOGS": ("-1", "10001", "1.5"),
     "NSQ_RUN_DIR": ("", "/", "run", "./x"),
     "NSQ_METRICS_ADDRESS": ("9151", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:1,127.0.0.1:2"),
+    "NSQ_LOG_FORMAT": ("", "JSON", "xml"),
     "NSQ_ROUTE_TIMEOUT": ("0", "0.5", "3601", "nan", "30s", ""),
 }
 

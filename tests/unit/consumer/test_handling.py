@@ -246,9 +246,10 @@ def test_no_route_is_counted_each_time_and_logged_once_for_each_name() -> None:
     assert {kind for _, kind, _ in stage.answers.given} == {FIN}
     assert stage.host.counters[Counter.UNROUTED] == 5
     assert stage.lines == [
-        f"no event_route for {NAME} from events:kamailio; such events are dropped",
-        "no event_route for nsq:consumer-event-other from events:kamailio; such events are dropped",
-        "no event_route for 'nsq:consumer-event-other ' from events:kamailio; such events are dropped",
+        f"no event_route for {NAME} from events:kamailio; such events are dropped (message {0:016x})",
+        f"no event_route for nsq:consumer-event-other from events:kamailio; such events are dropped (message {0:016x})",
+        "no event_route for 'nsq:consumer-event-other ' from events:kamailio; such events are dropped "
+        f"(message {0:016x})",
     ]
 
 
@@ -392,7 +393,7 @@ def test_a_dead_letter_that_nsqd_does_not_take_now_keeps_the_message() -> None:
 def test_a_dead_letter_that_nsqd_does_not_take_now_is_lost_once_the_message_is_finished() -> None:
     stage = Stage(ack="received", dead_letter_topic="dead", publisher=FakePublisher(ConnectionLost("nobody there")))
     assert {kind for _, kind, _ in stage.handle(b"hello")} == {FIN}
-    assert "no dead letter: nobody there" in stage.lines
+    assert f"no dead letter: nobody there (message {0:016x} of events)" in stage.lines
 
 
 def test_a_dead_letter_that_nsqd_refuses_for_good_does_not_keep_the_message() -> None:
@@ -400,7 +401,7 @@ def test_a_dead_letter_that_nsqd_refuses_for_good_does_not_keep_the_message() ->
         dead_letter_topic="dead", publisher=FakePublisher(NsqdRefused("E_BAD_MESSAGE", "too big", fatal=True))
     )
     assert stage.handle(b"hello") == [answer(0, FIN)]
-    assert "no dead letter: nsqd said E_BAD_MESSAGE too big" in stage.lines
+    assert f"no dead letter: nsqd said E_BAD_MESSAGE too big (message {0:016x} of events)" in stage.lines
 
 
 def test_a_dead_letter_topic_that_is_consumed_gets_no_dead_letters_of_its_own() -> None:

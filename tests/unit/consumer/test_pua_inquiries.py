@@ -10,6 +10,7 @@ import pytest
 from kemi_nsq.clock import Clock
 from kemi_nsq.consumer.pua_inquiries import PuaInquiries
 from kemi_nsq.errors import PayloadError, UsageError
+from kemi_nsq.host import Level
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence.expiry import Expiry
 from kemi_nsq.presence.history import History
@@ -97,11 +98,23 @@ def test_lines_are_switched_on_and_off_and_that_is_logged_once() -> None:
         made.in_main["log-events"]({})
 
 
-@pytest.mark.parametrize("verb", ["history", "reset", "log-events"])
+def test_lines_of_events_need_no_table_and_a_level_that_lets_them_through() -> None:
+    host = FakeHost()
+    made = PuaInquiries(settings(), host, None, None)
+    host.log_policy.level = Level.WARNING
+    with pytest.raises(UsageError, match="log-level is warning, which leaves these lines out"):
+        made.in_main["log-events"]({"on": True})
+    assert made.in_main["log-events"]({"on": False}) is False
+    host.log_policy.level = Level.INFO
+    assert made.in_main["log-events"]({"on": True}) is True
+    assert host.log_policy.events
+
+
+@pytest.mark.parametrize("verb", ["history", "reset"])
 def test_a_kamailio_without_a_table_says_so(verb: str) -> None:
     made = PuaInquiries(settings(), FakeHost(), None, None)
     with pytest.raises(UsageError, match="NSQ_DB_URL is not set in that Kamailio"):
-        (made.at_once | made.in_main)[verb]({"on": True, "scope": "all"})  # type: ignore[operator]
+        (made.at_once | made.in_main)[verb]({"scope": "all"})  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["below", "position"])

@@ -155,6 +155,7 @@ def test_a_native_route_finds_the_event_in_variables() -> None:
         "nqTopic": "events",
         "nqChannel": "kamailio",
         "nqAttempts": "3",
+        "nqMessageId": "0123456789abcdef",
         "nqReplays": "0",
         "nqAck": "",
         "data": '{"a": 1}',

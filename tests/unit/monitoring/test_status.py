@@ -54,6 +54,7 @@ class Consumer:
     def __init__(self) -> None:
         self.subscribed = True
         self.version = "1b2c3d4e"
+        self.log_level = "default"
         self.asked: list[tuple[str, JsonObject]] = []
         #: Nobody listens there, so the lag is not known.
         self.http = f"127.0.0.1:{free_tcp_port()}"
@@ -62,6 +63,9 @@ class Consumer:
         self.asked.append((verb, arguments))
         if verb == "reload":
             return {"file": "/x.py", "version": self.version, "loaded": NOW, "handlers": ["nsq:x", "nsq:y"]}
+        if verb == "log-level":
+            self.log_level = str(arguments["level"]) or self.log_level
+            return self.log_level
         if verb != "status":
             if arguments["topic"] not in ("", "t"):
                 raise UsageError("topic 'x' is not consumed here")
@@ -80,6 +84,7 @@ class Consumer:
             "subscriptions": ["t:c"], "connections": [dict(connection)], "routes": [dict(route)],
             "script": {"file": "/x.py", "version": self.version, "loaded": NOW, "handlers": ["nsq:x", "nsq:y"]},
             "topics": [{"topic": "t", "channel": "c", "received": 20, "last": NOW}],
+            "log_level": self.log_level, "log_events": self.log_level == "debug",
         }  # fmt: skip
 
 
@@ -346,6 +351,22 @@ def test_each_consumer_is_asked_to_pause_and_to_resume(path: Path, consumer: Con
     assert (verb, {"topic": "t"}) in consumer.asked
     output = run(verb, "t", "--run-dir", str(path), "--json")[1]
     assert json.loads(output) == {"consumers": [{"pid": os.getpid(), said: ["t:c"]}]}
+
+
+@pytest.mark.usefixtures("_now")
+def test_each_consumer_is_asked_for_its_log_level_and_status_shows_another_than_the_default(
+    path: Path, consumer: Consumer
+) -> None:
+    pid, where = os.getpid(), ("--run-dir", str(path))
+    assert run("log-level", *where) == (0, f"consumer {pid}: default\n")
+    assert "log" not in run("status", *where)[1]
+    assert run("log-level", "debug", *where) == (0, f"consumer {pid}: debug\n")
+    assert ("log-level", {"level": "debug"}) in consumer.asked
+    shown = run("status", *where)[1]
+    assert f"{pid}: log level debug (kemi-nsq log-level default leaves it to Kamailio)" in shown
+    assert f"{pid}: logs each step of an event (kemi-nsq presence log-events off)" in shown
+    code, output = run("log-level", "--json", *where)
+    assert (code, json.loads(output)) == (0, {"consumers": [{"pid": pid, "log_level": "debug"}]})
 
 
 @pytest.mark.usefixtures("_now", "consumer")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -152,6 +154,61 @@ def test_or_to_syslog(load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ctypes, "CDLL", Libc)
     module.KamailioHost(native=True).log_aside(Level.CRITICAL, "100 %s")
     assert written == [(syslog.LOG_CRIT, b"%s", b"CRITICAL: kemi-nsq: 100 %s")]
+
+
+@pytest.mark.parametrize("level", Level)
+def test_with_json_a_line_is_an_object_without_a_prefix(host: Host, ksr: FakeKsr, level: Level) -> None:
+    host.log_policy.as_json = True
+    host.log(level, "two\nlines")
+    ((called, line),) = ksr.lines
+    assert called == level.value
+    said = {"kemi-nsq": "two\\nlines", "level": level.name.lower(), "pid": os.getpid()}
+    assert (json.loads(line), line[0], line[-2:]) == (said, "{", "}\n")
+
+
+def test_a_level_of_the_operator_s_goes_before_that_of_kamailio(
+    load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = load(ksr)
+    monkeypatch.setattr(module, "_own", {"log_stderr": 1, "process_no": 3}.__getitem__)
+    host: Host = module.KamailioHost(native=True)
+    host.log_policy.level = Level.INFO
+    host.log(Level.INFO, "a\nb")
+    host.log(Level.DEBUG, "not this")
+    host.log_aside(Level.DEBUG, "nor this")
+    assert capfd.readouterr().err == f" 3({os.getpid()}) INFO: kemi-nsq: a\\nb\n"
+    assert ksr.lines == []
+    host.log_policy.level = None
+    host.log(Level.DEBUG, "as Kamailio wants it")
+    assert ksr.lines == [("dbg", "kemi-nsq: as Kamailio wants it\n")]
+
+
+def test_beside_the_main_thread_the_log_engine_is_called_as_kamailio_calls_it(
+    load: Load, ksr: FakeKsr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """core/dprint.h, LOG_FX: with `--log-engine` its function writes the line, wherever it goes."""
+    module = load(ksr)
+    called: list[tuple[object, ...]] = []
+
+    def engine(data: Any, form: bytes, text: bytes) -> None:
+        about = data.contents
+        called.append((about.facility, about.level, about.level_name, about.module, form, text))
+
+    function = module._ENGINE(engine)
+    monkeypatch.setattr(module, "_pointer", {"_ksr_slog_func": ctypes.cast(function, ctypes.c_void_p).value}.get)
+    host: Host = module.KamailioHost(native=True)
+    host.log_aside(Level.WARNING, "100 %s")
+    host.log_aside(Level.DEBUG, "x")
+    assert called == [
+        (syslog.LOG_WARNING, 0, b"WARNING", b"kemi-nsq", b"%s\n", b"kemi-nsq: 100 %s"),
+        (syslog.LOG_DEBUG, 3, b"DEBUG", b"kemi-nsq", b"%s\n", b"kemi-nsq: x"),
+    ]
+
+
+def test_a_pointer_of_kamailio_s_program_is_read(load: Load, ksr: FakeKsr) -> None:
+    module = load(ksr)
+    assert module._pointer("no_such_symbol_of_kamailio") is None
+    assert module._pointer("environ") == ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ").value
 
 
 def test_what_kamailio_s_program_does_not_have_is_0(load: Load, ksr: FakeKsr) -> None:

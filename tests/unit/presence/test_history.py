@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from kemi_nsq.clock import Clock
 from kemi_nsq.errors import DatabaseError, RowRefused
+from kemi_nsq.host import Level
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.presence.change import Change
 from kemi_nsq.presence.history import MOST, Cause, History, What
@@ -143,7 +145,7 @@ def test_the_last_notify_of_each_is_kept_and_no_more_than_so_many(history: Histo
 def test_a_line_is_logged_only_while_it_is_wanted(history: History, host: FakeHost) -> None:
     history.dropped(row(), What.TOO_OLD)
     assert host.lines == []
-    history.logs = True
+    host.log_policy.events = True
     history.dropped(row(), What.TOO_OLD)
     history.committed([row()._replace(topic="")], [Change.STALE], Cause.EVENT)
     assert [text for _, text in host.lines] == [
@@ -151,6 +153,37 @@ def test_a_line_is_logged_only_while_it_is_wanted(history: History, host: FakeHo
         f"sender {URI}",
         f"stale: dialog of {URI} early (with sip:bob@example.com, call c1), no message, sender {URI}",
     ]
+
+
+def test_a_notify_is_told_of_each_message_that_it_speaks_for(history: History, host: FakeHost) -> None:
+    host.log_policy.events = host.log_policy.as_json = True
+    first, second = row(), row()._replace(ruid=row().ruid.replace("0000000000000007", "0000000000000008"))
+    history.committed([first, second], [Change.STORED, Change.STORED], Cause.EVENT)
+    history.committed([row()], [Change.STALE], Cause.EVENT)
+    host.lines.clear()
+    history.told((URI, "dialog"), False)
+    history.told((URI, "dialog"), True)
+    history.told((URI, "dialog"), True)
+    lines = [json.loads(text) for _, text in host.lines]
+    assert [(each["step"], each.get("message_id"), each["presentity"], each["package"]) for each in lines] == [
+        ("not told", "0000000000000007", URI, "dialog"),
+        ("not told", "0000000000000008", URI, "dialog"),
+        ("told", "0000000000000007", URI, "dialog"),
+        ("told", "0000000000000008", URI, "dialog"),
+        ("told", None, URI, "dialog"),
+    ]
+
+
+def test_that_nobody_watches_is_told(history: History, host: FakeHost) -> None:
+    history.unwatched([(URI, "dialog")])
+    assert host.lines == []
+    host.log_policy.events = True
+    history.committed([row()], [Change.STORED], Cause.EVENT)
+    history.unwatched([(URI, "dialog")])
+    assert host.lines[-1] == (
+        Level.INFO,
+        f"not told: dialog of {URI}, message 0000000000000007: nobody watches it",
+    )
 
 
 # What notes it

@@ -361,7 +361,7 @@ def test_events_that_seem_too_old_are_dropped_with_a_reason_but_not_ends(table: 
     assert rows(table) == {}
     assert consumer.host.counters[Counter.PUA_TOO_OLD] == 3
     assert texts(consumer.host)[0] == (
-        "an event 3600 s old is dropped (NSQ_MAX_EVENT_AGE); do nsqd's clock and ours agree?"
+        f"an event 3600 s old is dropped (NSQ_MAX_EVENT_AGE): message {0:016x}; do nsqd's clock and ours agree?"
     )
     consumer.handle([message(9, sent_at=then, State="terminated")])
     assert consumer.returned[-1] is Change.STORED
