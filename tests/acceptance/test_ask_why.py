@@ -79,14 +79,17 @@ def test_the_page_shows_what_set_and_reset_say(chain: Chain) -> None:
     assert said(chain, "reset", "user", bob) == shown("3 states")
 
 
-def test_the_page_shows_the_line_of_a_decision(chain: Chain) -> None:
+def test_the_page_shows_the_way_of_an_event(chain: Chain) -> None:
     alice = Person(chain=chain, user="alice")
     alice.call("confirmed", Call_ID="4f2a")
     chain.drain()
     said(chain, "log-events", "on")
     alice.call("terminated", Call_ID="4f2a")
-    (line,) = until(lambda: chain.log_lines(f"stored: dialog of {alice.uri} terminated"), what="the line")
-    assert f"INFO: {plain(line).partition('INFO: ')[2]}\n" == shown("INFO")
+    (last,) = until(lambda: chain.log_lines("kemi-nsq: finished: message "), what="the last line")
+    said(chain, "log-events", "off")
+    message_id = last.partition("finished: message ")[2][:16]
+    lines = [f"INFO: {plain(line).partition('INFO: ')[2]}\n" for line in chain.log_lines(message_id)]
+    assert "".join(lines) == shown("INFO")
 
 
 def test_who_does_not_answer_a_notify_is_soon_no_watcher_any_more(

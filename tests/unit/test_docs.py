@@ -78,7 +78,22 @@ PROGRAMS = {
     "kamailio",
     "kamcmd",
 }
-PROGRAMS |= {"kemi-nsq", "ln", "make", "mv", "nsqd", "pip", "python3", "setup.sh", "sh", "sqlite3", "systemctl"}
+PROGRAMS |= {
+    "grep",
+    "jq",
+    "journalctl",
+    "kemi-nsq",
+    "ln",
+    "make",
+    "mv",
+    "nsqd",
+    "pip",
+    "python3",
+    "setup.sh",
+    "sh",
+    "sqlite3",
+    "systemctl",
+}
 #: `#!define` names that are no settings, and what Kamailio, not we, calls so.
 OTHER_NAMES = {"NSQ_PRESENCE", "NSQ_NAME", "NSQ_LISTEN_TOPIK"}
 MARKDOWN_LINE = 120  # of text; tables and lines with a link to elsewhere may be longer
