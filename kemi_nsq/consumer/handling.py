@@ -60,6 +60,7 @@ class EventHandling:
     ) -> None:
         self._settings = settings
         self._host = host
+        self._log_policy = host.log_policy
         self._router = router
         self._current = current
         self._committing = committing
@@ -90,7 +91,7 @@ class EventHandling:
             deliveries = [each for each in deliveries if answers.begin(each) and not self._held(each, answers)]
             for delivery in deliveries:
                 answers.finish(delivery)
-                if self._host.log_policy.events:
+                if self._log_policy.events:
                     tell(self._host, Handled(delivery=delivery), "finished", "on receipt (NSQ_ACK)")
             answers.settle()  # a native route keeps Python's lock: FIN must have left before, or it waits for the route
         # With NSQ_PUA_REFRESH 0 the route itself refreshes the watchers, so what it wrote must be there by then.
@@ -148,7 +149,7 @@ class EventHandling:
         self._host.page.turn()
         self._host.page.handle(delivery.message.message_id)
         one = self._current.subject = Handled(delivery=delivery)
-        if self._host.log_policy.events:
+        if self._log_policy.events:
             subscription, attempts = delivery.subscription, delivery.message.attempts
             tell(self._host, one, "received", f"channel {subscription.channel}, attempt {attempts}")
         try:
@@ -202,7 +203,7 @@ class EventHandling:
             if one.origin.channel != delivery.subscription.channel:
                 return None
             self._host.count(Counter.REPLAYED)
-            if self._host.log_policy.events:
+            if self._log_policy.events:
                 tell(self._host, one, "replay", f"replay {one.origin.replays} from the dead letters")
         return one.origin.event(attempts=delivery.message.attempts, max_size=self._settings.max_event_size)
 

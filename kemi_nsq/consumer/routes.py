@@ -143,10 +143,9 @@ class KamailioRoutes:
         """Run the block of this name. A name that has none is asked for once and then remembered."""
         if name in self._misses or len(name) > _LONGEST_NAME or not BLOCK_NAME.fullmatch(name):
             return Outcome.MISSING
-        counts = str(event.attempts), event.message_id, str(event.replays)
-        for variable, value in zip(
-            ROUTE_VARIABLES, (event.payload, event.topic, event.channel, *counts, ""), strict=True
-        ):
+        attempts, replays = str(event.attempts), str(event.replays)
+        values = (event.payload, event.topic, event.channel, attempts, event.message_id, replays, "")
+        for variable, value in zip(ROUTE_VARIABLES, values, strict=True):
             self._host.set_variable(variable, value)
         # From here C code runs in this thread, and no other thread of Python does until it calls back or returns. The
         # page is written before: it is all that is left to see if the route never returns.
@@ -226,6 +225,7 @@ class Router:
     ) -> None:
         self._key, self._subkey = settings.consumer_event_key, settings.consumer_event_subkey
         self._host = host
+        self._log_policy = host.log_policy
         self._sources = sources
         self._built_in = built_in
         self._unrouted: OrderedDict[str, None] = OrderedDict()
@@ -242,11 +242,15 @@ class Router:
         """
         if self._built_in is not None and self._built_in.take(event):
             outcome = self._built_in.run(names[0], event)
-            return self._ran(names[0], event, outcome)
+            if self._log_policy.events:
+                self._tell(names[0], event, outcome)
+            return outcome
         for name in names:
             outcome = self.run_one(name, event)
             if outcome is not Outcome.MISSING:
-                return self._ran(name, event, outcome)
+                if self._log_policy.events:
+                    self._tell(name, event, outcome)
+                return outcome
         self._note_unrouted(names[0][:_LONGEST_NAME], event)
         return Outcome.MISSING
 
@@ -258,15 +262,14 @@ class Router:
                 return outcome
         return Outcome.MISSING
 
-    def _ran(self, name: str, event: Event, outcome: Outcome) -> Outcome:
-        if self._host.log_policy.events:
-            text = f"route: message {event.message_id} of {event.topic}: {name}: {outcome.name.lower()}"
-            fields = {"step": "route", "route": name, "outcome": outcome.name.lower()}
-            self._host.log_aside(Level.INFO, text, fields)
-        return outcome
+    def _tell(self, name: str, event: Event, outcome: Outcome) -> None:
+        """Write how a route ended, a step of the event's way (`eventlog`)."""
+        text = f"route: message {event.message_id} of {event.topic}: {name}: {outcome.name.lower()}"
+        self._host.log_aside(Level.INFO, text, {"step": "route", "route": name, "outcome": outcome.name.lower()})
 
     def _note_unrouted(self, name: str, event: Event) -> None:
-        self._ran("no route", event, Outcome.MISSING)
+        if self._log_policy.events:
+            self._tell("no route", event, Outcome.MISSING)
         self._host.count(Counter.UNROUTED)
         if name in self._unrouted:
             return

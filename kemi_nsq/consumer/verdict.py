@@ -71,6 +71,7 @@ class Verdicts:
     ) -> None:
         self._settings = settings
         self._host = host
+        self._log_policy = host.log_policy
         self._gate = gate
         self._dead_letters = dead_letters
         self._quiet = Quiet(host, clock)
@@ -83,7 +84,7 @@ class Verdicts:
             if one.again is Fault.WORLD:
                 text = f"the states of message {one.delivery.message_id} are lost: it was finished before (NSQ_ACK)"
                 self._quiet.log(Level.ERROR, "lost", text)
-            if self._host.log_policy.events:
+            if self._log_policy.events:
                 tell(self._host, one, "failed", "it does not come again: it was finished before (NSQ_ACK)")
             return  # nsqd has forgotten it
         if one.again is Fault.WORLD:
@@ -103,7 +104,7 @@ class Verdicts:
         times = self._spare(one)
         self._host.count(Counter.GIVEN_BACK)
         delay_ms = min(requeue_delay_ms(times), _DOUBTFUL_MAX_MS) if doubtful else 0
-        if self._host.log_policy.events:
+        if self._log_policy.events:
             why = one.database or "its topic takes nothing now, or the database failed"
             tell(self._host, one, "given back", f"REQ, delay {delay_ms} ms: {why}", {"delay_ms": delay_ms})
         answers.requeue(one.delivery, delay_ms)
@@ -111,7 +112,7 @@ class Verdicts:
     def lost(self, one: Handled) -> None:
         """Take note of a message that was given back while the main thread was busy: that delivery does not count."""
         self._spare(one)
-        if self._host.log_policy.events:
+        if self._log_policy.events:
             tell(self._host, one, "given back", "it has waited here for too long (NSQ_ROUTE_TIMEOUT)")
 
     def _spare(self, one: Handled) -> int:
@@ -125,7 +126,7 @@ class Verdicts:
         message_id = one.delivery.message.message_id
         self._given_back.pop(message_id, None)
         self._failed.pop(message_id, None)
-        if self._host.log_policy.events and self._settings.ack == "processed":
+        if self._log_policy.events and self._settings.ack == "processed":
             tell(self._host, one, "finished", "FIN")
         answers.finish(one.delivery)
 
@@ -145,7 +146,7 @@ class Verdicts:
         remember(self._failed, message_id, own, most=_REMEMBERED)
         self._host.count(Counter.REQUEUED)
         delay_ms = requeue_delay_ms(own)
-        if self._host.log_policy.events:
+        if self._log_policy.events:
             text = f"REQ, delay {delay_ms} ms: failure {own} of {self._settings.max_attempts}"
             tell(self._host, one, "requeued", text, {"delay_ms": delay_ms})
         answers.requeue(one.delivery, delay_ms)
@@ -153,12 +154,12 @@ class Verdicts:
     def _refuse(self, one: Handled, answers: Answers) -> None:
         """Drop a message for good: the dead-letter topic, one line that says which and why, a counter, FIN."""
         delivery = one.delivery
-        if self._host.log_policy.events:
+        if self._log_policy.events:
             tell(self._host, one, "refused", one.refused)
         try:
             if self._dead_letters.send(delivery, reason=one.refused, route=one.route, origin=one.origin):
                 self._host.count(Counter.DEAD_LETTERS)
-                if self._host.log_policy.events:
+                if self._log_policy.events:
                     tell(self._host, one, "dead letter", f"to {self._settings.dead_letter_topic}")
         except NsqdRefused as error:  # too large for nsqd, say: it would be refused for ever
             self._quiet.log(Level.ERROR, "dead letter", f"no dead letter: nsqd said {error} ({one.named})")

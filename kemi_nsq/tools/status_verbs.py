@@ -105,8 +105,8 @@ def drain(
 
 def log_level(
     level: Annotated[str, typer.Argument(help="error, warning, info, debug or default; left out, say which.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     run_dir: RunDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have the consumers log their lines up to a level, whatever Kamailio's debug is; default leaves it to Kamailio."""
     folder = configured.run_dir(run_dir)

@@ -26,6 +26,7 @@ from tests.support.chain import event as presence_event
 from tests.support.deliveries import delivery
 from tests.support.doubles import FIN, REQ, FakeAnswers
 from tests.support.presentity_table import create_presentity_table
+from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 
 # Nobody closes what Kamailio's processes keep until they end.
@@ -56,11 +57,11 @@ def taking(chosen: Settings) -> Ways:
 class Stage:
     """What a consumer process has, as it is wired, with fakes outside."""
 
-    def __init__(self, handlers: Mapping[str, Handler] | None = None, native: Native | None = None, **values: str):
+    def __init__(self, handlers: dict[str, Handler] | None = None, native: Native | None = None, **values: str):
         self.host = FakeHost(event_routes=native)
         self.host.log_policy.events = self.host.log_policy.as_json = True
         self.answers = FakeAnswers()
-        self.parts = wire(self.host, settings(**values), handlers or {}, native=True, ways=taking)
+        self.parts = wire(self.host, settings(**values), GivenHandlers(handlers), native=True, ways=taking)
 
     def handle(self, *deliveries: Delivery) -> list[Line]:
         """Handle messages that come together; return the lines."""

@@ -11,6 +11,7 @@ from kemi_nsq.errors import UsageError
 from kemi_nsq.host import Level
 from kemi_nsq.testing import FakeHost
 from tests.support.gates import TestedGate
+from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 
 
@@ -21,7 +22,7 @@ def host() -> FakeHost:
 
 @pytest.fixture
 def inquiries(host: FakeHost) -> Inquiries:
-    return Inquiries(settings(), host, TestedGate(host), Tally(), at_once={}, in_main={})
+    return Inquiries(settings(), host, TestedGate(host), Tally(), GivenHandlers(), at_once={}, in_main={})
 
 
 @pytest.mark.parametrize("name", LEVELS)
