@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from kemi_nsq import names
-from kemi_nsq.errors import NsqError, PayloadError, TransientError, UsageError
+from kemi_nsq.errors import ConnectionLost, NsqError, PayloadError, TransientError, UsageError
 from kemi_nsq.jsontext import json_object
 from kemi_nsq.loading import in_force
 from kemi_nsq.nsq import httpapi
@@ -76,7 +76,8 @@ def publish(
     address = names.address(nsqd) if nsqd else configured.settings().nsqd_address[0]
     with _json_given():
         json_object(text)
-    httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
+    with _of_setting("NSQ_NSQD_ADDRESS"):
+        httpapi.publish(address, names.topic_name(topic), text.encode(), timeout_s=HTTP_TIMEOUT_S)
     size = len(text.encode())
     if as_json:
         write_json({"topic": topic, "nsqd": str(address), "bytes": size})
@@ -92,7 +93,7 @@ def query(
     nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
 ) -> None:
     """Ask over NSQ as nsq_query does, and print the reply."""
-    with _json_given():
+    with _json_given(), _of_setting("NSQ_NSQD_TCP_ADDRESS"):
         said = responder.ask(_tcp_settings(nsqd), names.topic_name(topic), payload, timeout_s=timeout)
     sys.stdout.write(f"{said}\n")
 
@@ -109,7 +110,8 @@ def respond(
         raise UsageError("one of --reply and --exec is needed")
     with _json_given():
         answer = responder.fixed(reply) if reply else responder.executed(command)
-    responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
+    with _of_setting("NSQ_NSQD_TCP_ADDRESS"):
+        responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
 
 
 @app.command()
@@ -187,6 +189,15 @@ def _json_given() -> Iterator[None]:
         yield
     except PayloadError as error:
         raise PayloadError(f"{error} (in the shell, put the JSON between single quotes)") from error
+
+
+@contextmanager
+def _of_setting(name: str) -> Iterator[None]:
+    """Say which setting has the address where nobody answers."""
+    try:
+        yield
+    except ConnectionLost as error:
+        raise ConnectionLost(f"nsqd {error}; see {name}") from error
 
 
 def _standard_input() -> str:

@@ -15,10 +15,10 @@ from kemi_nsq.errors import ConnectionLost, UsageError
 from kemi_nsq.names import topic_name
 from kemi_nsq.settings import Settings
 from kemi_nsq.tools import configured
-from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Found, finish, look, refuse_others, rehearse
+from kemi_nsq.tools.deadletters import MSG_TIMEOUT_S, Act, Found, finish, look, refuse_others, rehearse
 from kemi_nsq.tools.letters import Letter, Wanted, since
 from kemi_nsq.tools.nsqds import Nsqd, nsqds
-from kemi_nsq.tools.output import AsJson, console, line, moment, plain, table, write_json
+from kemi_nsq.tools.output import AsJson, console, line, moment, plain, progress, table, write_json
 from kemi_nsq.tools.replays import judge, replays
 
 app = typer.Typer(no_args_is_help=True, help="See, replay and drop messages that could not be used.")
@@ -86,7 +86,7 @@ def drop(  # noqa: PLR0913, PLR0917  # one argument for each option
     """Throw dead letters away for good."""
     _, servers, name = _place(dead)
     wanted = _chosen(_wanted(ids or (), reason, topic, since, limit), everything)
-    found = (rehearse if dry_run else finish)(servers, name, wanted, lambda _: None)
+    found = (rehearse if dry_run else _finish)(servers, name, wanted, lambda _: None)
     report(found, name, ids or (), done="dropped", dry_run=dry_run, as_json=as_json)
 
 
@@ -112,7 +112,8 @@ def replay(  # noqa: PLR0913, PLR0917  # one argument for each option
     if target == name:
         raise UsageError(f"{name} is the topic of the letters, and replays need one of their own; see NSQ_REPLAY_TOPIC")
     made = judge(servers, topic_name(target))
-    found = rehearse(servers, name, wanted, made) if dry_run else finish(servers, name, wanted, replays(settings, made))
+    act = made if dry_run else replays(settings, made)
+    found = (rehearse if dry_run else _finish)(servers, name, wanted, act)
     report(found, name, ids or (), done=f"replayed to {target}", dry_run=dry_run, as_json=as_json)
 
 
@@ -134,6 +135,12 @@ def report(  # noqa: PLR0913  # one argument for each option
     else:
         _say(found, f"{_letters(found.done)} of {name} {done}")
     _end(found, name, ids)
+
+
+def _finish(servers: Sequence[Nsqd], name: str, wanted: Wanted, act: Act) -> Found:
+    found = Found()
+    with progress(lambda: f"{found.done} of {_letters(len(found.letters))} of {name}"):
+        return finish(servers, name, wanted, act, found)
 
 
 def _place(dead: str) -> tuple[Settings, list[Nsqd], str]:

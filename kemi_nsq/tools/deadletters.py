@@ -91,12 +91,13 @@ def rehearse(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, check: Act) -> F
     return found
 
 
-def finish(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, act: Act) -> Found:
+def finish(nsqds: Iterable[Nsqd], topic: str, wanted: Wanted, act: Act, found: Found | None = None) -> Found:
     """Do something with each letter that is meant, the oldest of each nsqd first, and have nsqd forget it.
 
-    What goes wrong, Ctrl-C among it, ends that: `done` says how far it came, and the others wait as before.
+    What goes wrong, Ctrl-C among it, ends that: `done` says how far it came, and the others wait as before. Who looks
+    at it meanwhile gives a `found` of his own, which is returned.
     """
-    found = Found()
+    found = found or Found()
 
     def finish_those_of(hand: _Hand) -> None:
         letters = wanted.of(hand.letters)

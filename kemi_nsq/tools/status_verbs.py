@@ -25,7 +25,7 @@ from kemi_nsq.runtime.page import Gauge
 from kemi_nsq.tools import configured
 from kemi_nsq.tools.board import board
 from kemi_nsq.tools.configured import RunDir
-from kemi_nsq.tools.output import AsJson, console, plain, write_json
+from kemi_nsq.tools.output import AsJson, console, plain, progress, write_json
 
 RunDirs = Annotated[
     list[Path] | None,
@@ -93,10 +93,13 @@ def drain(
     if not as_json:
         _tell("paused", paused, as_json=False)
     folder, deadline = configured.run_dir(run_dir), time.monotonic() + timeout
-    while in_flight := _in_flight(folder):
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"{in_flight:.0f} messages are still in flight after {timeout:g} s")
-        time.sleep(_POLL_S)
+    left = _in_flight(folder)
+    with progress(lambda: f"{left:.0f} messages in flight"):
+        while left:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"{left:.0f} messages are still in flight after {timeout:g} s")
+            time.sleep(_POLL_S)
+            left = _in_flight(folder)
     if as_json:
         _tell("paused", paused, as_json=True)
     else:

@@ -67,7 +67,7 @@ def test_the_installed_command_is_this_one() -> None:
 def test_without_nsqd_it_is_one_line_and_exit_code_1(run: Run, words: tuple[str, ...], nobody: str) -> None:
     code, out, err = run(*words, "--nsqd", nobody)
     assert (code, out) == (1, "")
-    assert re.fullmatch(rf"kemi-nsq: {nobody}: .*Connection refused\n", err)
+    assert re.fullmatch(rf"kemi-nsq: nsqd {nobody}: Connection refused; see NSQ_NSQD_(TCP_)?ADDRESS\n", err)
 
 
 def test_addresses_come_from_the_environment(run: Run, nobody: str) -> None:
