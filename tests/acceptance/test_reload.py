@@ -23,7 +23,7 @@ HANDLER = """
 @event_route("nsq:consumer-event-test-count")
 def count(self, event):
     with Path(__file__).with_name("handled").open("a") as handled:
-        handled.write(f"{event.fields['Number']} VERSION {os.getpid()}\\\\n")
+        handled.write(f"{event.fields['Number']} VERSION {os.getpid()}\\n")
 """
 
 
@@ -81,7 +81,7 @@ def test_events_are_handled_once_while_the_script_changes(tmp_path: Path) -> Non
         assert len({each["version"] for each in said}) == 1
         assert {each["file"] for each in said} == {str(tmp_path / "counting.py")}
     assert chain.complaints(["counting.py was loaded anew: "]) == []
-    assert len(chain.log_lines("WARNING: kemi-nsq: .*counting.py was loaded anew: ")) == CONSUMERS * (versions - 1)
+    assert len(chain.log_lines("WARNING: .*counting.py was loaded anew: ")) == CONSUMERS * (versions - 1)
 
 
 def test_a_script_that_cannot_be_loaded_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
