@@ -179,20 +179,23 @@ class Calls:
             return Done(self._failed(name, function.failure(error), error))
         except Exception as error:  # a bug of ours must not reach Kamailio
             self._host.count(Counter.BUG)
-            text = f"{name}: {type(error).__name__}: {error}; please report this"
+            text = f"{name}: {type(error).__name__}: {error}{self._where()}; please report this"
             self._quiet.log(Level.CRITICAL, Counter.BUG, text, error=error)
             return Done(FAILED)
 
     def unknown(self, name: str, why: str) -> int:
         """Say that kamailio.cfg calls a name that is none, and why it is none."""
         self._host.count(Counter.UNKNOWN_FUNCTION)
-        self._quiet.log(Level.ERROR, "unknown", f'python_exec("{name}"): {why}')
+        self._quiet.log(Level.ERROR, "unknown", f'python_exec("{name}"): {why}{self._where()}')
         return FAILED
 
     def _failed(self, name: str, failure: Failure, error: NsqError) -> int:
         self._host.count(failure.counter)
-        event = self._current.event
-        if not (event and failure.is_outage):
-            where = f" (message {event.message_id} of {event.topic})" if event else ""
-            self._quiet.log(Level.ERROR, name, f"{name}: {error}{where}")
+        if not (self._current.event and failure.is_outage):
+            self._quiet.log(Level.ERROR, name, f"{name}: {error}{self._where()}")
         return failure.code
+
+    def _where(self) -> str:
+        """Name the message in whose route a function was called."""
+        event = self._current.event
+        return f" (message {event.message_id} of {event.topic})" if event else ""
