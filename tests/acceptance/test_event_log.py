@@ -18,7 +18,7 @@ from tests.support.kamailio import quoted
 from tests.support.until import until
 
 TOOL = str(Path(sys.executable).with_name("kemi-nsq"))
-ROUTE = "nsq:consumer-event-test-follow"
+ROUTE = "nsq:consumer-event-test-follow-update"
 CONFIGURATION = """
 include_file "{shipped}"
 debug=1
@@ -51,7 +51,7 @@ def follow(chain: Chain) -> tuple[Person, str, list[str]]:
     with chain.watcher() as watcher:
         lamp = watcher.subscribe(person.uri, "dialog")
         lamp.wait(lambda notify: True, what="the first NOTIFY")
-        fields = person.call_fields("early", Event_Category="test", Event_Name="follow")
+        fields = person.call_fields("early", Event_Category="test-follow")
         chain.publish(event("dialog", person.user, **fields))
         lamp.wait(lambda notify: notify.dialog_info.states == ("early",), what="the lamp")
         chain.drain()
