@@ -38,7 +38,7 @@ DATABASE, NSQD_TCP, NSQD_HTTP = "/var/lib/kamailio/kamailio.db", "127.0.0.1:4150
 DEBIANS = "/etc/kamailio/kamailio.cfg"
 METRICS, OUR_METRICS = "127.0.0.1:9151", f"{LOOPBACK}:{free_tcp_port()}"
 #: Commands that look into the runtime folder.
-BESIDE = {"status", "pause", "presence", "resume", "drain"}
+BESIDE = {"status", "pause", "presence", "resume", "drain", "log-level"}
 FILES = "/var/lib/kamailio/"
 #: Where the package has its configurations, which lie beside an example here.
 INSTALLED = "/usr/share/kemi-nsq/"
