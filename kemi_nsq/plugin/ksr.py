@@ -60,7 +60,7 @@ _ASIDE: Mapping[Level, tuple[str, int]] = {
 
 
 class _LogData(ctypes.Structure):
-    """What the engine of `--log-engine` is told of a line (core/dprint.h, `ksr_logdata_t`), the same in 5.6 and 6.0."""
+    """What the engine of `--log-engine` is told of a line (core/dprint.h, `ksr_logdata_t`), from 5.6 to 6.1."""
 
     _fields_ = (
         ("facility", ctypes.c_int),
