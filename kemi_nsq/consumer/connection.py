@@ -38,6 +38,7 @@ class Connection:
         abandoned: messages that are touched no more, because their route takes too long, and when it was their turn.
         promised: the largest RDY that nsqd was ever told.
         unasked: messages that came since it was told RDY 0.
+        dismissed: nsqd has heard that we leave, and sends no more.
     """
 
     connection_id: int
@@ -54,6 +55,7 @@ class Connection:
     abandoned: dict[bytes, float] = field(default_factory=dict)
     promised: int = 0
     unasked: int = 0
+    dismissed: bool = False
 
     @property
     def ignores_ready(self) -> bool:

@@ -140,6 +140,13 @@ class Intake:
             connection.touch(now)
         return connection.conversation.data_to_send()
 
+    def leave(self, connection: Connection) -> None:
+        """Ask nsqd to send no more by a connection; what comes until it has heard is given back, too."""
+        if connection.subscribed:
+            connection.conversation.close()
+        else:
+            connection.dismissed = True
+
     def give_back(self, connection: Connection) -> bytes:
         """Return the last that is to be written to a connection, which gives back all that is in flight there."""
         connection.give_back()
@@ -259,7 +266,9 @@ class Intake:
                 items.append(self._overseer.report(Level.WARNING, what, Counter.REFUSED))
                 if fatal:
                     raise ConnectionLost(f"nsqd refused: {code} {text}")
-            case _:  # a heartbeat is answered by the connection; nothing waits for an OK here
+            case nsq.Accepted():  # CLOSE_WAIT; nothing else is answered here (NSQ TCP protocol spec)
+                connection.dismissed = True
+            case _:  # a heartbeat is answered by the connection
                 pass
 
     def _take(self, connection: Connection, message: nsq.Message, items: list[Item]) -> None:

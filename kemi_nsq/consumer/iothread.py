@@ -34,6 +34,8 @@ from kemi_nsq.queries.desk import ReplyDesk
 
 _TICK_S = 0.5
 _SETTLE_S = 1.0
+#: How long all nsqd may take to hear that this consumer leaves, and what it gives back.
+_LEAVE_S = 0.3
 _NONE = -1
 #: What another thread asked for; it is called with the time at which this thread comes to it.
 _Call: TypeAlias = Callable[[float], None]
@@ -85,6 +87,7 @@ class IoThread(threading.Thread):
         self._desk_descriptor = _NONE
         self._stopping = False
         self._ends_at = math.inf
+        self._leaving = False
 
     # Called by other threads
 
@@ -157,9 +160,7 @@ class IoThread(threading.Thread):
             self._hand_over([Broken(trace=traceback.format_exc())])
         finally:
             self._take_inbox()  # a socket in it must be closed, too
-            for wire in list(self._wires.values()):
-                self._give_back(wire)
-                self._close(wire, "stopped", expected=True)
+            self._leave_all()
             self._selector.close()
             self._waker.close()
             self._desk.close()
@@ -205,11 +206,11 @@ class IoThread(threading.Thread):
         self._wires[wire.connection.connection_id] = wire
         self._selector.register(connected, selectors.EVENT_READ, partial(self._read, wire))
 
-    def _close(self, wire: _Wire, reason: str, *, expected: bool = False) -> None:
+    def _close(self, wire: _Wire, reason: str) -> None:
         del self._wires[wire.connection.connection_id]
         self._selector.unregister(wire.socket)
         wire.socket.close()
-        self._intake.close(wire.connection, reason, expected=expected)
+        self._intake.close(wire.connection, reason, expected=self._leaving)
 
     def _read(self, wire: _Wire) -> None:
         try:
@@ -235,7 +236,32 @@ class IoThread(threading.Thread):
             if self._selector.get_key(wire.socket).events != wanted:
                 self._selector.modify(wire.socket, wanted, partial(self._read, wire))
 
+    def _leave_all(self) -> None:
+        """Give back what is in flight, as far as nsqd listens.
+
+        What nsqd sends until it hears of that would wait there for its timeout, so it is asked to send no more first,
+        and waited for. And it must have read all before the connection is gone: one that is closed with something
+        unread is reset, and nsqd loses what it had not read.
+        """
+        self._leaving = True
+        until = self._clock.monotonic() + _LEAVE_S
+        for wire in self._wires.values():
+            self._intake.leave(wire.connection)
+        self._write_all(self._clock.monotonic())
+        self._listen(until, lambda: all(wire.connection.dismissed for wire in self._wires.values()))
+        for wire in self._wires.values():
+            self._give_back(wire)
+        self._listen(until, lambda: not self._wires)  # nsqd has closed all of them
+        for wire in list(self._wires.values()):
+            self._close(wire, "stopped")
+
+    def _listen(self, until: float, heard: Callable[[], bool]) -> None:
+        """Read until nsqd was heard, or a monotonic second."""
+        while not heard() and (left_s := until - self._clock.monotonic()) > 0:
+            for key, _ in self._selector.select(left_s):
+                key.data()
+
     def _give_back(self, wire: _Wire) -> None:
-        """Give back what is in flight, as far as nsqd still listens."""
         with suppress(ConnectionLost):
             sockets.send(wire.socket, wire.unsent + self._intake.give_back(wire.connection))
+            sockets.end_sending(wire.socket)

@@ -145,6 +145,18 @@ def send(connection: socket.socket, data: bytes) -> int:
         raise _lost(error) from error
 
 
+def end_sending(connection: socket.socket) -> None:
+    """Tell the peer that it has all, so that it closes the connection when it has read that.
+
+    Raises:
+        ConnectionLost: the connection broke.
+    """
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        raise _lost(error) from error
+
+
 class BlockingSocket:
     """A TCP connection to nsqd for a process that does one thing at a time: every call ends at a deadline.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.tools.deadletters import CHANNEL as LETTERS
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.chain import CHANNEL, CONFIGURATIONS, SHIPPED, TOPIC, Chain
 from tests.support.command import addresses
 from tests.support.kamailio import CLEAN_PATH, PROGRAM_PATH, quoted
@@ -284,7 +285,7 @@ def test_our_command_does_it(command: Command, shipped: Chain, start: Callable[.
     http = shipped.nsqd.http_address
     nsqd = {"publish": http, "query": shipped.nsqd.tcp_address}
     name = command.words[1]
-    if name in {"respond", "dead-letters", "tail"} or "--watch" in command.words:
+    if name in {"respond", "dead-letters", "tail", "reload"} or "--watch" in command.words:
         return  # below
     if command.words[1:3] == ("presence", "watch"):
         return  # test_presence_commands.py
@@ -306,6 +307,22 @@ def test_our_live_view_shows_the_first_line(shipped: Chain, start: Callable[...,
     (watching,) = (each for each in commands("kemi-nsq") if each.words[1:] == ("status", "--watch"))
     live = start(*watching.words[1:], "--run-dir", str(shipped.kamailio.pages_folder))
     live.wait_for_log("^KEMI-NSQ OK - ")
+
+
+RELOADING = [each for each in commands("kemi-nsq") if each.words[1] == "reload"]
+
+
+@pytest.mark.parametrize("command", RELOADING, ids=str)
+def test_our_command_loads_a_script_anew(command: Command, tmp_path: Path) -> None:
+    """The one that the page speaks of."""
+    handler = '@event_route("nsq:consumer-event-call-new")\ndef started(self, event):\n    pass'
+    (tmp_path / "calls.py").write_text(with_handlers(handler))
+    with custom_chain("kemi", tmp_path, script="calls.py") as chain:
+        until(lambda: chain.status()[0] == 0, what="all to be well")
+        words = [OURS, *command.words[1:], "--run-dir", str(chain.kamailio.pages_folder)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^consumer \d+: \S+/calls.py, version \w{8}: nsq:consumer-event-call-new", done.stdout)
 
 
 LOOKING = [each for each in commands("kemi-nsq") if each.words[1] in {"dead-letters", "tail"}]

@@ -400,6 +400,29 @@ def test_one_that_never_subscribed_is_told_as_such(world: World) -> None:
     assert world.closed == [(Target(ONE, PAIR), False)]
 
 
+def test_one_that_leaves_asks_for_no_more_and_gives_back_what_still_comes(world: World) -> None:
+    """Only nsqd knows what it had sent before it heard of that."""
+    connection = world.connect()
+    world.message(connection, A)
+    world.sent(connection)
+    world.intake.leave(connection)
+    assert world.sent(connection) == ["CLS"]
+    assert not connection.dismissed
+    world.message(connection, B)
+    world.receive(connection, frames.ok())
+    assert connection.dismissed
+    first, *rest = world.intake.give_back(connection).decode().splitlines()
+    assert first == "RDY 0"
+    assert sorted(rest) == [f"REQ {A.decode()} 100", f"REQ {B.decode()} 100"]
+
+
+def test_one_that_has_not_subscribed_just_goes(world: World) -> None:
+    connection = world.intake.open(Target(ONE, PAIR), world.now)
+    world.intake.leave(connection)
+    assert connection.dismissed
+    assert b"CLS" not in world.intake.data_to_send(connection, world.now)
+
+
 def test_what_is_in_flight_at_the_end_is_given_back_without_a_word(world: World) -> None:
     one, idle = world.connect(), world.connect(subscription=OTHER)
     for each in (one, idle):
