@@ -57,7 +57,8 @@ def progress(line: Callable[[], str]) -> Iterator[None]:
         refresh_per_second=_REFRESHES,
         redirect_stdout=sys.stdout.isatty(),
         transient=True,
-    ):
+    ) as live:
+        live.refresh()  # else short work would show nothing
         yield
 
 

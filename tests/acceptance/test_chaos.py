@@ -57,8 +57,9 @@ def test_it_ends_all_that_it_started(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_on_a_terminal_it_shows_how_far_it_is_and_ends_in_one_line(tmp_path: Path) -> None:
-    with LookedAt("tests.chaos", "--seconds", "60", "--faults", "none", terminal=True, folder=tmp_path) as run:
+def test_on_a_terminal_it_shows_how_far_it_is_and_ends_in_one_line(open_path: Path) -> None:
+    """In a folder that PostgreSQL's user can enter."""
+    with LookedAt("tests.chaos", "--seconds", "60", "--faults", "none", terminal=True, folder=open_path) as run:
         run.wait_for("starting the servers, ")
         run.wait_for("none: load, 1 of 1, ", timeout_s=60)
         started = descendants(run.pid)
