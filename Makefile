@@ -25,7 +25,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .NOTPARALLEL:
 .PHONY: help setup venv format style lint types walls unit check covered integration acceptance test test-debian13 \
-	bench chaos simulate demo docs site deb test-deb release lock clean
+	bench chaos simulate demo docs screens site deb test-deb release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -94,6 +94,9 @@ docs: venv ## write docs/reference.md, the checks in docs/doctor.md, the map in 
 	$(BIN)/python -m tests.support.code_map
 	$(BIN)/python -m tests.support.decisions
 	$(BIN)/python -m tests.support.doctor_page
+
+screens: setup ## write what the commands show in a terminal, beside real servers, into docs/see.md, ask-why.md, dead-letters.md
+	$(BIN)/python -m tests.screens
 
 site: venv ## build the documentation as a site, strictly, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

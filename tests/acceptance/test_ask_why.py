@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/ask-why.md shows what the commands print: each block is compared with what they print here, but for numbers."""
+"""docs/ask-why.md shows what the commands print: each block is compared with what they print here, but for numbers.
+
+Those that `make screens` writes are in test_screens.py.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chain import CONFIGURATIONS, TOPIC, Chain, Person, event
+from tests.support.chain import CONFIGURATIONS, Chain, Person
 from tests.support.markdown import ROOT, examples
 from tests.support.until import until
-from tests.support.watcher import Watcher
 
 TOOL = str(Path(sys.executable).with_name("kemi-nsq"))
 #: What differs each time, and what stands for it.
@@ -51,23 +53,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 def said(chain: Chain, *words: str) -> str:
     command = [TOOL, "presence", *words, "--run-dir", str(chain.kamailio.pages_folder)]
     return plain(subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout)
-
-
-def test_the_page_shows_what_explain_says(chain: Chain) -> None:
-    alice = Person(chain=chain, user="alice")
-    with Watcher(chain.kamailio.sip_target) as watcher:
-        lamp = watcher.subscribe(alice.uri, "dialog")
-        early = event("dialog", alice.user, **alice.call_fields("early", Call_ID="4f2a"))
-        chain.nsqd.http("POST", "/pub", body=early, topic=TOPIC, defer="300")
-        alice.call("confirmed", Call_ID="4f2a")
-        until(lambda: chain.counter("pua_stale"), what="the late one")
-        alice.call("terminated", Call_ID="77c1")
-        lamp.wait(lambda notify: len(notify.dialog_info.states) == 2, what="both calls")
-        found = until(
-            lambda: found if "no: over:" in (found := said(chain, "explain", alice.uri, "--event", "dialog")) else None,
-            what="the end to be hidden",
-        )
-    assert found == shown("sip:alice")
 
 
 def test_the_page_shows_what_set_and_reset_say(chain: Chain) -> None:

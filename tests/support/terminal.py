@@ -19,12 +19,13 @@ class Terminal:
     Entering the context starts it; leaving it ends it and what runs in it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Prepare it; its socket is in the folder."""
+    def __init__(self, folder: Path, *, width: int = WIDTH, height: int = HEIGHT) -> None:
+        """Prepare it, so many columns wide and lines high; its socket is in the folder."""
         self._command = [find_program("tmux"), "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self._width, self._height = width, height
 
     def __enter__(self) -> Self:
-        size = ["-x", str(WIDTH), "-y", str(HEIGHT)]
+        size = ["-x", str(self._width), "-y", str(self._height)]
         # pytest says how wide its own terminal is; this one has its own size.
         shell = ["env", "-u", "COLUMNS", "-u", "LINES", "PS1=$ ", "sh"]
         self._do("new-session", "-d", "-s", "tests", *size, *shell)

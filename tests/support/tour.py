@@ -58,17 +58,20 @@ class Tour:
     Attributes:
         chain: not started yet.
         config: the file.
+        run_folder: its NSQ_RUN_DIR.
     """
 
-    def __init__(self, folder: Path, base: Path = SHIPPED / "kamailio.cfg") -> None:
+    def __init__(self, folder: Path, base: Path = SHIPPED / "kamailio.cfg", **settings: str) -> None:
         """Prepare the chain.
 
         Args:
             folder: where its logs and data go.
             base: the configuration that Kamailio runs; the file sets what it leaves open.
+            settings: more settings, as NSQ_NODE="sip1".
         """
         self.config = folder / "kamailio.cfg"
-        shown = quoted(folder / "run")
+        self.run_folder = folder / "run"
+        shown = quoted(self.run_folder)
         self.chain = Chain(
             "native",
             folder,
@@ -86,6 +89,7 @@ class Tour:
             "NSQ_NSQD_ADDRESS": quoted(self.chain.nsqd.http_address),
             "NSQ_DEAD_LETTER_TOPIC": quoted(DEAD_TOPIC),
             "NSQ_REPLAY_TOPIC": quoted(REPLAY_TOPIC),
+            **{name: quoted(value) for name, value in settings.items()},
         }
         lines = [f"#!define {name} {value}" for name, value in defines.items()]
         # The command line of Kamailio says this one already; the file says it to whoever else reads it.
@@ -100,8 +104,7 @@ class Tour:
             AssertionError: it did not become one.
         """
         self.chain.publish(event("dialog", "bob", To=ALICE, Call_ID="no-state"))
-        until(self._letters, timeout_s=10, what="the dead letter")
-        return str(self._letters()[-1]["message_id"])
+        return str(until(self._letters, timeout_s=10, what="the dead letter")[-1]["message_id"])
 
     def _letters(self) -> list[Mapping[str, object]]:
         command = [str(PROGRAM), "--config", str(self.config), "dead-letters", "list", "--json"]
