@@ -27,7 +27,7 @@ LIVE: Sequence[str] = (
 )
 #: What they are about, and their words; `{letter}` is the id of a message that became a dead letter.
 ONCE: Mapping[str, Sequence[str]] = {
-    "How it does, and what it is set to": ("status", "doctor", "settings", "files nsq.cfg", "reference"),
+    "How it does, and what it is set to": ("status", "doctor", "settings", "log-level", "files nsq.cfg", "reference"),
     "Publish; and query, while respond runs": (
         f"""publish {TOPIC} '{{"Event-Category":"presence","Event-Name":"update","Event-Package":"presence","""
         f""""From":"{ALICE}","State":"away"}}'""",

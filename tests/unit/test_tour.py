@@ -11,6 +11,9 @@ import typer
 from kemi_nsq.tools.cli import app
 from tests.support.tour import LIVE, ONCE
 
+#: The demo runs the script that kemi-nsq ships, which has no handlers of an operator's to reload, and is refused.
+NOT_ON_A_DEMO = {("reload",)}
+
 
 def verbs(command: object, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Yield the words of each verb."""
@@ -28,5 +31,5 @@ def test_each_verb_has_a_line() -> None:
     missing = [
         verb for verb in verbs(typer.main.get_command(app)) if not any(verb == each[: len(verb)] for each in words)
     ]
-    assert missing == []
+    assert set(missing) == NOT_ON_A_DEMO
     assert len(set(lines)) == len(lines)
