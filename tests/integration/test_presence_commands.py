@@ -419,3 +419,17 @@ def test_a_board_in_a_terminal_lives_until_ctrl_c(database: Path, tmp_path: Path
         terminal.interrupt()
         until(lambda: "ended with 0" in terminal.screen(), timeout_s=20, what="the end")
         assert "Traceback" not in terminal.screen()
+
+
+def test_a_board_that_is_too_long_for_the_terminal_says_how_much_of_it_is_there(database: Path, tmp_path: Path) -> None:
+    table = PresentityTable(f"sqlite+pysqlite:///{database}", "presentity")
+    for number in range(20):
+        fields = FIELDS | {"From": f"sip:user{number}@example.com", "Call-ID": f"c-{number}"}
+        table.save(event_row(fields, Order(NOW * 10**9 + number, f"{number:016x}"), now=NOW))
+    table.close()
+    with Terminal(tmp_path, height=13) as terminal:
+        terminal.type(f"NSQ_DB_URL=sqlite:///{database} NSQ_RUN_DIR={tmp_path / 'run'} {TOOL} presence watch")
+        said = "21 states, the first 10 here: name whom to watch"
+        until(lambda: said in terminal.screen(), timeout_s=20, what="how many there are")
+        assert terminal.screen().count(" confirmed ") == 10
+        terminal.interrupt()

@@ -26,6 +26,8 @@ from kemi_nsq.tools.presence.words import State, moment, state_of
 #: Seconds between two looks, and looks between two counts of all subscriptions, which may be many.
 _LIVE_S = 1.0
 _COUNT_EVERY = 5
+#: Lines above the lamps of a board.
+_HEAD = 3
 #: Lamps on a board.
 MOST = 500
 
@@ -123,8 +125,12 @@ class _Lamps:
 def _show_board(screen: Console, lamps: _Lamps) -> None:
     with Live(Text(), console=screen, screen=True, auto_refresh=False) as live:
         for _ in lamps.again():
-            head = f"{moment(time.time())}  {len(lamps.states)} states  Ctrl-C ends  {line(lamps.problem)}"
-            live.update(Group(Text(head), Text(), states_table(lamps.states, lamps.watched)), refresh=True)
+            shown = lamps.states[: max(1, screen.height - _HEAD)]
+            states = f"{len(lamps.states)} states"
+            if len(shown) < len(lamps.states):
+                states += f", the first {len(shown)} here: name whom to watch"
+            head = f"{moment(time.time())}  {states}  Ctrl-C ends  {line(lamps.problem)}"
+            live.update(Group(Text(head), Text(), states_table(shown, lamps.watched)), refresh=True)
 
 
 def _print_changes(lamps: _Lamps, written: Callable[[_Change], str]) -> None:
