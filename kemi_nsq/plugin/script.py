@@ -82,12 +82,13 @@ class Script:
         try:
             with _loaded_anew(self._module) as module:
                 face = self._make(module)
+                found = handlers(face)
         except BaseException as error:  # the operator's code
             self._host.log(Level.ERROR, f"the script stays as it is: {_where(error)}")
             raise ScriptFailed(f"{_where(error)}; its event routes stay as they are") from error
         self.face = face
         self.handlers.clear()
-        self.handlers.update(handlers(face))
+        self.handlers.update(found)
         self._taken, self._version = self._clock.wall(), _version(self._module)
         self._host.log(Level.WARNING, f"{_file(module)} was loaded anew: {len(self.handlers)} event routes")
         return self.describe()
@@ -148,12 +149,28 @@ def _of_folder(script: Path | None) -> dict[str, ModuleType]:
     """Return the modules that lie in a script's folder, the script itself among them; not what is installed there."""
     found = {}
     for name, module in [*sys.modules.items()]:
-        file = _file(module)
-        if file is None or script is None or name.partition(".")[0] in _OURS:
+        places = _places(module)
+        if not places or script is None or name.partition(".")[0] in _OURS:
             continue
-        if file.is_relative_to(script.parent) and not _INSTALLED & {*file.relative_to(script.parent).parts}:
+        if all(_is_own(place, script.parent) for place in places):
             found[name] = module
     return found
+
+
+def _is_own(place: Path, folder: Path) -> bool:
+    """Whether a file lies in the script's folder, and was not installed there."""
+    return place.is_relative_to(folder) and not _INSTALLED & {*place.relative_to(folder).parts}
+
+
+def _places(module: ModuleType) -> list[Path]:
+    """Return the file of a module, or the folders of a package without `__init__.py`.
+
+    Such a package keeps the modules in it as attributes: if it stayed, `from package import module` would find the old.
+    """
+    file = _file(module)
+    if file is not None:
+        return [file]
+    return [Path(each) for each in getattr(module, "__path__", ()) if isinstance(each, str)]
 
 
 def _version(name: str) -> str:

@@ -139,6 +139,22 @@ def test_a_transaction_goes_on_in_the_new_version(folder: Folder) -> None:
     assert folder.given.seen == ["continued by other"]
 
 
+def test_a_module_in_a_folder_without_init_is_new_as_well(folder: Folder) -> None:
+    """Its package is none of a file, and holds the module that was imported first."""
+    package = folder.path / f"{NAME}_package"
+    package.mkdir()
+    folder.write()
+    from_package = folder.script.read_text().replace(f"import {NAME}_helper as", f"from {NAME}_package import word as")
+    folder.script.write_text(from_package)
+    (package / "word.py").write_text("WORD = 'first'\n")
+    face = folder.begin()
+    assert handle(face, "one")
+    (package / "word.py").write_text("WORD = 'other'\n")
+    face._script.reload({})
+    assert handle(face, "one")
+    assert folder.given.seen == ["first", "other"]
+
+
 def test_versions_differ_by_their_text(folder: Folder) -> None:
     folder.write()
     face = folder.begin()
@@ -161,6 +177,8 @@ def test_versions_differ_by_their_text(folder: Folder) -> None:
         ("def mod_init(): return 1 / 0\n", "ZeroDivisionError: division by zero"),
         ("from kemi_nsq import KemiNsq\nclass K(KemiNsq):\n def child_init(self, r): return -1\n"
          "def mod_init(): return K()\n", "child_init() returned a negative number"),
+        ("from kemi_nsq import KemiNsq\nclass Proxy:\n def __getattr__(self, name): raise RuntimeError('no context')\n"
+         "proxy = Proxy()\nclass K(KemiNsq): pass\ndef mod_init(): return K()\n", "RuntimeError: no context"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_loaded_changes_nothing(folder: Folder, broken: str, said: str) -> None:
