@@ -35,6 +35,8 @@ _INSTALLED = frozenset(("site-packages", "dist-packages"))
 #: Where no compiled file is: one that was written in the same second as a script of the same size would be believed.
 _NO_CACHE = "/dev/null"
 _VERSION_LENGTH = 8
+#: What app_python3 calls of the script (app_python3_mod.c, `mod_init_func`).
+_MOD_INIT = "mod_init"
 
 
 class Script:
@@ -77,10 +79,12 @@ class Script:
             UsageError: there is none.
             ScriptFailed: it cannot be loaded.
         """
+        from kemi_nsq.plugin.face import Face
+
         if not self._is_operators():
             raise UsageError("there are no Python handlers to reload: NSQ_SCRIPT is the script that kemi-nsq ships")
         try:
-            with _loaded_anew(self._module) as module:
+            with Face.successor_of(self.face), _loaded_anew(self._module) as module:
                 face = self._make(module)
                 found = handlers(face)
         except BaseException as error:  # the operator's code
@@ -97,8 +101,7 @@ class Script:
         """Have the script make its object, as Kamailio does at its start and in each process."""
         from kemi_nsq.plugin.face import Face
 
-        with Face.successor_of(self.face):
-            face = getattr(module, self._function)()
+        face = getattr(module, self._function)()
         if not isinstance(face, Face):
             raise TypeError(f"{self._function}() returned {type(face).__name__}, which is no KemiNsq")
         if face.child_init(self._host.rank()) < 0:
@@ -118,11 +121,26 @@ def handlers(face: Face) -> dict[str, Handler]:
 
 
 def _called_by_kamailio() -> tuple[str, str]:
-    """Return the module, and in it the function, that is the outermost of all calls: `mod_init` of the script."""
-    frame: FrameType = sys._getframe()
-    while frame.f_back is not None:
+    """Return the script, and in it the function that makes its object: those of the outermost of all calls.
+
+    That call may be the import of the script, which makes its object then and has `mod_init` return it; or that of a
+    decorator, whose inner function is none of its module.
+    """
+    for frame in reversed([*_calls(sys._getframe())]):
+        name, function = str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
+        if name.partition(".")[0] == "importlib":
+            continue
+        if function == "<module>":
+            return name, _MOD_INIT
+        if callable(frame.f_globals.get(function)):
+            return name, function
+    return "", _MOD_INIT
+
+
+def _calls(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
         frame = frame.f_back
-    return str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
 
 
 @contextmanager

@@ -73,8 +73,10 @@ class Folder:
             os.utime(file, (1_700_000_000, 1_700_000_000))
 
     def begin(self) -> KemiNsq:
-        """Have the script make its object, called by nobody else of Python's, as Kamailio does."""
-        _thread.start_new_thread(importlib.import_module(NAME).mod_init, ())
+        """Have the script make its object, imported and called by nobody else of Python's, as Kamailio does."""
+        _thread.start_new_thread(importlib.import_module, (NAME,))
+        until(lambda: NAME in sys.modules, what="the import to begin")
+        _thread.start_new_thread(importlib.import_module(NAME).mod_init, ())  # this waits for its end
         return until(lambda: self.given.made[:1], what="the script's object")[0]
 
 
@@ -150,6 +152,28 @@ def test_a_module_in_a_folder_without_init_is_new_as_well(folder: Folder) -> Non
     face = folder.begin()
     assert handle(face, "one")
     (package / "word.py").write_text("WORD = 'other'\n")
+    face._script.reload({})
+    assert handle(face, "one")
+    assert folder.given.seen == ["first", "other"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "made_at_import = mod_init()\ndef mod_init():\n    return made_at_import\n",
+        "import functools\ndef plain(function):\n    @functools.wraps(function)\n"
+        "    def inner():\n        return function()\n    return inner\nmod_init = plain(mod_init)\n",
+    ],
+    ids=["at import", "decorated"],
+)
+def test_however_the_object_is_made(folder: Folder, made: str) -> None:
+    folder.write()
+    folder.script.write_text(folder.script.read_text() + made)
+    face = folder.begin()
+    said = face._script.describe()
+    assert (said["file"], handle(face, "one")) == (str(folder.script), True)
+    folder.write(word="other")
+    folder.script.write_text(folder.script.read_text() + made)
     face._script.reload({})
     assert handle(face, "one")
     assert folder.given.seen == ["first", "other"]
