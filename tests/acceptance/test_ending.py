@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.acceptance.conftest import HERE, custom_chain, with_handlers
-from tests.support.chain import CHANNEL, TOPIC, Chain
+from tests.support.chain import CHANNEL, TOPIC, Chain, Person
+from tests.support.database import BUSY_TIMEOUT_S
 from tests.support.until import until
 
 EVENT = b'{"Event-Category": "test", "Event-Name": "finish"}'
@@ -54,6 +56,13 @@ def waiting(chain: Chain) -> tuple[int, int]:
     """Return how many messages nsqd still believes with a consumer, and how many wait for one."""
     channel = chain.nsqd.channel(TOPIC, CHANNEL)
     return channel.in_flight, channel.depth + channel.deferred
+
+
+def doing(chain: Chain) -> str:
+    """Return what the consumer's main thread does, as its page says."""
+    _, status = chain.status()
+    (consumer,) = (each for each in status["processes"] if each["role"] == "consumer")
+    return str(consumer["facts"].get("doing", ""))
 
 
 def done(folder: Path) -> list[str]:
@@ -101,6 +110,19 @@ def test_a_handler_that_does_not_end_delays_nothing_for_long(tmp_path: Path) -> 
         end(chain)
         assert chain.kamailio.process.wait_exit() == 0
         assert done(tmp_path) == []
+        until(lambda: waiting(chain) == (0, 1), what="it to be nsqd's again")
+
+
+def test_a_locked_database_delays_nothing_for_long(kind: str, tmp_path: Path) -> None:
+    """SQLite waits in C for NSQ_DB_TIMEOUT, and no step of Python's comes meanwhile in the thread that does."""
+    with Chain(kind, tmp_path, defines={"NSQ_DB_TIMEOUT": 30}) as chain:
+        until(lambda: chain.nsqd.channel(TOPIC, CHANNEL).clients == 1, what="the consumer")
+        with closing(sqlite3.connect(chain.database, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            Person(chain=chain).call("early")
+            until(lambda: "presence-update" in doing(chain), what="the commit to wait")
+            end(chain)
+            assert chain.kamailio.process.wait_exit() == 0
         until(lambda: waiting(chain) == (0, 1), what="it to be nsqd's again")
 
 

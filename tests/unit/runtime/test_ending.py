@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -73,6 +74,34 @@ def test_the_end_comes_whatever_runs() -> None:
     code, said, took_s = _ended("ending.begin(lambda: say('told'))", wait)
     assert (code, said) == (-signal.SIGALRM, "told\n")
     assert took_s >= GRACE_S
+
+
+def test_what_python_does_in_c_has_its_grace_as_well(tmp_path: Path) -> None:
+    """Python's lock is free meanwhile, and another thread hears of the end."""
+    begin = f"""\
+import sqlite3
+holder, waiter = (sqlite3.connect({str(tmp_path / "locked.db")!r}, timeout=60) for _ in range(2))
+holder.execute("BEGIN IMMEDIATE")
+ending.begin(lambda: say("told"))
+"""
+    code, said, took_s = _ended(begin, 'waiter.execute("BEGIN IMMEDIATE")')
+    assert (code, said) == (-signal.SIGALRM, "told\n")
+    assert took_s >= GRACE_S
+
+
+def test_a_child_of_a_handler_is_ended_at_once() -> None:
+    """And its parent goes on."""
+    begin = """\
+import os, signal
+ending.begin(lambda: say('told'))
+child = os.fork()
+while not child: time.sleep(60)
+os.kill(child, signal.SIGTERM)
+_, how = os.waitpid(child, 0)
+assert (how, ending.asked) == (signal.SIGTERM, False)
+"""
+    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "ending.end()")
+    assert (code, said) == (-signal.SIGTERM, "told\n")
 
 
 def test_a_second_signal_is_nothing_new() -> None:
