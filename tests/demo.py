@@ -245,6 +245,7 @@ def _advice(tour: Tour) -> Iterator[str]:
         yield from (f"  {command} {words.replace('{letter}', letter)}" for words in verbs)
     yield "\nThese go on until Ctrl-C, each in a terminal of its own:\n"
     yield from (f"  {command} {words}" for words in LIVE)
+    yield f"\nKamailio's log: {chain.kamailio.process.log_file}"
     yield f"\nA phone on this machine subscribes to {ALICE} with sip:{_sip_address(chain)} (UDP) as its outbound proxy,"
     yield "without a password.\n"
 

@@ -263,13 +263,14 @@ class Router:
         return Outcome.MISSING
 
     def _tell(self, name: str, event: Event, outcome: Outcome) -> None:
-        """Write how a route ended, a step of the event's way (`eventlog`)."""
-        text = f"route: message {event.message_id} of {event.topic}: {name}: {outcome.name.lower()}"
+        """Write how a route ended, a step of the event's way (`eventlog`); with no name, that there is none."""
+        said = f"{name}: {outcome.name.lower()}" if name else "there is none, so it is dropped"
+        text = f"route: message {event.message_id} of {event.topic}: {said}"
         self._host.log_aside(Level.INFO, text, {"step": "route", "route": name, "outcome": outcome.name.lower()})
 
     def _note_unrouted(self, name: str, event: Event) -> None:
         if self._log_policy.events:
-            self._tell("no route", event, Outcome.MISSING)
+            self._tell("", event, Outcome.MISSING)
         self._host.count(Counter.UNROUTED)
         if name in self._unrouted:
             return

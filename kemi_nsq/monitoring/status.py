@@ -133,11 +133,7 @@ class Status:
         consuming = [process for process in self.processes if process.consuming]
         told = "; ".join(f"{where}: {each.text}" if where else each.text for where, each in self.all_problems)
         said = told or f"{len(consuming)} consumer{'s' * (len(consuming) != 1)}, {self._last(consuming)}"
-        # U is what plug-ins write for what nobody knows.
-        waiting = sum(depth.messages for depth in self.depths) if self.depths_known else "U"
-        in_flight = sum(process.gauges[Gauge.IN_FLIGHT] for process in consuming)
-        numbers = f"received={self.counters.get('received', 0)}c in_flight={in_flight:.0f} lag={waiting}"
-        return f"KEMI-NSQ {self.health.name} - {said.replace('|', '/')} | {numbers}"
+        return f"KEMI-NSQ {self.health.name} - {said.replace('|', '/')} | {numbers_of([self])}"
 
     def _last(self, consuming: Iterable[Process]) -> str:
         last = max((process.gauges[Gauge.LAST_EVENT] for process in consuming), default=0.0)
@@ -154,6 +150,17 @@ class Status:
             "counters": self.counters,
             "processes": [process.as_json() for process in self.processes],
         }
+
+
+def numbers_of(looked: Sequence[Status]) -> str:
+    """Return what a monitoring plug-in writes behind its first line, for who draws it, of one Kamailio or several."""
+    received = sum(each.counters.get("received", 0) for each in looked)
+    consuming = (process for each in looked for process in each.processes if process.consuming)
+    in_flight = sum(process.gauges[Gauge.IN_FLIGHT] for process in consuming)
+    # U is what plug-ins write for what nobody knows.
+    known = all(each.depths_known for each in looked)
+    waiting = sum(depth.messages for each in looked for depth in each.depths) if known else "U"
+    return f"received={received}c in_flight={in_flight:.0f} lag={waiting}"
 
 
 def folders(run_dir: Path) -> list[Path]:

@@ -81,20 +81,24 @@ class Script:
         """
         from kemi_nsq.plugin.face import Face
 
-        if not self._is_operators():
+        script = _file(sys.modules.get(self._module))
+        if script is None or not self._is_operators():
             raise UsageError("there are no Python handlers to reload: NSQ_SCRIPT is the script that kemi-nsq ships")
         try:
             with Face.successor_of(self.face), _loaded_anew(self._module) as module:
                 face = self._make(module)
                 found = handlers(face)
         except BaseException as error:  # the operator's code
-            self._host.log(Level.ERROR, f"the script stays as it is: {_where(error)}")
-            raise ScriptFailed(f"{_where(error)}; its event routes stay as they are") from error
+            where = _where(error, script)
+            self._host.log(Level.ERROR, f"the script stays as it is: {where}")
+            raise ScriptFailed(f"{where}; its event routes stay as they are") from error
         self.face = face
         self.handlers.clear()
         self.handlers.update(found)
         self._taken, self._version = self._clock.wall(), _version(self._module)
-        self._host.log(Level.WARNING, f"{_file(module)} was loaded anew: {len(self.handlers)} event routes")
+        self._host.log(
+            Level.WARNING, f"{_file(module)} was loaded anew, with {', '.join(sorted(found)) or 'no event route'}"
+        )
         return self.describe()
 
     def _make(self, module: ModuleType) -> Face:
@@ -205,10 +209,14 @@ def _file(module: ModuleType | None) -> Path | None:
     return Path(file) if isinstance(file, str) else None
 
 
-def _where(error: BaseException) -> str:
-    """Say in one line what went wrong, and where."""
+def _where(error: BaseException, script: Path) -> str:
+    """Say in one line what went wrong, and where in the script or in what it imports from its folder."""
     said = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError):
         return f"{said} ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{said} ({frames[-1].filename}:{frames[-1].lineno})" if frames else said
+    if not script.exists():
+        return f"{script} is not there any more"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename), script.parent)
+    ]
+    return f"{said} ({frames[-1].filename}:{frames[-1].lineno})" if frames else f"{said} ({script})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -89,7 +89,7 @@ def publish(
 def query(
     topic: Annotated[str, typer.Argument(help="NSQ topic on which a responder listens.")],
     payload: Annotated[str, typer.Argument(help="A JSON object.")],
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the reply.")] = 2.0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the reply.")] = 2.0,
     nsqd: Annotated[str, typer.Option(help="TCP address of nsqd; NSQ_NSQD_TCP_ADDRESS where left out.")] = "",
 ) -> None:
     """Ask over NSQ as nsq_query does, and print the reply."""
@@ -110,7 +110,7 @@ def respond(
         raise UsageError("one of --reply and --exec is needed")
     with _json_given():
         answer = responder.fixed(reply) if reply else responder.executed(command)
-    with _of_setting("NSQ_NSQD_TCP_ADDRESS"):
+    with _of_setting("NSQ_NSQD_TCP_ADDRESS"), suppress(KeyboardInterrupt):
         responder.serve(_tcp_settings(nsqd), names.topic_name(topic), answer, Console(stderr=True).print)
 
 

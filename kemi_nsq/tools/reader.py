@@ -148,7 +148,7 @@ class Reader:
         self._flush(deadline)
         while (event := self._event_here()) is None:
             if time.monotonic() >= deadline:
-                raise DeadlineExceeded("nothing came in time")
+                raise DeadlineExceeded("no answer in time")
             self._conversation.receive_data(self._socket.receive(deadline))
         return event
 

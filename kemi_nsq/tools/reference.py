@@ -7,6 +7,7 @@ A test compares `docs/reference.md` with what this module writes.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from kemi_nsq.consumer.notices import PREFIX, ROUTES
@@ -110,8 +111,8 @@ def _variable_rows() -> Iterable[Sequence[str]]:
 def _attribute_rows(owner: type) -> Iterable[Sequence[str]]:
     """List the attributes that the docstring of a class describes, one on each line."""
     _, _, lines = (inspect.getdoc(owner) or "").partition("Attributes:\n")
-    for line in lines.splitlines():
-        name, _, meaning = line.strip().partition(": ")
+    for described in re.sub(r"\n {8,}", " ", lines).splitlines():  # one that goes on in the next line
+        name, _, meaning = described.strip().partition(": ")
         yield f"`{name}`", meaning
 
 

@@ -19,7 +19,7 @@ from kemi_nsq.errors import DeadlineExceeded, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.monitoring.answers import consumers_in, running
 from kemi_nsq.monitoring.health import Health, worst
-from kemi_nsq.monitoring.status import Status, folders, look
+from kemi_nsq.monitoring.status import Status, folders, look, numbers_of
 from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.page import Gauge
 from kemi_nsq.tools import configured
@@ -156,11 +156,15 @@ def _screen(looked: Sequence[Status]) -> Group:
     if len(looked) == 1:
         return Group(*parts)
     said = ", ".join(f"{each.run_dir} {each.health.name}" for each in looked)
-    return Group(Text(plain(f"KEMI-NSQ {_health(looked).name} - {said}")), Text(), *parts)
+    line = f"KEMI-NSQ {_health(looked).name} - {said} | {numbers_of(looked)}"
+    return Group(Text(plain(line)), Text(), *parts)
 
 
 def _is_there(run_dirs: Sequence[Path] | None) -> bool:
-    return all(each.exists() for each in run_dirs or [configured.run_dir(None)])
+    try:
+        return all(each.exists() for each in run_dirs or [configured.run_dir(None)])
+    except OSError:  # the folder above it may not be entered
+        return True
 
 
 def _turn(verb: str, topic: str | None, run_dir: Path | None) -> list[tuple[int, JsonValue]]:

@@ -80,8 +80,8 @@ def test_events_are_handled_once_while_the_script_changes(tmp_path: Path) -> Non
         said = [each["said"]["script"] for each in status["processes"] if each["said"]]
         assert len({each["version"] for each in said}) == 1
         assert {each["file"] for each in said} == {str(tmp_path / "counting.py")}
-    assert chain.complaints(["counting.py was loaded anew: "]) == []
-    assert len(chain.log_lines("WARNING: .*counting.py was loaded anew: ")) == CONSUMERS * (versions - 1)
+    assert chain.complaints(["counting.py was loaded anew, "]) == []
+    assert len(chain.log_lines("WARNING: .*counting.py was loaded anew, ")) == CONSUMERS * (versions - 1)
 
 
 def test_a_script_that_cannot_be_loaded_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_script_that_cannot_be_loaded_is_told_and_the_old_one_goes_on(tmp_path
         assert reload(chain).code == 0
         chain.publish(event(2))
         until(lambda: [each[:2] for each in handled(tmp_path)] == [(1, 1), (2, 3)], what="the new one to follow")
-    assert chain.complaints(["the script stays as it is: SyntaxError: ", "counting.py was loaded anew: "]) == []
+    assert chain.complaints(["the script stays as it is: SyntaxError: ", "counting.py was loaded anew, "]) == []
 
 
 def test_consumers_with_different_versions_are_a_warning(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_consumers_with_different_versions_are_a_warning(tmp_path: Path) -> None
         said = reload(chain, "--json").json
         assert len({each["version"] for each in said["consumers"]}) == 1
         assert chain.status()[0] == 0
-    assert chain.complaints(["counting.py was loaded anew: "]) == []
+    assert chain.complaints(["counting.py was loaded anew, "]) == []
 
 
 def test_the_script_that_is_shipped_has_nothing_to_reload(tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def _decisions(decided: Sequence[Decided], clock: _Clock, *, with_package: bool 
         yield "  what came"
     for each in decided:
         said = each.said
-        what = f"{said.package} {said.state}" if with_package else said.state
+        what = f"{said.state} ({said.about})" if said.about else said.state
+        what = f"{said.package} {what}" if with_package else what
         whose = f"message {each.order.message_id} of {said.topic}" if said.topic else "no message"
         sent = f", sent {clock(said.sent_at)}" if said.sent_at else ""
         again = ", delivered before" if said.redelivered else ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -299,6 +300,17 @@ def test_no_folder_is_critical(tmp_path: Path) -> None:
     assert (code, json.loads(output)["health"]) == (2, "critical")
 
 
+def test_a_folder_in_one_that_may_not_be_entered_is_exit_code_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    code, output = run("status", "--run-dir", str(tmp_path / "none"))
+    assert (code, output.startswith("KEMI-NSQ UNKNOWN - ")) == (3, True)
+
+
 def test_what_is_no_folder_is_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, output = run("status", "--run-dir", str(tmp_path / "file"))
@@ -316,7 +328,7 @@ def test_instances_that_lie_side_by_side_are_shown_together(path: Path, tmp_path
     assert [Path(each["run_dir"]).name for each in said["instances"]] == ["kemi-nsq", "two"]
     assert (code, said["health"]) == (2, "critical"), "in the second one no consumer runs"
     first = run("status", NSQ_RUN_DIR=str(path))[1].splitlines()[0]
-    assert first == f"KEMI-NSQ CRITICAL - {path} WARNING, {tmp_path}/two CRITICAL"
+    assert first == f"KEMI-NSQ CRITICAL - {path} WARNING, {tmp_path}/two CRITICAL | received=1c in_flight=0 lag=U"
 
 
 # Reload

@@ -233,3 +233,21 @@ def test_the_script_that_is_shipped_has_nothing_to_reload() -> None:
     face._script._module = "nsq"
     with pytest.raises(UsageError, match="NSQ_SCRIPT"):
         face._script.reload({})
+
+
+def test_a_script_that_has_gone_is_named(folder: Folder) -> None:
+    folder.write()
+    face = folder.begin()
+    folder.script.unlink()
+    with pytest.raises(ScriptFailed, match=rf"^{folder.script} is not there any more; its event routes stay"):
+        face._script.reload({})
+    assert handle(face, "one")
+
+
+def test_an_error_names_the_script_s_own_line(folder: Folder) -> None:
+    """Not that of the library, or of ours, in which it came up."""
+    folder.write()
+    face = folder.begin()
+    folder.script.write_text("import json\njson.loads('{')\n")
+    with pytest.raises(ScriptFailed, match=rf"JSONDecodeError: .*\({folder.script}:2\)"):
+        face._script.reload({})
