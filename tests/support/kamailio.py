@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.interrupt import uninterrupted
 from tests.support.ports import LOOPBACK, free_udp_port
 from tests.support.process import ChildProcess, find_program
 from tests.support.sip_endpoint import send_options
@@ -117,7 +118,8 @@ class Kamailio:
             AssertionError: it ended, or does not answer; the message holds its log.
         """
         try:
-            process = self._start_process()
+            with uninterrupted():  # a process that nobody knows of would make the folder again that is removed
+                process = self._start_process()
             until(lambda: process.exit_code is not None or self.answers(), timeout_s=timeout_s, what="an answer")
             assert process.exit_code is None, f"Kamailio ended with code {process.exit_code}"
         except AssertionError as error:
