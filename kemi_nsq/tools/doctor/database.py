@@ -231,8 +231,7 @@ def journal(scene: Scene) -> Iterator[Finding]:
     path = scene.database_file
     if path is None:
         raise DoesNotApply("NSQ_DB_URL is no SQLite file")
-    if scene.running is None:
-        raise DoesNotApply("no Kamailio runs with this configuration, and its start sees to it")
+    scene.kamailio()
     if _is_garbage(path):
         raise CannotLook(f"{path} is no SQLite database")
     if _head(path)[_WAL_AT] != _WAL:

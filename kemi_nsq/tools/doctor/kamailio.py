@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kemi_nsq.configuration.commandline import values
+from kemi_nsq.configuration.finding import CannotLook
 from kemi_nsq.configuration.model import Configuration
+from kemi_nsq.runtime.place import LOCK
 
 #: What systemd gives to a service, and where a build from source installs.
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
@@ -25,8 +28,6 @@ _COMPLAINT = re.compile(
     r"(?:\b(?:CRITICAL|ERROR|ALERT|BUG):\s+)(?:<core>\s*)?(?:\S+\s*\[[^]]*\]:\s*)?(?:\w+\(\):\s*)?(.*)"
 )
 _RELEASE = re.compile(r"version: kamailio (\d+)\.(\d+)\.(\d+)")
-#: getopt of main.c: the options with a value that matter here, and all that have one.
-_WITH_VALUE = "abfGgLlmMnNOPQruwtTWxXYA"
 
 
 class Running(NamedTuple):
@@ -84,21 +85,70 @@ def processes() -> Iterator[tuple[int, list[str]]]:
 
 
 def running(file: Path) -> Running | None:
-    """Find the Kamailio that runs with a configuration; None where there is none."""
-    for pid, arguments in sorted(processes()):
-        if Path(arguments[0]).name == "kamailio" and "-c" not in arguments:
-            named = next(values(arguments, "f"), str(SYSTEM_FILE))
-            if _same(_from(pid, named), file):
-                return Running(pid, arguments, _environment(pid), _user(pid))
+    """Find the Kamailio that is known to run with a configuration; None where there is none."""
+    return next((_described(pid, words) for pid, words in _kamailios() if _reads(pid, words, file)), None)
+
+
+def perhaps(file: Path) -> list[Running]:
+    """Find each Kamailio of which its process does not say whether it runs with a configuration."""
+    found = {pid: words for pid, words in _kamailios() if _reads(pid, words, file) is None}
+    return [_described(pid, words) for pid, words in found.items() if _parent(pid) not in found]
+
+
+def holder(folder: Path) -> int | None:
+    """Return the main process of the Kamailio that holds a runtime folder; None where none does.
+
+    Raises:
+        CannotLook: the folder cannot be read.
+    """
+    try:
+        with (folder / LOCK).open("rb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(held.read(20) or b"0")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CannotLook(f"{folder / LOCK}: {error.strerror}") from None
+    except ValueError as error:
+        raise CannotLook(f"{folder / LOCK}: {error}") from None
     return None
 
 
-def _from(pid: int, named: str) -> Path:
-    """Return the path of a file as a process names it."""
+def _kamailios() -> Iterator[tuple[int, list[str]]]:
+    for pid, arguments in sorted(processes()):
+        if Path(arguments[0]).name == "kamailio" and "-c" not in arguments:
+            yield pid, arguments
+
+
+def _described(pid: int, arguments: Sequence[str]) -> Running:
+    return Running(pid, arguments, _environment(pid), _user(pid))
+
+
+def _reads(pid: int, arguments: Sequence[str], file: Path) -> bool | None:
+    """Whether a Kamailio has read a file; None where nobody knows.
+
+    It reads a relative `-f` from where it is started, and then goes to `/` or the folder of `-w` (main.c). The shell
+    that has started it leaves the former in PWD.
+    """
+    named = Path(next(values(arguments, "f"), SYSTEM_FILE))
+    if named.is_absolute():
+        return _same(named, file)
+    started = (_environment(pid) or {}).get("PWD")
+    if started and os.path.exists(read := Path(started, named)):
+        return _same(read, file)
+    return None if named.name in {file.name, file.resolve().name} else False
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process (proc(5), stat: ppid); 0 where it has ended."""
     try:
-        return Path(os.readlink(f"/proc/{pid}/cwd"), named)
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+        )
     except OSError:
-        return Path(named)
+        return 0
 
 
 def _same(one: Path, other: Path) -> bool:

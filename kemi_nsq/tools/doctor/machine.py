@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -11,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
-from kemi_nsq.runtime.place import LOCK
 from kemi_nsq.runtime.processes import is_running
+from kemi_nsq.tools.doctor import kamailio
 from kemi_nsq.tools.doctor.scene import Scene
 
 _OTHERS_READ, _OTHERS_WRITE = stat.S_IRGRP | stat.S_IROTH, stat.S_IWGRP | stat.S_IWOTH
@@ -99,11 +98,10 @@ def _secret_defines(scene: Scene, path: Path, text: str) -> list[str]:
 
 def secrets(scene: Scene) -> Iterator[Finding]:
     """Find passwords in Kamailio's arguments, where every user of the machine reads them (ps)."""
-    if scene.running is None:
-        raise DoesNotApply("no Kamailio runs with this configuration")
-    for argument in filter(_SECRET.search, scene.running.arguments):
+    runs = scene.kamailio()
+    for argument in filter(_SECRET.search, runs.arguments):
         name = _NAME.match(argument)
-        reason = f"ps shows everybody a password: {name[0] if name else 'one'} in the arguments of {scene.running.pid}"
+        reason = f"ps shows everybody a password: {name[0] if name else 'one'} in the arguments of {runs.pid}"
         mend = "say it in kamailio.cfg or the environment instead, in a file that others cannot read"
         yield Finding(Grade.WARNING, reason, mend)
 
@@ -150,19 +148,8 @@ def _above(scene: Scene, parent: Path) -> Iterator[Finding]:
 
 def _shared(scene: Scene, folder: Path) -> Iterator[Finding]:
     """Find another Kamailio that holds the folder."""
-    try:
-        with (folder / LOCK).open("rb") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = int(held.read(20) or b"0")
-            else:
-                return
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise CannotLook(f"{folder / LOCK}: {error}") from None
-    if scene.running is None or (pid != scene.running.pid and is_running(pid)):
+    pid = kamailio.holder(folder)
+    if pid is not None and (scene.running is None or (pid != scene.running.pid and is_running(pid))):
         reason = f"NSQ_RUN_DIR {folder} is in use by the Kamailio with pid {pid}, which has another configuration"
         yield Finding(Grade.ERROR, reason, "#!define another NSQ_RUN_DIR for one of the two, and another SIP port")
 

@@ -256,7 +256,7 @@ def _own_pids(scene: Scene) -> set[int]:
     try:
         folder.lstat()
     except FileNotFoundError:
-        if scene.running is None:
+        if scene.running is None and not scene.perhaps:
             return set()
     except OSError as error:
         raise RunFolderError(f"NSQ_RUN_DIR {folder}: {error.strerror}") from None
@@ -275,10 +275,12 @@ def replies(scene: Scene) -> Iterator[Finding]:
                 readers = scene.servers.readers(nsqd, subscription)
             except TransientError as error:
                 raise CannotLook(str(error)) from None
-            if len(readers) > (scene.running is not None):
+            if len(readers) > (scene.running is not None or bool(scene.perhaps)):
                 who = ", ".join(f"{each.get('client_id')} ({each.get('remote_address')})" for each in readers)
                 reason = f"replies to our queries are read by {who} at nsqd {nsqd}: another Kamailio has our identity"
-                yield Finding(Grade.ERROR, reason, "give it another NSQ_NODE, or end it")
+                yield Finding(Grade.ERROR, reason, "give one of the two another NSQ_NODE or another NSQ_RUN_DIR")
+            elif readers and scene.perhaps:
+                raise CannotLook(scene.doubt)
 
 
 def open_ports(scene: Scene) -> Iterator[Finding]:

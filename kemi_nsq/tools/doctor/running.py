@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM
-from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
+from kemi_nsq.configuration.finding import CannotLook, Check, Finding, Grade
 from kemi_nsq.errors import RunFolderError
 from kemi_nsq.monitoring.health import Health
 from kemi_nsq.monitoring.status import look
@@ -38,8 +38,7 @@ def syntax(scene: Scene) -> Iterator[Finding]:
 
 def consumers(scene: Scene) -> Iterator[Finding]:
     """Count the consumers of the Kamailio that runs."""
-    if scene.running is None:
-        raise DoesNotApply("no Kamailio runs with this configuration")
+    scene.kamailio()
     said = kamailio.ask(scene.text.configuration, "core.ps")
     if said is None:
         raise CannotLook("the Kamailio that runs does not answer RPC: is ctl loaded, and may you ask?")
@@ -51,8 +50,7 @@ def consumers(scene: Scene) -> Iterator[Finding]:
 
 def restarted(scene: Scene) -> Iterator[Finding]:
     """Compare the settings of the Kamailio that runs with the text, which may have changed since."""
-    if scene.running is None:
-        raise DoesNotApply("no Kamailio runs with this configuration")
+    runs = scene.kamailio()
     said = kamailio.ask(scene.text.configuration, "core.ppdefines")
     if said is None:
         raise CannotLook("the Kamailio that runs does not answer RPC: is ctl loaded, and may you ask?")
@@ -61,7 +59,7 @@ def restarted(scene: Scene) -> Iterator[Finding]:
     if changed := sorted(theirs ^ ours):
         reason = f"the Kamailio that runs was started with other settings: {', '.join(changed)}"
         yield Finding(Grade.WARNING, reason, "restart Kamailio")
-    elif (started := _started(scene.running.pid)) and any(
+    elif (started := _started(runs.pid)) and any(
         path.stat().st_mtime > started for path in scene.text.configuration.files
     ):
         yield Finding(Grade.WARNING, "the configuration has changed since Kamailio was started", "restart Kamailio")
@@ -69,8 +67,7 @@ def restarted(scene: Scene) -> Iterator[Finding]:
 
 def status(scene: Scene) -> Iterator[Finding]:
     """Take over what `kemi-nsq status` finds wrong with the Kamailio that runs."""
-    if scene.running is None:
-        raise DoesNotApply("no Kamailio runs with this configuration")
+    scene.kamailio()
     try:
         found = look(Path(scene.settings.run_dir), SYSTEM.wall(), within_s=_STATUS_S)
     except RunFolderError as error:

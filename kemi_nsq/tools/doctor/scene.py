@@ -7,12 +7,12 @@ import ast
 import grp
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kemi_nsq.configuration import commandline
-from kemi_nsq.configuration.finding import Text
+from kemi_nsq.configuration.finding import CannotLook, DoesNotApply, Text
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.databaseurl import kamailio_url
 from kemi_nsq.errors import SettingsError, UsageError
@@ -71,6 +71,7 @@ class Scene:
         user: whom its processes run as.
         environment: of that Kamailio, as far as we know.
         servers: asks those of NSQ.
+        perhaps: main processes of Kamailio of which nobody can say whether they run with it; none where one does.
     """
 
     text: Text
@@ -79,6 +80,7 @@ class Scene:
     user: User
     environment: Mapping[str, str]
     servers: Servers = field(default_factory=Servers)
+    perhaps: Sequence[int] = ()
 
     @property
     def file(self) -> Path:
@@ -89,6 +91,26 @@ class Scene:
     def settings(self) -> Settings:
         """The settings that hold; raises CannotLook where they are wrong."""
         return self.text.valid
+
+    @property
+    def doubt(self) -> str:
+        """Why nobody can say whether a Kamailio runs with the configuration; '' where that is known."""
+        pids = " and ".join(map(str, self.perhaps))
+        why = "does not say from which folder it was started, and its -f is relative: ask as root"
+        return f"whether this is the Kamailio with pid {pids} is not known: it {why}" if pids else ""
+
+    def kamailio(self) -> Running:
+        """Return the Kamailio that runs with the configuration.
+
+        Raises:
+            DoesNotApply: none does.
+            CannotLook: nobody knows.
+        """
+        if self.running is not None:
+            return self.running
+        if self.perhaps:
+            raise CannotLook(self.doubt)
+        raise DoesNotApply("no Kamailio runs with this configuration")
 
     @property
     def database_file(self) -> Path | None:
@@ -122,7 +144,41 @@ def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
     file = file.absolute()
-    running, release = kamailio.running(file), kamailio.release()
+    release = kamailio.release()
+    running, perhaps = _runs(file, given, release)
+    text, environment, defined = _text(file, given, running, release)
+    named = text.configuration.text("", "user", text.configuration.text("", "uid", ""))
+    who = _user(user or named, next(iter(perhaps), running), file)
+    pids = [each.pid for each in perhaps]
+    return Scene(text=text, given=defined, running=running, user=who, environment=environment, perhaps=pids)
+
+
+def _runs(file: Path, given: Mapping[str, str], release: tuple[int, ...]) -> tuple[Running | None, list[Running]]:
+    """Find the Kamailio that runs with a configuration, else those of which nobody can say.
+
+    Where the process does not tell, the runtime folder does: its lock has the process that holds it.
+    """
+    if known := kamailio.running(file):
+        return known, []
+    unknown = []
+    for each in kamailio.perhaps(file):
+        settings = _text(file, given, each, release)[0].settings
+        try:
+            holder = kamailio.holder(Path(settings.run_dir)) if settings else None
+        except CannotLook:
+            unknown.append(each)
+            continue
+        if holder == each.pid:
+            return each, []
+        if settings is None or each.environment is None:  # it may have another runtime folder
+            unknown.append(each)
+    return None, unknown
+
+
+def _text(
+    file: Path, given: Mapping[str, str], running: Running | None, release: tuple[int, ...]
+) -> tuple[Text, Mapping[str, str], Mapping[str, str]]:
+    """Return a configuration as a Kamailio has it, with that Kamailio's environment and the defines given to it."""
     environment = dict((running and running.environment) or os.environ)
     defined = {**(commandline.given(running.arguments) if running else {}), **given}
     before = kamailio.own_defines(release) | defined
@@ -135,8 +191,7 @@ def scene(file: Path, given: Mapping[str, str], user: str = "") -> Scene:
         release=release,
         wrong_function=_judge(Path(configuration.value("NSQ_SCRIPT") or _SCRIPT)),
     )
-    who = _user(user or configuration.text("", "user", configuration.text("", "uid", "")), running, file)
-    return Scene(text=text, given=defined, running=running, user=who, environment=environment)
+    return text, environment, defined
 
 
 def _settings(environment: Mapping[str, str], defines: Mapping[str, str]) -> tuple[Settings | None, list[str]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kemi_nsq.clock import SYSTEM
-from kemi_nsq.configuration.finding import Finding, Grade, made
+from kemi_nsq.configuration.finding import CannotLook, Finding, Grade, made
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.runtime.folder import RunFolder
@@ -146,6 +147,64 @@ def test_a_kamailio_is_known_by_its_configuration(file: Path, child: int, monkey
     here = scene(file, {})
     assert (here.running, here.text.valid.node, here.user.uid) == (found, "a", os.geteuid())
     assert scene(file, {"NSQ_NODE": "b"}).text.valid.node == "b"
+
+
+@pytest.fixture
+def relative(child: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the environment, to be changed, of a Kamailio that was started with a relative -f."""
+    environment = {"PATH": "/bin"}
+    monkeypatch.setattr(kamailio, "processes", lambda: [(child, ["kamailio", "-DD", "-E", "-f", "kamailio.cfg"])])
+    monkeypatch.setattr(kamailio, "_environment", lambda _pid: environment)
+    return environment
+
+
+def test_a_relative_file_is_looked_for_where_kamailio_was_started(
+    file: Path, child: int, relative: dict[str, str]
+) -> None:
+    relative["PWD"] = str(file.parent)
+    found = scene(file, {})
+    assert (found.running and found.running.pid, found.perhaps) == (child, [])
+    other = file.parent / "other"
+    other.mkdir()
+    (other / "kamailio.cfg").write_text("")
+    found = scene(other / "kamailio.cfg", {})
+    assert (found.running, found.perhaps) == (None, []), "it runs with another file"
+    (file.parent / "b.cfg").write_text("")
+    found = scene(file.parent / "b.cfg", {})
+    assert (found.running, found.perhaps) == (None, [])
+
+
+@pytest.mark.usefixtures("relative")
+def test_the_runtime_folder_says_whose_a_relative_file_is(file: Path, child: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    (folder / "lock").write_text(str(child))
+    given = {"NSQ_RUN_DIR": f'"{folder}"'}
+    found = scene(file, given)
+    assert (found.running, found.perhaps) == (None, []), "it holds another folder"
+    with (folder / "lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        found = scene(file, given)
+    assert (found.running and found.running.pid, found.perhaps) == (child, [])
+
+
+def test_nobody_is_accused_where_a_relative_file_is_not_known(
+    file: Path, child: int, relative: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert relative
+    monkeypatch.setattr(kamailio, "_environment", lambda _pid: None)
+    found = scene(file, {"NSQ_RUN_DIR": f'"{tmp_path}"'})
+    assert (found.running, found.perhaps, found.user.uid) == (None, [child], os.geteuid())
+    for name in ("consumers", "restarted", "status"):
+        ((grade, reason, _),) = made(CHECKS[name], found)
+        assert (grade, f"the Kamailio with pid {child} is not known" in reason) == (Grade.UNKNOWN, True)
+
+
+def test_a_lock_that_cannot_be_read_leaves_doubt(tmp_path: Path) -> None:
+    assert kamailio.holder(tmp_path) is None
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(CannotLook, match="lock: Is a directory"):
+        kamailio.holder(tmp_path)
 
 
 def test_processes_are_those_of_the_machine() -> None:

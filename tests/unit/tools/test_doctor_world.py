@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +83,11 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     (tmp_path / "kamailio.cfg").write_text('loadmodule "app_python3.so"\n')
 
     def look(
-        name: str, told: Servers | None = None, running: Running | None = None, **defines: object
+        name: str,
+        told: Servers | None = None,
+        running: Running | None = None,
+        perhaps: Sequence[int] = (),
+        **defines: object,
     ) -> list[Finding]:
         found = scene(tmp_path / "kamailio.cfg", {each: f'"{value}"' for each, value in defines.items()})
         changed = Scene(
@@ -93,6 +97,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
             user=found.user,
             environment=found.environment,
             servers=told or Servers(),
+            perhaps=perhaps,
         )
         return made(CHECKS[name], changed)
 
@@ -332,6 +337,24 @@ def test_which_consumers_are_ours_is_unknown_without_the_runtime_folder(look: Lo
     assert grades(look("channel", kamailio_beside("a", 1, 2), **ours)) == [UNKNOWN]
     ours["NSQ_RUN_DIR"] = tmp_path / "run" / "below"
     assert grades(look("channel", kamailio_beside("a", 1, 2), **ours)) == [UNKNOWN]
+
+
+def test_no_kamailio_that_may_be_this_one_is_accused_of_its_identity(look: Look, tmp_path: Path) -> None:
+    beside = {"client_id": "kamailio-17-0a1b2c3d", "remote_address": "127.0.0.1:5"}
+
+    class Answered(Told):
+        def readers(self, nsqd: Address, subscription: Subscription) -> list[dict[str, Any]]:
+            return [beside] * number
+
+    number, ours = 1, {"NSQ_RUN_DIR": tmp_path / "run"}
+    (found,) = look("replies", Answered(), **ours)
+    assert (found.grade, "end it" in found.mend) == (ERROR, False)
+    assert grades(look("replies", Answered(), HERE, **ours)) == [OK]
+    (found,) = look("replies", Answered(), perhaps=[17], **ours)
+    assert (found.grade, "another Kamailio" in found.reason) == (UNKNOWN, False)
+    number = 2
+    assert grades(look("replies", Answered(), perhaps=[17], **ours)) == [ERROR]
+    assert grades(look("replies", Answered(), HERE, **ours)) == [ERROR]
 
 
 def test_a_nsqd_by_http_is_needed_to_publish_by_http_alone(look: Look) -> None:
