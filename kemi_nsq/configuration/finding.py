@@ -106,12 +106,17 @@ class Text:
 
 
 def made(check: Check[Looked], at: Looked) -> list[Finding]:
-    """Make a check and return what it found; one finding that is OK if all is well."""
+    """Make a check and return what it found; one finding that is OK if all is well.
+
+    A right that whoever asks does not have is no fault of what is looked at.
+    """
     try:
         return list(check.look(at)) or [Finding(Grade.OK, check.looks_at)]
     except CannotLook as reason:
         return [Finding(Grade.UNKNOWN, str(reason))]
     except DoesNotApply as reason:
         return [Finding(Grade.OK, f"does not apply: {reason}")]
+    except PermissionError as error:
+        return [Finding(Grade.UNKNOWN, f"you may not look at {error.filename}", "ask as root, or as Kamailio's user")]
     except Exception as error:  # a fault of one check hides no other
         return [Finding(Grade.UNKNOWN, f"the check fails: {type(error).__name__}: {error}; please report this")]

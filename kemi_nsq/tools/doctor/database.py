@@ -6,6 +6,8 @@ Nothing is changed, in no case: an SQLite file is opened to be read, and a serve
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -26,6 +28,9 @@ _HEAD_BYTES = 20
 _VERSIONS = (("presentity", 5), ("active_watchers", 12), ("watchers", 3))
 _KEY = {"username", "domain", "event", "etag"}
 _SCHEMA = "load Kamailio's tables: kemi-nsq files sql/sqlite.sql says where they are, and those for servers beside it"
+#: SQLite's words for a file, or for its -wal and -shm, that we may not open (sqlite.org/rescode.html).
+_CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_PRIMARY = 0xFF
 #: Statements that need a right and change nothing.
 _WRITES = (
     ("INSERT", "INSERT INTO {0} SELECT * FROM {0} WHERE 1 = 0"),
@@ -62,6 +67,7 @@ def _select(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
 
     Raises:
         CannotLook: the database does not answer, or refuses it; its text says why.
+        PermissionError: we may not read its file.
     """
     path = scene.database_file
     if path is not None:
@@ -69,6 +75,8 @@ def _select(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)) as file:
                 return file.execute(sql).fetchall()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _CLOSED and not _may_open(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
             raise CannotLook(str(error)) from None
     server = Database(_url(scene), _TIMEOUT_S, SYSTEM, lambda _line: None)
     try:
@@ -78,6 +86,11 @@ def _select(scene: Scene, sql: str) -> Sequence[Sequence[object]]:
     finally:
         server.close()
     return found
+
+
+def _may_open(path: Path) -> bool:
+    """Whether we may read an SQLite file, and make the files beside it that a file in WAL mode is read with."""
+    return os.access(path, os.R_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
 def _rows(result: object) -> Sequence[Sequence[object]]:

@@ -99,7 +99,8 @@ def holder(folder: Path) -> int | None:
     """Return the main process of the Kamailio that holds a runtime folder; None where none does.
 
     Raises:
-        CannotLook: the folder cannot be read.
+        PermissionError: we may not read the folder.
+        CannotLook: it cannot be read.
     """
     try:
         with (folder / LOCK).open("rb") as held:
@@ -109,6 +110,8 @@ def holder(folder: Path) -> int | None:
                 return int(held.read(20) or b"0")
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise
     except OSError as error:
         raise CannotLook(f"{folder / LOCK}: {error.strerror}") from None
     except ValueError as error:

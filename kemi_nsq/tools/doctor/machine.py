@@ -50,6 +50,8 @@ def database_file(scene: Scene) -> Iterator[Finding]:
             yield Finding(
                 Grade.WARNING, f"everybody can read the database {path}, passwords among it", f"chmod o= {path}"
             )
+    except PermissionError:
+        raise
     except OSError as error:
         raise CannotLook(f"{path}: {error.strerror}") from None
 
@@ -114,6 +116,8 @@ def run_folder(scene: Scene) -> Iterator[Finding]:
     except FileNotFoundError:
         yield from _above(scene, path.parent)
         return
+    except PermissionError:
+        raise
     except OSError as error:
         raise CannotLook(f"NSQ_RUN_DIR {path}: {error.strerror}") from None
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):

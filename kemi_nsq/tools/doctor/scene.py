@@ -96,8 +96,8 @@ class Scene:
     def doubt(self) -> str:
         """Why nobody can say whether a Kamailio runs with the configuration; '' where that is known."""
         pids = " and ".join(map(str, self.perhaps))
-        why = "does not say from which folder it was started, and its -f is relative: ask as root"
-        return f"whether this is the Kamailio with pid {pids} is not known: it {why}" if pids else ""
+        why = "its -f is relative, and where it was started cannot be seen; ask as root"
+        return f"the Kamailio with pid {pids} may be the one of this configuration: {why}" if pids else ""
 
     def kamailio(self) -> Running:
         """Return the Kamailio that runs with the configuration.
@@ -165,7 +165,7 @@ def _runs(file: Path, given: Mapping[str, str], release: tuple[int, ...]) -> tup
         settings = _text(file, given, each, release)[0].settings
         try:
             holder = kamailio.holder(Path(settings.run_dir)) if settings else None
-        except CannotLook:
+        except (CannotLook, PermissionError):
             unknown.append(each)
             continue
         if holder == each.pid:

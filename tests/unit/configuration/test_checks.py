@@ -204,6 +204,16 @@ def test_a_fault_of_a_check_is_told_and_hides_no_other(tmp_path: Path) -> None:
     assert (grade, reason) == (UNKNOWN, "the check fails: KeyError: 'x'; please report this")
 
 
+def test_a_right_that_we_do_not_have_is_no_fault_of_a_check(tmp_path: Path) -> None:
+    def fail(_text: Text) -> list[Finding]:
+        raise PermissionError(13, "Permission denied", "/var/lib/kamailio")
+
+    text = Text(configuration=read(tmp_path), settings=None)
+    ((grade, reason, mend),) = made(Check("x", "x", fail), text)
+    assert (grade, reason) == (UNKNOWN, "you may not look at /var/lib/kamailio")
+    assert mend == "ask as root, or as Kamailio's user"
+
+
 def test_no_check_fails_on_an_empty_text(tmp_path: Path) -> None:
     assert all(look(tmp_path, name, "") for name in CHECKS)
 

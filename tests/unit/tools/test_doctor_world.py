@@ -160,6 +160,27 @@ def test_a_file_that_is_no_database_or_not_there(look: Look, tmp_path: Path) -> 
     assert look("database")[0].reason == "does not apply: NSQ_DB_URL is not set"
 
 
+def test_a_database_that_we_may_not_open_is_not_called_broken(
+    look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "kamailio.db"
+    path.write_bytes(b"")
+    url = {"NSQ_DB_URL": f"sqlite:///{path}"}
+    closed = sqlite3.OperationalError("unable to open database file")
+    closed.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+
+    def connect(*_: object, **__: object) -> sqlite3.Connection:
+        raise closed
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(database, "_may_open", lambda _path: True)
+    assert grades(look("database", **url)) == [ERROR]
+    monkeypatch.setattr(database, "_may_open", lambda _path: False)
+    for name in ("database", "tables", "unique-index"):
+        (found,) = look(name, **url)
+        assert (found.grade, found.reason) == (UNKNOWN, f"you may not look at {path}")
+
+
 @pytest.mark.parametrize(
     ("url", "rows", "found"),
     [
