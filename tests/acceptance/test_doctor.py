@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -70,6 +72,17 @@ def test_nothing_is_said_of_debians_file_with_nine_lines(setup: SetUp, features:
     setup.file.write_text(with_lines(stock_text(), added()).replace(PLACE, f"{SHIPPED}/"))
     examined = examine(setup.file)
     assert (examined.found, examined.code) == ({}, 0)
+
+
+def test_nothing_is_said_of_a_database_that_was_made_as_it_says(setup: SetUp) -> None:
+    setup.database.unlink()
+    results = examine(setup.write()).results
+    (mend,) = (each["mend"] for each in results if each["check"] == "database")
+    sudo, user, _, *command = shlex.split(mend)
+    assert (sudo, user) == ("sudo", "-u")
+    subprocess.run(command, check=True, timeout=10)
+    assert setup.database.stat().st_mode & 0o777 == 0o640
+    assert examine(setup.file).found == {}
 
 
 # Broken ones: what is changed, the check that names it, and how bad it is

@@ -17,6 +17,7 @@ from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade
 from kemi_nsq.errors import NsqError
 from kemi_nsq.presence.database import Database
+from kemi_nsq.tools import files
 from kemi_nsq.tools.doctor.scene import Scene
 
 _TIMEOUT_S = 3.0
@@ -104,7 +105,8 @@ def answers(scene: Scene) -> Iterator[Finding]:
     path = scene.database_file
     if path is not None and not path.exists():
         reason = f"NSQ_DB_URL: there is no file {path}"
-        mend = f'sqlite3 {path} ".read $(kemi-nsq files sql/sqlite.sql)", as user {scene.user.name}'
+        make = f'umask 027; sqlite3 {path} ".read {files.path_of("sql/sqlite.sql")}"'
+        mend = f"sudo -u {scene.user.name} sh -c '{make}'"
         # It holds the file that was deleted open, and neither reads nor writes the new one.
         yield Finding(Grade.ERROR, reason, f"{mend}; then restart Kamailio" if scene.running else mend)
         return

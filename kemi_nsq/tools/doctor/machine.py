@@ -43,13 +43,9 @@ def database_file(scene: Scene) -> Iterator[Finding]:
         elif not user.may(path.parent, os.W_OK):
             reason = f"user {user.name} cannot write the folder of {path}, where SQLite puts its -wal and -shm"
             yield Finding(Grade.ERROR, reason, f"chown {user.name} {path.parent}")
-        elif not user.uid:
-            reason = f"user {user.name} can write {path} and its folder; who else can read it was not looked at"
-            yield Finding(Grade.OK, reason)
-        elif path.stat().st_mode & stat.S_IROTH and path.parent.stat().st_mode & stat.S_IXOTH:
-            yield Finding(
-                Grade.WARNING, f"everybody can read the database {path}, passwords among it", f"chmod o= {path}"
-            )
+        elif path.stat().st_mode & stat.S_IROTH and all(each.stat().st_mode & stat.S_IXOTH for each in path.parents):
+            reason = f"everybody can read the database {path}, passwords among it"
+            yield Finding(Grade.WARNING, reason, f"chmod o= {path}*")
     except PermissionError:
         raise
     except OSError as error:

@@ -131,10 +131,15 @@ def test_a_database_file(look: Look, tmp_path: Path) -> None:
     assert "cannot write the folder" in look("database-file", NOBODY, **url)[0].reason
     folder.chmod(0o777)
     assert "everybody can read" in look("database-file", NOBODY, **url)[0].reason
-    path.chmod(0o662)
     root = User(name="root", uid=0, gid=65532, groups=frozenset())
     (found,) = look("database-file", root, **url)
-    assert (found.grade, found.reason.endswith("who else can read it was not looked at")) == (Grade.OK, True)
+    assert (found.grade, found.mend) == (Grade.WARNING, f"chmod o= {path}*")
+    path.chmod(0o662)
+    assert grades(look("database-file", root, **url)) == [Grade.OK]
+    path.chmod(0o666)
+    tmp_path.chmod(0o700)
+    assert grades(look("database-file", root, **url)) == [Grade.OK], "nobody comes so far"
+    tmp_path.chmod(0o711)
     folder.chmod(0o700)
     assert "keeps user nobody" in look("database-file", NOBODY, **url)[0].reason
     assert grades(look("network-file", **url)) == [Grade.OK]

@@ -143,7 +143,9 @@ def test_a_file_that_is_no_database_or_not_there(look: Look, tmp_path: Path) -> 
     assert grades(look("database", **url)) == [ERROR]
     assert grades(look("tables", **url)) == grades(look("unique-index", **url)) == [UNKNOWN]
     assert look("database", running=HERE, **url)[0].mend.endswith("; then restart Kamailio")
-    assert "restart" not in look("database", **url)[0].mend
+    mend = look("database", **url)[0].mend
+    assert mend.startswith("sudo -u ")
+    assert mend.endswith(f""" sh -c 'umask 027; sqlite3 {path} ".read {SHIPPED}/sql/sqlite.sql"'""")
     assert grades(look("wal", running=HERE, **url)) == [UNKNOWN]
     path.write_text("something else " * 100)
     (found,) = look("database", **url)
