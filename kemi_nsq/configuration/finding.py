@@ -14,6 +14,8 @@ from kemi_nsq.settings import KEMI, Settings
 Looked = TypeVar("Looked")
 #: Names of the engine of kamailio.cfg itself (core/kemi.c, sr_kemi_eng_set).
 _NATIVE = ("native", "default")
+#: How the reason of a check begins that has nothing to look at; it is OK.
+_DOES_NOT_APPLY = "does not apply: "
 
 
 class Grade(enum.Enum):
@@ -37,6 +39,11 @@ class Finding(NamedTuple):
     grade: Grade
     reason: str
     mend: str = ""
+
+    @property
+    def applies(self) -> bool:
+        """Whether there was something to look at."""
+        return not self.reason.startswith(_DOES_NOT_APPLY)
 
 
 class CannotLook(Exception):  # it is no error: the answer is that nobody knows
@@ -115,7 +122,7 @@ def made(check: Check[Looked], at: Looked) -> list[Finding]:
     except CannotLook as reason:
         return [Finding(Grade.UNKNOWN, str(reason))]
     except DoesNotApply as reason:
-        return [Finding(Grade.OK, f"does not apply: {reason}")]
+        return [Finding(Grade.OK, f"{_DOES_NOT_APPLY}{reason}")]
     except PermissionError as error:
         return [Finding(Grade.UNKNOWN, f"you may not look at {error.filename}", "ask as root, or as Kamailio's user")]
     except Exception as error:  # a fault of one check hides no other

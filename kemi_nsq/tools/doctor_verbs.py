@@ -14,12 +14,14 @@ from kemi_nsq.configuration.finding import Finding, Grade
 from kemi_nsq.monitoring.health import worst
 from kemi_nsq.tools.configured import chosen
 from kemi_nsq.tools.doctor.kamailio import SYSTEM_FILE
-from kemi_nsq.tools.doctor.scene import scene
+from kemi_nsq.tools.doctor.scene import Scene, scene
 from kemi_nsq.tools.doctor.table import HEALTH, Result, examine
 from kemi_nsq.tools.output import AsJson, console, plain, progress, table, write_json
 
 #: So many names of checks that say the same are shown.
 _MOST_NAMES = 3
+#: What is counted beside the grades.
+_NOT_MADE = "not applicable"
 
 
 def doctor(
@@ -48,18 +50,18 @@ def doctor(
             {"file": str(found.file), "health": health.name.lower(), "results": [each.as_json() for each in results]}
         )
     else:
-        _show(found.file, results, show_all=show_all)
+        _show(found, results, show_all=show_all)
     raise typer.Exit(health)
 
 
-def _show(file: Path, results: Sequence[Result], *, show_all: bool) -> None:
+def _show(found: Scene, results: Sequence[Result], *, show_all: bool) -> None:
     shown = [each for each in results if show_all or each.finding.grade is not Grade.OK]
     if shown:
         made = table("result", "check", "reason", "mend")
         for names, (grade, reason, mend) in _alike(shown):
             made.add_row(grade.value, names, plain(reason), plain(mend))
         console().print(made)
-    sys.stdout.write(f"{plain(str(file))}: {_summary(results)}\n")
+    sys.stdout.write(f"{plain(str(found.file))}: {summary(results, found.state)}\n")
 
 
 def _alike(results: Sequence[Result]) -> Iterator[tuple[str, Finding]]:
@@ -73,7 +75,15 @@ def _alike(results: Sequence[Result]) -> Iterator[tuple[str, Finding]]:
         yield ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else ""), finding
 
 
-def _summary(results: Iterable[Result]) -> str:
-    by_grade = {grade: len({each.check for each in results if each.finding.grade is grade}) for grade in Grade}
-    words = [f"{count} {grade.value}" for grade, count in by_grade.items() if count]
-    return f"{sum(by_grade.values())} checks: {', '.join(words)}"
+def summary(results: Iterable[Result], state: str) -> str:
+    """Count checks by what they have found.
+
+    Args:
+        results: of all checks.
+        state: what is to be said of Kamailio; '' for nothing.
+    """
+    names: dict[str, set[str]] = {word: set() for word in (*(grade.value for grade in Grade), _NOT_MADE)}
+    for each in results:
+        names[each.finding.grade.value if each.finding.applies else _NOT_MADE].add(each.check)
+    words = ", ".join(f"{len(checks)} {word}" for word, checks in names.items() if checks)
+    return f"{sum(map(len, names.values()))} checks: {words}{'; ' * bool(state)}{state}"

@@ -30,6 +30,7 @@ _SERVICE_FOLDER = Path("/")
 _SERVICE_USER = "kamailio"
 #: Debian's place of the script; nsq.cfg has it as its default.
 _SCRIPT = "/etc/kamailio/nsq.py"
+NONE_RUNS = "no Kamailio runs with this configuration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,13 @@ class Scene:
         why = "its -f is relative, and where it was started cannot be seen; ask as root"
         return f"the Kamailio with pid {pids} may be the one of this configuration: {why}" if pids else ""
 
+    @property
+    def state(self) -> str:
+        """What is to be said of Kamailio; '' where one runs with the configuration."""
+        if self.perhaps:
+            return "whether Kamailio runs with this configuration is not known"
+        return "" if self.running else NONE_RUNS
+
     def kamailio(self) -> Running:
         """Return the Kamailio that runs with the configuration.
 
@@ -110,7 +118,7 @@ class Scene:
             return self.running
         if self.perhaps:
             raise CannotLook(self.doubt)
-        raise DoesNotApply("no Kamailio runs with this configuration")
+        raise DoesNotApply(NONE_RUNS)
 
     @property
     def database_file(self) -> Path | None:

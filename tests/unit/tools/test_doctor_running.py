@@ -7,12 +7,13 @@ import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kemi_nsq.clock import SYSTEM
-from kemi_nsq.configuration.finding import CannotLook, Finding, Grade, made
+from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade, made
 from kemi_nsq.configuration.reader import read
 from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.runtime.folder import RunFolder
@@ -20,6 +21,8 @@ from kemi_nsq.runtime.page import Fact, Gauge
 from kemi_nsq.tools.doctor import kamailio, running
 from kemi_nsq.tools.doctor.kamailio import Checked, Running
 from kemi_nsq.tools.doctor.scene import Scene, scene
+from kemi_nsq.tools.doctor.table import Result
+from kemi_nsq.tools.doctor_verbs import summary
 from tests.support.settings import wipe_environment
 from tests.support.until import until
 
@@ -198,6 +201,32 @@ def test_nobody_is_accused_where_a_relative_file_is_not_known(
     for name in ("consumers", "restarted", "status"):
         ((grade, reason, _),) = made(CHECKS[name], found)
         assert (grade, f"the Kamailio with pid {child} may be" in reason) == (Grade.UNKNOWN, True)
+
+
+def nothing_to_look_at(_file: Path) -> list[Finding]:
+    """Stand for a check that does not apply."""
+    raise DoesNotApply("there is nothing")
+
+
+@pytest.mark.parametrize(
+    ("runs", "perhaps", "said"),
+    [
+        (True, [], ""),
+        (False, [], "; no Kamailio runs with this configuration"),
+        (False, [17], "; whether Kamailio runs with this configuration is not known"),
+    ],
+)
+def test_what_does_not_apply_is_not_counted_as_ok(file: Path, runs: bool, perhaps: list[int], said: str) -> None:
+    one = Running(os.getpid(), ["kamailio"], {}, os.geteuid()) if runs else None
+    state = replace(scene(file, {}), running=one, perhaps=perhaps).state
+    not_made = made(Check("x", "x", nothing_to_look_at), file)
+    found = {
+        "a": [Finding(Grade.OK, "fine")],
+        "b": not_made,
+        "c": [Finding(Grade.ERROR, "one"), Finding(Grade.ERROR, "two")],
+    }
+    results = [Result(group="x", check=name, finding=each) for name, all_of_it in found.items() for each in all_of_it]
+    assert summary(results, state) == f"3 checks: 1 ok, 1 error, 1 not applicable{said}"
 
 
 def test_a_lock_that_cannot_be_read_leaves_doubt(tmp_path: Path) -> None:
