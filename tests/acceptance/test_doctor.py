@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -83,6 +84,15 @@ def test_nothing_is_said_of_a_database_that_was_made_as_it_says(setup: SetUp) ->
     subprocess.run(command, check=True, timeout=10)
     assert setup.database.stat().st_mode & 0o777 == 0o640
     assert examine(setup.file).found == {}
+
+
+def test_a_copy_of_nsq_py_is_mended_as_it_says_itself(setup: SetUp) -> None:
+    lonely_script(setup)
+    results = examine(setup.write()).results
+    ((reason, mend),) = ((each["reason"], each["mend"]) for each in results if each["check"] == "python")
+    assert "make setup" not in reason
+    assert re.fullmatch(r"kemi-nsq cannot be loaded by Kamailio's python3\.\d+ \(ModuleNotFoundError\(.*\)\)", reason)
+    assert mend.startswith("run `make setup` in the checkout and let nsq.py be a symbolic link into it, or install")
 
 
 # Broken ones: what is changed, the check that names it, and how bad it is

@@ -32,6 +32,8 @@ import nsq
 from importlib.metadata import version
 print(version("kemi-nsq"))
 """
+#: How nsq.py begins to say that it finds no package.
+_NOT_LOADED = "kemi-nsq cannot be loaded by "
 _HANDLERS = ("handle_subscribe", "handle_publish")
 _LOCK = "presence_lock"
 
@@ -128,7 +130,10 @@ def python(scene: Scene) -> Iterator[Finding]:
     ours = version("kemi-nsq")
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        yield Finding(Grade.ERROR, f"Kamailio's {wanted} cannot load kemi-nsq: {said}", f"install it for {wanted}")
+        # nsq.py says what to do itself, after the last semicolon.
+        reason, _, mend = said.rpartition("; ") if said.startswith(_NOT_LOADED) else ("", "", "")
+        reason = reason or f"Kamailio's {wanted} cannot load kemi-nsq: {said}"
+        yield Finding(Grade.ERROR, reason, mend or f"install it for {wanted}")
     elif (theirs := done.stdout.strip()) != ours:
         yield Finding(Grade.WARNING, f"Kamailio loads kemi-nsq {theirs}, and this command is of {ours}", "install one")
 

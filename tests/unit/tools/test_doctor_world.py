@@ -242,6 +242,13 @@ def test_a_package_that_kamailio_cannot_load(
     assert said in look("python", NSQ_SCRIPT=SHIPPED / "nsq.py")[0].reason
 
 
+def test_what_nsq_py_says_is_to_be_done_is_the_mend(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "kemi-nsq cannot be loaded by Kamailio's python3 (ImportError('a; b'))"
+    monkeypatch.setattr(script, "_interpreter", lambda _scene: "python3")
+    monkeypatch.setattr(subprocess, "run", done(1, errors=f"{said}; run `make setup`\n"))
+    assert look("python", NSQ_SCRIPT=SHIPPED / "nsq.py") == [Finding(ERROR, said, "run `make setup`")]
+
+
 def test_a_trial_that_does_not_end(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("python3", 1)
