@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from kemi_nsq.runtime.console import ask
 from tests.support.chain import SHIPPED, Chain
 from tests.support.doctored import SetUp, examine
-from tests.support.kamailio import quoted
+from tests.support.kamailio import PROGRAM_PATH, quoted
 from tests.support.nsqd import Nsqd
+from tests.support.process import ChildProcess, find_program
 from tests.support.until import until
 
 
@@ -36,6 +38,26 @@ def test_nothing_is_said_of_a_kamailio_that_runs(running: tuple[SetUp, Chain]) -
     assert (examined.found, examined.code) == ({}, 0)
     applied = [each["check"] for each in examined.results if not each["reason"].startswith("does not apply")]
     assert {"consumers", "restarted", "status", "wal", "run-folder"} <= {*applied}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["PWD", "no PWD"])
+def test_a_kamailio_that_was_started_with_a_relative_file_is_known(tmp_path: Path, told: bool) -> None:
+    with Nsqd(tmp_path / "nsqd") as nsqd, tempfile.TemporaryDirectory(prefix="kamailio-") as short:
+        setup = SetUp(folder=Path(short), nsqd=nsqd)
+        words = [find_program("kamailio", path=PROGRAM_PATH), "-DD", "-E", "-f", setup.write().name, "-Y", short]
+        environment = {"PATH": PROGRAM_PATH} | ({"PWD": short} if told else {})
+        kamailio = ChildProcess("kamailio", words, folder=setup.folder, environment=environment)
+        try:
+            until(lambda: _read_channels(nsqd) == 2, what="the consumer's topic and its reply topic")
+            examined = examine(setup.file)
+        finally:
+            kamailio.stop()
+    assert (examined.found, examined.code) == ({}, 0)
+    assert not [each for each in examined.results if "no Kamailio runs" in each["reason"]]
+
+
+def _read_channels(nsqd: Nsqd) -> int:
+    return sum(channel["client_count"] > 0 for topic in nsqd.stats()["topics"] for channel in topic["channels"])
 
 
 def test_what_has_changed_since_the_start(running: tuple[SetUp, Chain]) -> None:
