@@ -144,7 +144,7 @@ def sheets(path: Path) -> list[tuple[Sheet, bool]]:
     try:
         files = [file for file in sorted(path.iterdir()) if file.suffix == PAGE and file.is_file()]
     except FileNotFoundError:
-        raise RunFolderError(f"{SETTING} {path} is not there: Kamailio has not started with it; see --run-dir") from None
+        raise RunFolderError(f"{SETTING} {path} is not there: no Kamailio has begun there; see --run-dir") from None
     except OSError as error:
         raise RunFolderError(f"{SETTING} {path} cannot be read: {error.strerror}; see --run-dir") from None
     found = [pages.read(data) for data in map(_whole, files) if data is not None]

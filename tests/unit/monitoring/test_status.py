@@ -294,7 +294,7 @@ def test_no_folder_is_critical(tmp_path: Path) -> None:
     code, output = run("status", "--run-dir", str(tmp_path / "none"))
     assert (code, output) == (
         2,
-        f"KEMI-NSQ CRITICAL - NSQ_RUN_DIR {tmp_path}/none is not there: Kamailio has not started with it; see --run-dir\n",
+        f"KEMI-NSQ CRITICAL - NSQ_RUN_DIR {tmp_path}/none is not there: no Kamailio has begun there; see --run-dir\n",
     )
     code, output = run("status", "--json", "--run-dir", str(tmp_path / "none"))
     assert (code, json.loads(output)["health"]) == (2, "critical")

@@ -217,7 +217,7 @@ def test_a_page_that_cannot_be_made_is_no_error(path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_cannot_be_read(path: Path) -> None:
-    with pytest.raises(RunFolderError, match=f"NSQ_RUN_DIR {path} is not there: Kamailio has not started with it"):
+    with pytest.raises(RunFolderError, match=f"NSQ_RUN_DIR {path} is not there: no Kamailio has begun there"):
         sheets(path)
 
 
