@@ -22,8 +22,16 @@ _NATIVE = "ctypes.PyDLL(None).sleep(60)"
 def _ended(begin: str, wait: str, then: str = "") -> tuple[int, str, float]:
     """Let a process begin, and wait; end it by SIGTERM. Return how it has ended, what it said, and after how long."""
     script = f"""\
-import ctypes, time
+import ctypes, os, time
+from coverage import Coverage
 from kemi_nsq.runtime.ending import Ending
+
+kill = os.kill
+def save_and_kill(*arguments):
+    if measured := Coverage.current():  # who is ended by a signal saves nothing
+        measured.save()
+    kill(*arguments)
+os.kill = save_and_kill
 
 def say(*words):
     print(*words, flush=True)
