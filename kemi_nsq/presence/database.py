@@ -27,6 +27,8 @@ from kemi_nsq.presence.drivers import CONNECTORS, Deadline
 from kemi_nsq.sqlitefile import OpenFile, identity, not_writable
 
 _TRIES = 5
+#: PostgreSQL: deadlock_detected, unique_violation.
+_RACES = ("40P01", "23505")
 #: A connection that rested for longer is tried before it is used: the server may have been started anew meanwhile.
 _RESTED_S = 1.0
 # MySQL's default, REPEATABLE READ, locks the gaps where rows are not: two writers of new rows would meet in deadlocks.
@@ -87,7 +89,9 @@ class Database:
     ) -> Result:
         """Do some work in one transaction, all of it or nothing; return what it returns.
 
-        Two writers may each wait for the other: then the database gives up one of them, whose work is done again.
+        Two writers may each wait for the other: then the database gives up one of them, whose work is done again. So is
+        that of one that met the same new row of another: PostgreSQL's ON CONFLICT looks at one unique index, and the
+        other one, of ruid, may be met first.
 
         Args:
             work: is given the connection.
@@ -127,11 +131,12 @@ class Database:
                     return work(connection)
             except sa.exc.SQLAlchemyError as error:
                 self._rest()
+                if tries_left and _is_race(error) and not self._deadline.over:
+                    continue
                 if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
                     raise RowRefused(f"the database refuses it: {_cause(error)}") from error
-                if not (tries_left and _is_deadlock(error)) or self._deadline.over:
-                    hint = self._not_writable() or self._login_hint * _is_login_refused(error)
-                    raise DatabaseError(_cause(error) + hint) from error
+                hint = self._not_writable() or self._login_hint * _is_login_refused(error)
+                raise DatabaseError(_cause(error) + hint) from error
         raise AssertionError("the last try returns or raises")
 
     def _not_writable(self) -> str:
@@ -315,10 +320,13 @@ def _first_statements(backend: str, timeout_s: float, *, read_only: bool) -> lis
     return [limits, *(["SET SESSION TRANSACTION READ ONLY"] if read_only else [])]
 
 
-def _is_deadlock(error: sa.exc.SQLAlchemyError) -> bool:
-    """By PostgreSQL's SQLSTATE, or MySQL's number (ER_LOCK_DEADLOCK)."""
+def _is_race(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether another writer was there at the same time: a deadlock, or a row that is there twice.
+
+    By PostgreSQL's SQLSTATE, or MySQL's number (ER_LOCK_DEADLOCK, ER_DUP_ENTRY).
+    """
     original = error.orig if isinstance(error, sa.exc.DBAPIError) else None
-    return getattr(original, "sqlstate", None) == "40P01" or getattr(original, "args", ())[:1] == (1213,)
+    return getattr(original, "sqlstate", None) in _RACES or getattr(original, "args", ())[:1] in ((1213,), (1062,))
 
 
 def _cause(error: sa.exc.SQLAlchemyError) -> str:

@@ -598,3 +598,31 @@ def _body(database: Database) -> bytes:
     body = found["body"]
     assert isinstance(body, bytes)
     return body
+
+
+class Twice(Exception):
+    """What PostgreSQL's driver raises of a row that is there twice."""
+
+    sqlstate = "23505"
+
+
+@pytest.mark.parametrize(("met", "refused"), [(1, False), (100, True)])
+def test_a_row_that_another_writer_has_just_stored_is_looked_at_again(
+    sqlite_database: Database, met: int, refused: bool
+) -> None:
+    """Two consumers may have one message: neither of them is at fault. What is there twice for good is refused."""
+    tried: list[int] = []
+
+    def work(_connection: sa.Connection) -> str:
+        tried.append(1)
+        if len(tried) <= met:
+            raise sa.exc.IntegrityError("INSERT", None, Twice("presentity_ruid_idx"))
+        return "stored"
+
+    with closing(sqlite_database.table()) as table:
+        if refused:
+            with pytest.raises(RowRefused, match="presentity_ruid_idx"):
+                table._database.run(work)
+        else:
+            assert table._database.run(work) == "stored"
+            assert len(tried) == met + 1
