@@ -105,7 +105,7 @@ def test_what_came_late_and_changed_nothing_is_told(person: Person) -> None:
     assert (confirmed["state"], confirmed["what"], confirmed["made"]) == ("confirmed", "stored", True)
     assert (late["state"], late["what"], late["made"]) == ("early", "stale", False)
     assert late["sent_at"] < confirmed["sent_at"] < late["at"]
-    assert " stale     early, message " in done(chain, "explain", person.uri)
+    assert " stale     early (with sip:bob@example.com, call " in done(chain, "explain", person.uri)
 
 
 def test_what_is_hidden_is_shown_with_its_reason(person: Person) -> None:
