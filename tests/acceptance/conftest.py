@@ -86,6 +86,29 @@ def with_handlers(handlers: str) -> str:
     return _SCRIPT.format(handlers=indent(handlers.strip(), "    "))
 
 
+def blocking(folder: Path, name: str, seconds: int, said: str) -> Path:
+    """Write the shipped configuration with a native route that says that it begins, blocks, and says that it ends.
+
+    Args:
+        folder: where the file goes.
+        name: `Event-Name` of its events; their category is `test`.
+        seconds: how long it blocks.
+        said: what stands between `test: ` and ` begins` in the log; pseudo-variables are read.
+    """
+    config = folder / "blocking.cfg"
+    config.write_text(
+        f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
+debug=1
+event_route[nsq:consumer-event-test-{name}] {{
+    xlog("L_NOTICE", "test: {said} begins\\n");
+    sleep("{seconds}");
+    xlog("L_NOTICE", "test: {said} ends\\n");
+}}
+"""
+    )
+    return config
+
+
 def custom_chain(
     kind: str,
     folder: Path,

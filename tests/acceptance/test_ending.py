@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tests.acceptance.conftest import HERE, custom_chain, with_handlers
+from tests.acceptance.conftest import blocking, custom_chain, with_handlers
 from tests.support.chain import CHANNEL, TOPIC, Chain, Person
 from tests.support.database import BUSY_TIMEOUT_S
 from tests.support.until import until
@@ -29,14 +29,7 @@ def finish(self, event):
         done.write(event.message_id + "\\n")
 """
 #: So long that only a death in the midst of it explains that it does not end.
-BLOCKING = f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
-debug=1
-event_route[nsq:consumer-event-test-finish] {{
-    xlog("L_NOTICE", "test: blocks\\n");
-    sleep("20");
-    xlog("L_NOTICE", "test: has blocked\\n");
-}}
-"""
+BLOCKED_S = 20
 
 
 def finishing(folder: Path, *, ack: str = "processed") -> Chain:
@@ -128,14 +121,13 @@ def test_a_locked_database_delays_nothing_for_long(kind: str, tmp_path: Path) ->
 
 def test_native_code_is_ended_as_ever(tmp_path: Path) -> None:
     """Nothing of Python's runs meanwhile: it would keep Kamailio from ending until it is done."""
-    config = tmp_path / "blocking.cfg"
-    config.write_text(BLOCKING)
+    config = blocking(tmp_path, "finish", BLOCKED_S, "finish")
     with Chain("native", tmp_path, config=config) as chain:
         chain.publish(EVENT)
-        chain.kamailio.process.wait_for_log("test: blocks")
+        chain.kamailio.process.wait_for_log("test: finish begins")
         end(chain)
         assert chain.kamailio.process.wait_exit() == 0
-        assert chain.log_lines("test: has blocked") == []
+        assert chain.log_lines("test: finish ends") == []
 
 
 def test_a_consumer_without_work_ends_at_once(kind: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.conftest import HERE, custom_chain, with_handlers
+from tests.acceptance.conftest import blocking, custom_chain, with_handlers
 from tests.support.chain import TOPIC, Chain
 from tests.support.until import until
 
@@ -19,12 +19,6 @@ WAITING = """
 def stuck(self, event):
     while not Path(__file__).with_name("release").exists():
         Never().wait(0.05)
-"""
-
-BLOCKING = f"""include_file "{HERE.parents[1]}/kamailio/kamailio.cfg"
-event_route[{ROUTE}] {{
-    sleep("{BLOCKED_S}");
-}}
 """
 
 
@@ -70,8 +64,7 @@ def test_a_handler_that_waits_is_shown_and_logged_while_it_does(tmp_path: Path) 
 
 def test_a_native_route_that_blocks_is_shown_with_the_stack_that_a_timer_wrote(tmp_path: Path) -> None:
     """It keeps Python's lock: nothing of ours runs, and what is seen follows from the page alone."""
-    config = tmp_path / "blocking.cfg"
-    config.write_text(BLOCKING)
+    config = blocking(tmp_path, "stuck", BLOCKED_S, "stuck")
     with Chain("native", tmp_path, config=config, defines={"NSQ_ROUTE_TIMEOUT": ROUTE_TIMEOUT_S}) as chain:
         until(lambda: status(chain)[0] == 0, what="all to be well")
         chain.publish(EVENT)

@@ -22,7 +22,8 @@ _NATIVE = "ctypes.PyDLL(None).sleep(60)"
 def _ended(begin: str, wait: str, then: str = "") -> tuple[int, str, float]:
     """Let a process begin, and wait; end it by SIGTERM. Return how it has ended, what it said, and after how long."""
     script = f"""\
-import ctypes, os, time
+import ctypes, os, signal
+from queue import SimpleQueue
 from coverage import Coverage
 from kemi_nsq.runtime.ending import Ending
 
@@ -35,6 +36,11 @@ os.kill = save_and_kill
 
 def say(word):
     os.write(1, (word + "\\n").encode())  # unlike `print`, it may be interrupted by itself
+
+told = SimpleQueue()
+def tell():
+    say("told")
+    told.put(None)  # which may be done in the midst of `get`
 
 ending = Ending()
 {dedent(begin)}
@@ -56,14 +62,14 @@ say("ready")
 
 def test_what_python_does_is_finished() -> None:
     """The signal is told between two steps of Python's, and the process ends as it would have when it says so."""
-    begin = "ending.begin(lambda: say('told'))"
-    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "say('finished'); ending.end()")
+    begin = "ending.begin(tell)"
+    code, said, _ = _ended(begin, "told.get(timeout=60)", "say('finished'); ending.end()")
     assert (code, said) == (-signal.SIGTERM, "told\nfinished\n")
 
 
 def test_native_code_is_ended_at_once() -> None:
     """It keeps Python's lock, so nobody could be told."""
-    begin = "ending.begin(lambda: say('told')); ending.at_once()"
+    begin = "ending.begin(tell); ending.at_once()"
     code, said, took_s = _ended(begin, _NATIVE)
     assert (code, said) == (-signal.SIGTERM, "")
     assert took_s < GRACE_S
@@ -71,15 +77,15 @@ def test_native_code_is_ended_at_once() -> None:
 
 def test_after_native_code_python_is_finished_again() -> None:
     """Each of the two handlers can follow the other, any number of times."""
-    begin = "ending.begin(lambda: say('told'))\nfor _ in range(3): ending.at_once(); ending.in_order()"
-    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "ending.end()")
+    begin = "ending.begin(tell)\nfor _ in range(3): ending.at_once(); ending.in_order()"
+    code, said, _ = _ended(begin, "told.get(timeout=60)", "ending.end()")
     assert (code, said) == (-signal.SIGTERM, "told\n")
 
 
 def test_the_end_comes_whatever_runs() -> None:
     """What is begun after the signal, or goes on, has its grace; then the kernel ends the process."""
-    wait = f"while not ending.asked: time.sleep(0.01)\n{_NATIVE}"
-    code, said, took_s = _ended("ending.begin(lambda: say('told'))", wait)
+    wait = f"told.get(timeout=60)\n{_NATIVE}"
+    code, said, took_s = _ended("ending.begin(tell)", wait)
     assert (code, said) == (-signal.SIGALRM, "told\n")
     assert took_s >= GRACE_S
 
@@ -90,7 +96,7 @@ def test_what_python_does_in_c_has_its_grace_as_well(tmp_path: Path) -> None:
 import sqlite3
 holder, waiter = (sqlite3.connect({str(tmp_path / "locked.db")!r}, timeout=60) for _ in range(2))
 holder.execute("BEGIN IMMEDIATE")
-ending.begin(lambda: say("told"))
+ending.begin(tell)
 """
     code, said, took_s = _ended(begin, 'waiter.execute("BEGIN IMMEDIATE")')
     assert (code, said) == (-signal.SIGALRM, "told\n")
@@ -100,32 +106,30 @@ ending.begin(lambda: say("told"))
 def test_a_child_of_a_handler_is_ended_at_once() -> None:
     """And its parent goes on."""
     begin = """\
-import os, signal
-ending.begin(lambda: say('told'))
+ending.begin(tell)
 child = os.fork()
-while not child: time.sleep(60)
+while not child: signal.pause()
 os.kill(child, signal.SIGTERM)
 _, how = os.waitpid(child, 0)
 assert (how, ending.asked) == (signal.SIGTERM, False)
 """
-    code, said, _ = _ended(begin, "while not ending.asked: time.sleep(0.01)", "ending.end()")
+    code, said, _ = _ended(begin, "told.get(timeout=60)", "ending.end()")
     assert (code, said) == (-signal.SIGTERM, "told\n")
 
 
 def test_a_second_signal_is_nothing_new() -> None:
     """Kamailio sends one to each of its processes, and so does the service manager."""
     wait = """\
-while not ending.asked: time.sleep(0.01)
-import os, signal
+told.get(timeout=60)
 os.kill(os.getpid(), signal.SIGTERM)
 say("finished")
 """
-    code, said, _ = _ended("ending.begin(lambda: say('told'))", wait, "ending.end()")
+    code, said, _ = _ended("ending.begin(tell)", wait, "ending.end()")
     assert (code, said) == (-signal.SIGTERM, "told\nfinished\n")
 
 
 @pytest.mark.parametrize("call", ["at_once", "in_order"])
 def test_before_it_begins_the_handler_is_kamailio_s(call: str) -> None:
     """A SIP worker has the same object."""
-    code, said, _ = _ended(f"ending.{call}()", "time.sleep(60)")
+    code, said, _ = _ended(f"ending.{call}()", "signal.pause()")
     assert (code, said) == (-signal.SIGTERM, "")
