@@ -228,12 +228,12 @@ class KamailioHost:
         index, label = suspended.index, (suspended.label & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
         self.set_variable("nqRoute", suspended.route)
         self.set_variable("nqContinued", "")
-        self.ending.at_once()
         if self._native:
             KSR.pv.seti("$var(nqIndex)", index)
             KSR.pv.seti("$var(nqLabel)", label)
             self.run_event_route("nsq:continue", "")
         else:
+            self.ending.at_once()
             KSR.tmx.t_continue(index, label, PYTHON_HOP)
         # t_continue succeeds also where tm's timer came first, and then runs nothing.
         return self.variable("nqContinued") == "yes"

@@ -96,9 +96,7 @@ class Script:
         self.handlers.clear()
         self.handlers.update(found)
         self._taken, self._version = self._clock.wall(), _version(self._module)
-        self._host.log(
-            Level.WARNING, f"{_file(module)} was loaded anew, with {', '.join(sorted(found)) or 'no event route'}"
-        )
+        self._host.log(Level.WARNING, f"{script} was loaded anew, with {', '.join(sorted(found)) or 'no event route'}")
         return self.describe()
 
     def _make(self, module: ModuleType) -> Face:
