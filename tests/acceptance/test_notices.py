@@ -90,6 +90,10 @@ def test_a_connection_that_comes_goes_and_comes_again_is_told_each_time(chain: C
 
 def test_a_route_that_took_too_long_is_told_afterwards(chain: Chain) -> None:
     chain.publish(SLOW)
-    (said,) = until(lambda: told(chain, "stuck"), timeout_s=10, what="it to be told")
-    assert said["What"] == f"nsq:consumer-event-test-slow of {TOPIC}"
+    route = f"nsq:consumer-event-test-slow of {TOPIC}"
+
+    def of_route() -> list[dict[str, Any]]:  # on a busy machine other things may take a second, too
+        return [each for each in told(chain, "stuck") if each["What"] == route]
+
+    (said,) = until(of_route, timeout_s=10, what="it to be told")
     assert 1 <= said["Seconds"] < 10
