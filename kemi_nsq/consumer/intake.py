@@ -202,7 +202,7 @@ class Intake:
         if held_up_s >= min(HEARTBEAT_S, self._overseer.route_timeout_s):
             for connection in self._connections.values():
                 connection.heard_at = now
-            self._hand_over([self._overseer.held_up(held_up_s)])
+            self._hand_over([self._overseer.held_up(held_up_s, now)])
         self._desk.expire(now)
 
     def watch(self, now: float, wall: float) -> None:

@@ -18,7 +18,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level, Report
 from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.runtime.page import Gauge, Page
+from kemi_nsq.runtime.page import Doing, Gauge, Page
 from kemi_nsq.settings import Settings
 
 #: The page shows how much is in flight at most this often.
@@ -75,16 +75,23 @@ class Overseer:
         self._page.count(counter)
         return Report(level=level, text=text, counter=counter)
 
-    def held_up(self, seconds: float) -> Item:
+    def held_up(self, seconds: float, now: float) -> Item:
         """Tell that the main thread, in C code, kept this thread from running; it may have been stuck there."""
+        doing, long = self._page.doing, self._page.long
+        last = long.what if long.seconds >= seconds / 2 else self._page.last
         text = (
-            f"Python's lock was kept for {seconds:.0f} s, last by {self._page.last or 'nobody known'}: nsqd had no "
-            "heartbeat meanwhile, and may have hung up"
+            f"Python's lock was kept for {seconds:.0f} s, last by {last or 'nobody known'}: nsqd had no heartbeat "
+            "meanwhile, and may have hung up"
         )
         report = Report(level=Level.WARNING, text=text)
         if seconds < self.route_timeout_s:
             return report
-        return Notice(happening=Happening.STUCK, report=report, fields=_stuck(self._page.last, seconds))
+        if doing is not None and now - doing.since > self.route_timeout_s:
+            # It may be over in a moment, and is told then, once, as anything else that takes too long.
+            self._watchdog.is_late(doing)
+            self._is_late(doing)
+            return report
+        return Notice(happening=Happening.STUCK, report=report, fields=_stuck(last, seconds))
 
     def answered(self, now: float) -> None:
         """Note that a message was answered, or is the first that waits."""
@@ -126,8 +133,7 @@ class Overseer:
         if judgement.overdue:
             self._give_back(connections)
         if judgement.began is not None:
-            self._page.count(Counter.ROUTE_TIMEOUT)
-            self._stacks.began(judgement.began)
+            self._is_late(judgement.began)
         if judgement.hopeless:
             for connection in connections.values():
                 connection.abandon()
@@ -137,6 +143,10 @@ class Overseer:
             report = Report(level=Level.WARNING, text=text, counter=Counter.ROUTE_TIMEOUT)
             fields = _stuck(judgement.ended.what, judgement.took_s)
             self._hand_over([Notice(happening=Happening.STUCK, report=report, fields=fields)])
+
+    def _is_late(self, doing: Doing) -> None:
+        self._page.count(Counter.ROUTE_TIMEOUT)
+        self._stacks.began(doing)
 
     def _give_back(self, connections: Mapping[int, Connection]) -> None:
         """Let other consumers have what the main thread does not handle."""

@@ -66,6 +66,10 @@ class Watchdog:
         """Note that a message was answered, or is the first to wait."""
         self._answered_at = now
 
+    def is_late(self, doing: Doing) -> None:
+        """Take note that somebody else has said that something takes too long; here only its end will be said."""
+        self._late = doing
+
     def look(self, now: float, *, waiting: bool, doing: Doing | None) -> Judgement:
         """Judge.
 

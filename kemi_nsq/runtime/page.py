@@ -97,6 +97,13 @@ class Doing(NamedTuple):
     wall: float = 0.0
 
 
+class Took(NamedTuple):
+    """What the main thread did, and how many seconds that took."""
+
+    what: str
+    seconds: float
+
+
 class Latencies(NamedTuple):
     """How many seconds something took, each time.
 
@@ -136,6 +143,8 @@ _FIRST_TEXT = _CELL * (_FIRST_HISTOGRAM + _HISTOGRAM_CELLS * len(Stage))
 _ENDS = list(accumulate((fact.size for fact in Fact), initial=_FIRST_TEXT))
 _TEXTS: dict[str, int] = dict(zip(Fact, _ENDS, strict=False))
 _HANDLING_AT, _HANDLING_LENGTH = _TEXTS[Fact.HANDLING], _LENGTHS[Fact.HANDLING]
+#: The least that NSQ_ROUTE_TIMEOUT may be.
+_LONG_S = 1.0
 #: So many of the messages are named where what is done is described.
 _NAMED = 3
 #: Bytes of a page.
@@ -178,6 +187,7 @@ class Page:
 
     Attributes:
         doing: what the main thread does now, for the other threads of this process.
+        long: what took it so long that other threads may have been kept from running, last.
         memory: where it is, from the first use on; `read` reads it.
     """
 
@@ -188,6 +198,7 @@ class Page:
         self._pid = 0
         self._what = ""
         self.doing: Doing | None = None
+        self.long = Took("", 0.0)
         self.memory: Memory
         self._integers: memoryview
         self._floats: memoryview[float]
@@ -239,6 +250,7 @@ class Page:
 
     def begin(self, what: str) -> None:
         """Say what the main thread does from now on; the fact HANDLING says with which messages."""
+        self.turn()
         wall = self._wall()
         self.doing = Doing(self._monotonic(), what, wall)
         if what is not self._what:  # nearly always the route that ran before
@@ -257,11 +269,15 @@ class Page:
 
     def turn(self) -> None:
         """Say that the main thread goes on to the next."""
-        self.doing = None
+        if self.doing is not None:
+            took_s = self._monotonic() - self.doing.since
+            if took_s >= _LONG_S:
+                self.long = Took(self.doing.what, took_s)
+            self.doing = None
 
     def wait(self) -> None:
         """Say that the main thread waits for something to do."""
-        self.doing = None
+        self.turn()
         self.set(Gauge.MAIN_TURN, self._wall())
         self._floats[_BUSY] = 0.0
 

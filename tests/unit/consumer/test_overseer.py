@@ -12,17 +12,19 @@ from queue import SimpleQueue
 import pytest
 
 from kemi_nsq.consumer.connection import Connection
-from kemi_nsq.consumer.message import Delivery, Item
+from kemi_nsq.consumer.message import Delivery, Item, Notice
 from kemi_nsq.consumer.overseer import Overseer, bounds
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ProtocolError
 from kemi_nsq.host import Level
+from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import protocol as nsq
-from kemi_nsq.runtime.page import Doing, Fact
+from kemi_nsq.runtime.page import Doing, Fact, Page
 from kemi_nsq.testing import FakeHost
+from tests.support.clock import SetClock
 from tests.support.deliveries import delivery
 from tests.support.settings import settings
 from tests.support.until import until
@@ -124,6 +126,51 @@ def test_an_abandoned_message_is_touched_no_more_and_late_if_its_timeout_is_over
 
 
 # Stacks
+
+
+# A main thread that kept Python's lock: this thread runs when that is over, or nearly
+
+
+class Deaf:
+    """An overseer that did not run while its main thread did something."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.host = FakeHost()
+        self.host.page = Page(clock=self.clock.clock)
+        self.items: list[Item] = []
+        stacks = Stacks(self.host, 30.0)
+        self.overseer = Overseer(settings(route_timeout="30"), self.host.page, stacks, self.items.extend)
+
+    def lasts(self, what: str, seconds: float) -> None:
+        self.host.page.begin(what)
+        self.clock.pass_time(seconds)
+
+    def turn(self, held_up_s: float) -> list[JsonObject]:
+        """Let it run again; return what event routes are told of it."""
+        now = self.clock.monotonic
+        self.items.append(self.overseer.held_up(held_up_s, now))
+        for _ in range(3):
+            self.overseer.act(self.overseer.look(now, []), now, 0.0, {})
+        self.host.page.wait()
+        self.overseer.act(self.overseer.look(now, []), now, 0.0, {})
+        told = [each.fields for each in self.items if isinstance(each, Notice)]
+        self.items.clear()
+        return told
+
+
+def test_what_kept_the_lock_is_told_once_if_it_is_over_in_this_moment() -> None:
+    deaf = Deaf()
+    deaf.lasts("nsq:slow", 40)
+    assert deaf.turn(40) == [{"What": "nsq:slow", "Seconds": 40}]
+    assert deaf.host.page.shown(Fact.STUCK) == ""
+
+
+def test_what_kept_the_lock_is_told_once_if_the_main_thread_has_gone_on() -> None:
+    deaf = Deaf()
+    deaf.lasts("nsq:slow", 40)
+    deaf.lasts("expiry and other chores", 0)
+    assert deaf.turn(40) == [{"What": "nsq:slow", "Seconds": 40}]
 
 
 @pytest.fixture
