@@ -70,8 +70,13 @@ class Counter(Named):
         "document_too_large",
         "presence states stored whose presentity's document is about to be too large for UDP",
     )
-    PUBLISHED = "published", "messages that a nsqd took from nsq_publish"
-    PUBLISH_FAILED = "publish_failed", "calls of nsq_publish, nsq_publish_deferred or nsq_pua_probe that failed"
+    PUBLISHED = "published", "messages that a nsqd took from nsq_publish, nsq_publish_deferred or the relay"
+    QUEUED = "queued", "messages that the relay took from nsq_publish_async, or nsq_publish with NSQ_PUBLISH_WAIT 0"
+    PUBLISH_FAILED = (
+        "publish_failed",
+        "calls of nsq_publish, nsq_publish_deferred, nsq_publish_async or nsq_pua_probe that failed, and messages of "
+        "the relay that nsqd refused for good, or that nobody had taken when it ended",
+    )
     OUTBOX_KEPT = "outbox_kept", "messages put into the outbox because no nsqd took them"
     OUTBOX_SENT = "outbox_sent", "messages of the outbox that a nsqd has taken since"
     OUTBOX_DROPPED = "outbox_dropped", "messages of the outbox that nsqd refused for good"

@@ -119,11 +119,11 @@ class Host(Protocol):
     def consumers(self) -> int | None:
         """Return how many consumer processes the configuration starts; None if nobody knows."""
 
-    def count(self, counter: Counter) -> None:
-        """Add one to a counter that the operator can read: in the page, and where `mirror` does."""
+    def count(self, counter: Counter, number: int = 1) -> None:
+        """Add to a counter that the operator can read: in the page, and where `mirror` does."""
 
-    def mirror(self, counter: Counter) -> None:
-        """Add one to the server's own copy of a counter, for what another thread has counted in the page."""
+    def mirror(self, counter: Counter, number: int = 1) -> None:
+        """Add to the server's own copy of a counter, for what another thread or process has counted in its page."""
 
     def set_variable(self, name: str, value: str) -> None:
         """Set `$var(name)` of the running process."""

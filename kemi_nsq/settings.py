@@ -7,16 +7,25 @@ A setting is called `NSQ_` and the field's name in capitals.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from kemi_nsq.databaseurl import checked
-from kemi_nsq.filename import path_of, text_of
-from kemi_nsq.names import Address, Subscription, address, topic_name
+from kemi_nsq.names import Subscription
+from kemi_nsq.settingtypes import (
+    Addresses,
+    DatabaseUrl,
+    FilePath,
+    Name,
+    OneAddress,
+    OptionalName,
+    States,
+    Subscriptions,
+    can_be_built_in,
+    topic_of_its_own,
+)
 
 PREFIX = "NSQ_"
 #: Defined wherever `kamailio/nsq.cfg` was included.
@@ -36,101 +45,6 @@ CONFIGURATION_ONLY: Mapping[str, str] = {
     "NSQ_OWN_FORCE_ACTIVE": "leaves `force_active` of presence_xml to you",
     "NSQ_OWN_DB_TIMEOUT": "leaves the timeouts of db_mysql and db_postgres to you",
 }
-
-#: The activities of RFC 4480 section 3.2.
-ACTIVITIES = (
-    "appointment", "away", "breakfast", "busy", "dinner", "holiday", "in-transit", "looking-for-work", "lunch", "meal",
-    "meeting", "on-the-phone", "performance", "permanent-absence", "playing", "presentation", "shopping", "sleeping",
-    "spectator", "steering", "travel", "tv", "unknown", "vacation", "working", "worship",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
-    """What a presence State means: basic status (RFC 3863), note, and activity (RFC 4480, '' for none)."""
-
-    basic: str
-    note: str
-    activity: str = ""
-
-
-def _addresses(value: object) -> object:
-    return tuple(address(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _one_address(value: object) -> object:
-    if isinstance(value, str) and "," in value:
-        raise ValueError("it can be one address only")
-    return _addresses(value)
-
-
-def _subscriptions(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = []
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        topic, colon, channel = part.partition(":")
-        if not colon:
-            raise ValueError(f"{part!r} has no ':' between topic and channel")
-        pairs.append(Subscription(topic_name(topic), topic_name(channel)))
-    return tuple(pairs)
-
-
-def _database_url(value: object) -> object:
-    return checked(text_of(value)) if isinstance(value, str) and value else None
-
-
-def _file(value: object) -> object:
-    return text_of(value) if isinstance(value, str) else value
-
-
-def _optional_topic(value: object) -> object:
-    return topic_name(value) if isinstance(value, str) and value else value
-
-
-def _replay_topic(topic: str, info: ValidationInfo) -> str:
-    """Refuse a topic that has other messages as well."""
-    known = {info.data.get("dead_letter_topic"), *(pair.topic for pair in info.data.get("topic_channel") or ())}
-    if not info.data.get("topic_channel"):
-        known.add(info.data.get("listen_topic"))
-    if topic and topic in known:
-        raise ValueError("it must be a topic of its own")
-    return topic
-
-
-def _states(value: object) -> object:
-    """Read `word=basic:note:activity`, several separated by commas; the activity may be left out."""
-    if not isinstance(value, str):
-        return value
-    states = {}
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        word, _, meaning = part.partition("=")
-        # A fourth part stays with the third, and makes that no activity.
-        basic, note, activity = (*(text.strip() for text in meaning.split(":", 2)), "", "")[:3]
-        if not word.strip() or basic not in ("open", "closed") or not note or activity not in ("", *ACTIVITIES):
-            raise ValueError(f"{part!r} is no word=basic:note:activity")
-        states[word.strip().lower()] = Meaning(basic=basic, note=note, activity=activity)
-    return states
-
-
-def _built_in(wanted: bool, info: ValidationInfo) -> bool:
-    """Refuse what is built in where nothing could come of it; a wrong value of the other settings has its own line."""
-    if wanted and info.data.get("pua_refresh") is False:
-        raise ValueError("with NSQ_PUA_REFRESH 0 a route tells the watchers, and what is built in runs none")
-    if wanted and info.data.get("db_url", "") is None:
-        raise ValueError("NSQ_DB_URL is not set, so there is no presentity table to write to")
-    return wanted
-
-
-Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
-Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
-OneAddress: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_one_address)]
-Subscriptions: TypeAlias = Annotated[tuple[Subscription, ...], NoDecode, BeforeValidator(_subscriptions)]
-States: TypeAlias = Annotated[Mapping[str, Meaning], NoDecode, BeforeValidator(_states)]
-OptionalName: TypeAlias = Annotated[str, BeforeValidator(_optional_topic)]
-FilePath: TypeAlias = Annotated[str, BeforeValidator(_file), AfterValidator(path_of)]
-DatabaseUrl: TypeAlias = Annotated[str | None, BeforeValidator(_database_url)]
-
 
 _ADDRESSES = "host:port, several separated by commas"
 _NAME = "1 to 64 of the characters A-Z a-z 0-9 . _ -, then optionally #ephemeral"
@@ -201,7 +115,7 @@ class Settings(BaseSettings):
         "Topic for messages that are invalid or were given up; empty for none: then they are only logged and counted.",
         f"{_NAME}; or empty",
     )
-    replay_topic: Annotated[OptionalName, AfterValidator(_replay_topic)] = _setting(
+    replay_topic: Annotated[OptionalName, AfterValidator(topic_of_its_own)] = _setting(
         "",
         "Topic by which dead letters come again (`kemi-nsq dead-letters replay`), consumed on the channels of the "
         "others; empty for none. Events keep their first place in the order: who publishes to it says when they were.",
@@ -228,6 +142,15 @@ class Settings(BaseSettings):
         "tcp", "Publish to NSQ_NSQD_TCP_ADDRESS, or through HTTP to NSQ_NSQD_ADDRESS."
     )
     publish_raw: bool = _setting(False, "1: publish payloads without checking that they are JSON.")
+    publish_wait: bool = _setting(
+        True, "0: `nsq_publish` does what `nsq_publish_async` does; 1: it waits until nsqd has the message."
+    )
+    max_message_size: int = _setting(
+        1048576,
+        "Largest body to publish, in bytes, as nsqd's --max-msg-size has it; a larger one is refused at once.",
+        ge=1,
+        le=16777216,
+    )
     outbox: FilePath = _setting(
         "",
         "SQLite file that keeps messages of `nsq_publish` while no nsqd takes them; empty for none.",
@@ -262,7 +185,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
     )
     pua_refresh: bool = _setting(True, "1: `nsq_pua_publish` sends the NOTIFY after the commit; 0: the route does.")
-    pua_builtin: Annotated[bool, AfterValidator(_built_in)] = _setting(
+    pua_builtin: Annotated[bool, AfterValidator(can_be_built_in)] = _setting(
         False,
         "1: an event of the category `presence` named `update` goes to `nsq_pua_publish`, one named `reset` to "
         "`nsq_pua_reset`, without an event route. A Python handler of that name goes before; native routes and general "

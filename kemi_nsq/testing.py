@@ -131,14 +131,14 @@ class FakeHost:
         """Return `started`."""
         return self.started
 
-    def count(self, counter: Counter) -> None:
-        """Add one to a counter, and in the page."""
-        self.page.count(counter)
-        self.mirror(counter)
+    def count(self, counter: Counter, number: int = 1) -> None:
+        """Add to a counter, and in the page."""
+        self.page.count(counter, number)
+        self.mirror(counter, number)
 
-    def mirror(self, counter: Counter) -> None:
-        """Add one to a counter."""
-        self.counters[counter] += 1
+    def mirror(self, counter: Counter, number: int = 1) -> None:
+        """Add to a counter."""
+        self.counters[counter] += number
 
     def set_variable(self, name: str, value: str) -> None:
         """Set a variable; Kamailio takes no NUL in one."""

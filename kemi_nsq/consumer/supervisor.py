@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The main loop of a consumer process: takes what its threads bring, and has it handled.
 
-The process belongs to Kamailio's evrexec module. If its function returned or raised, the process would sleep for ever
-and look healthy (evrexec_mod.c, `evrexec_process_start`): so `run_forever` does neither.
+The process belongs to Kamailio's evrexec module, so `run_forever` neither returns nor raises (`restarts`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -33,7 +31,6 @@ from kemi_nsq.consumer.overseer import Overseer
 from kemi_nsq.consumer.stacks import Stacks
 from kemi_nsq.consumer.targets import Target
 from kemi_nsq.counters import Counter
-from kemi_nsq.delays import retry_delay_s
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
@@ -43,13 +40,12 @@ from kemi_nsq.presence.clocks import Clocks
 from kemi_nsq.queries.desk import ReplyDesk
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE, Resume
 from kemi_nsq.quiet import Quiet
+from kemi_nsq.restarts import keep_running, tell_and_wait
 from kemi_nsq.runtime.ending import GRACE_S
-from kemi_nsq.runtime.page import Fact, Gauge
+from kemi_nsq.runtime.page import CONSUMER, Fact, Gauge
 from kemi_nsq.runtime.place import Place
 from kemi_nsq.settings import Settings
 
-#: A loop that ran for this long has not failed in a row.
-HEALTHY_S = 60.0
 _JOIN_S = 10.0
 #: Seconds for what has begun when this process is asked to end. The rest of the grace is for nsqd to hear the answers.
 _FINISH_S = 0.75 * GRACE_S
@@ -138,19 +134,10 @@ class Supervisor:
     def run_forever(self) -> None:
         """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
         gc.freeze()  # what is there stays; looking for garbage in it, again and again, would cost more than the events
-        self._host.page.role("consumer")
+        self._host.page.role(CONSUMER)
         self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
         self._chores.begin()
-        failures, trace = 0, ""
-        while not self._is_over():
-            started = self._clock.monotonic()
-            try:
-                if trace:  # inside the `try`, because the log may fail as well
-                    self._recover(failures, trace)
-                self._run()
-            except BaseException:  # also SystemExit: this process must not end, nor sleep for ever
-                failures = failures + 1 if self._clock.monotonic() - started < HEALTHY_S else 1
-                trace = traceback.format_exc()
+        keep_running(self._run, recover=self._recover, over=self._is_over, clock=self._clock)
         if self._host.ending.asked:
             self._host.ending.end()
 
@@ -174,16 +161,8 @@ class Supervisor:
         self._items.put([])  # which may be done in the midst of `get`
 
     def _recover(self, failures: int, trace: str) -> None:
-        delay_s = retry_delay_s(failures, self._clock.chance())
-        self._host.page.show(Fact.FAILED, f"{failures} times: {trace.strip().rpartition(chr(10))[2]}")
-        self._host.page.wait()
         self._host.ending.at_once()  # nothing is in flight
-        try:
-            self._host.log(Level.CRITICAL, f"the consumer failed and starts again in {delay_s:.1f} s")
-            self._host.log(Level.ERROR, trace)
-            self._host.count(Counter.RESTARTED)
-        finally:
-            self._stopping.wait(delay_s)
+        tell_and_wait("the consumer", failures, trace, self._host, self._stopping.wait, self._clock)
 
     def _run(self) -> None:
         self._items, self._replies = SimpleQueue(), _Replies()

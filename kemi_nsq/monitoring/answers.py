@@ -13,11 +13,9 @@ from kemi_nsq.errors import ConnectionLost, ProtocolError
 from kemi_nsq.jsontext import JsonValue
 from kemi_nsq.runtime.console import PATIENCE_S, ask
 from kemi_nsq.runtime.folder import sheets
-from kemi_nsq.runtime.page import Sheet
+from kemi_nsq.runtime.page import CONSUMER, Sheet
 from kemi_nsq.runtime.place import SETTING
 
-#: The role of a consumer process in its page.
-CONSUMER = "consumer"
 Answer = TypeVar("Answer", bound=BaseModel)
 
 

@@ -7,7 +7,7 @@ has a bounded number of values: our own names, topics of the settings, and route
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,7 +20,7 @@ from kemi_nsq.monitoring.status import MEANING, Process, Status
 from kemi_nsq.runtime.page import BUCKETS_S, Gauge, Latencies, Stage
 
 PREFIX = "kemi_nsq_"
-#: Gauges of a consumer, by the name of their metric. Those that are times are in seconds since the epoch.
+#: Gauges of a consumer, and of the relay, by the name of their metric. Times are in seconds since the epoch.
 _GAUGES = {
     Gauge.IN_FLIGHT: "in_flight_messages",
     Gauge.QUEUED: "queued_messages",
@@ -34,6 +34,7 @@ _GAUGES = {
     Gauge.BUSY_SINCE: "busy_since_timestamp_seconds",
     Gauge.ROUTE_TIMEOUT: "route_timeout_seconds",
 }
+_RELAY_GAUGES = {Gauge.RELAY_MESSAGES: "relay_messages", Gauge.RELAY_BYTES: "relay_bytes"}
 
 
 def text(status: Status) -> bytes:
@@ -58,9 +59,11 @@ class _Snapshot(Collector):
         processes = self._status.processes
         consuming = [process for process in processes if process.consuming]
         yield from _counters(self._status.counters)
-        yield from _gauges(consuming)
+        relaying = [process for process in processes if process.relaying]
+        yield from _gauges(_GAUGES, consuming)
+        yield from _gauges(_RELAY_GAUGES, relaying)
         yield _stages(processes)
-        yield from _health(self._status, consuming)
+        yield from _health(self._status, consuming, relaying)
         yield from _topics(self._status)
         yield from _routes(processes)
         yield from _connections(consuming)
@@ -71,10 +74,10 @@ def _counters(counts: dict[str, int]) -> Iterator[Metric]:
         yield CounterMetricFamily(PREFIX + counter, _sentence(counter.meaning), value=counts.get(counter, 0))
 
 
-def _gauges(consuming: Sequence[Process]) -> Iterator[Metric]:
-    for gauge, name in _GAUGES.items():
+def _gauges(names: Mapping[Gauge, str], processes: Sequence[Process]) -> Iterator[Metric]:
+    for gauge, name in names.items():
         family = GaugeMetricFamily(PREFIX + name, _sentence(gauge.meaning), labels=("pid",))
-        for process in consuming:
+        for process in processes:
             family.add_metric([str(process.pid)], process.gauges[gauge])
         yield family
 
@@ -92,15 +95,16 @@ def _stages(processes: Sequence[Process]) -> Metric:
     return family
 
 
-def _health(status: Status, consuming: Sequence[Process]) -> Iterator[Metric]:
+def _health(status: Status, consuming: Sequence[Process], relaying: Sequence[Process]) -> Iterator[Metric]:
+    told = [*consuming, *relaying]
     yield GaugeMetricFamily(f"{PREFIX}consumers", "Consumer processes that run.", value=len(consuming))
     family = GaugeMetricFamily(
         f"{PREFIX}problem", "1 while this is wrong, by the fact of `kemi-nsq status`.", labels=("fact",)
     )
     for fact in MEANING:
-        family.add_metric([fact], any(fact in process.facts for process in consuming))
-    family.add_metric(["stuck"], any(process.state == "stuck" for process in consuming))
-    family.add_metric(["stopped"], any(process.state == "stopped" for process in consuming))
+        family.add_metric([fact], any(fact in process.facts for process in told))
+    family.add_metric(["stuck"], any(process.state == "stuck" for process in told))
+    family.add_metric(["stopped"], any(process.state == "stopped" for process in told))
     yield family
     health = GaugeMetricFamily(
         f"{PREFIX}health", "Exit code of `kemi-nsq status`: 0 ok, 1 warning, 2 critical.", value=int(status.health)

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from kemi_nsq.errors import ConnectionLost, NsqError
 from kemi_nsq.names import Address
-from kemi_nsq.runtime.console import next_client, receive, send
+from kemi_nsq.runtime.console import receive, send
+from kemi_nsq.runtime.listening import next_client
 
 PATH = "/metrics"
 #: Seconds in which a request must have come, and in which its answer must have been read.

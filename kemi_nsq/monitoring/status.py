@@ -15,12 +15,12 @@ from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM, Clock, local_time
 from kemi_nsq.errors import NsqError
-from kemi_nsq.monitoring.answers import CONSUMER, Said, asked
+from kemi_nsq.monitoring.answers import Said, asked
 from kemi_nsq.monitoring.depths import Depth, depths
 from kemi_nsq.monitoring.health import Health, worst
 from kemi_nsq.runtime.console import PATIENCE_S
 from kemi_nsq.runtime.folder import STACK, sheets
-from kemi_nsq.runtime.page import Fact, Gauge, Latencies, Sheet, Stage, described
+from kemi_nsq.runtime.page import CONSUMER, RELAY, Fact, Gauge, Latencies, Sheet, Stage, described
 from kemi_nsq.runtime.place import LOCK
 
 #: The I/O thread of a consumer turns twice a second. A native route may hold it up until NSQ_ROUTE_TIMEOUT.
@@ -32,6 +32,7 @@ MEANING: Mapping[Fact, Health] = {
     Fact.DEAD_LETTERS: Health.CRITICAL,
     Fact.FAILED: Health.CRITICAL,
     Fact.OUTBOX: Health.WARNING,
+    Fact.RELAY: Health.WARNING,
     Fact.PAUSED: Health.WARNING,
     Fact.BACKOFF: Health.WARNING,
     Fact.DISCOVERY: Health.WARNING,
@@ -56,7 +57,7 @@ class Process:
 
     Attributes:
         pid: its id.
-        role: `consumer`, or '' for a SIP worker.
+        role: `consumer`, `relay`, or '' for a SIP worker.
         alive: whether it runs.
         state: what it does, in words.
         problems: what is wrong with it.
@@ -93,6 +94,11 @@ class Process:
     def consuming(self) -> bool:
         """Whether it is a consumer that runs."""
         return self.alive and self.role == CONSUMER
+
+    @property
+    def relaying(self) -> bool:
+        """Whether it is a relay that runs."""
+        return self.alive and self.role == RELAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,17 +270,17 @@ def _of_connections(said: Said) -> list[Problem]:
 def _judge(sheet: Sheet, alive: bool, now: float) -> tuple[str, list[Problem]]:
     """Return what a process does, and what is wrong with it."""
     if not alive:
-        ended = Problem(Health.CRITICAL, "the consumer has ended")
-        return "ended", [ended] if sheet.role == CONSUMER else []
-    if sheet.role != CONSUMER:
+        return "ended", [Problem(Health.CRITICAL, f"the {sheet.role} has ended")] if sheet.role else []
+    if not sheet.role:
         return "runs", []
     busy = sheet.gauges[Gauge.BUSY_SINCE]
     wrong = [Problem(MEANING[fact], f"{fact}: {text}") for fact, text in sheet.facts.items() if fact in MEANING]
     if busy and now - busy > sheet.gauges[Gauge.ROUTE_TIMEOUT]:
         doing = described(sheet.facts.get(Fact.DOING, ""), sheet.facts.get(Fact.HANDLING, ""))
         return "stuck", [Problem(Health.CRITICAL, f"stuck for {now - busy:.0f} s in {doing}"), *wrong]
-    if not busy and now - sheet.gauges[Gauge.IO_TURN] > _SILENT_S:
-        since = clock_text(sheet.gauges[Gauge.IO_TURN])
+    turn = sheet.gauges[Gauge.IO_TURN if sheet.role == CONSUMER else Gauge.MAIN_TURN]
+    if not busy and now - turn > _SILENT_S:
+        since = clock_text(turn)
         return "stopped", [Problem(Health.CRITICAL, f"it stands still since {since}"), *wrong]
     return "works" if busy else "waits", wrong
 

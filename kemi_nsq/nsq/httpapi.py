@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,21 @@ class Client:
             ProtocolError: what answers does not speak HTTP as agreed.
             NsqdRefused: nsqd did not take the message.
         """
-        params = {"topic": topic, "defer": str(delay_ms)}
-        response = self._send("POST", "/pub", timeout_s, params=params, data=body)
+        self._post("/pub", {"topic": topic, "defer": str(delay_ms)}, body, timeout_s)
+
+    def publish_many(self, topic: str, sized: Sequence[bytes], *, timeout_s: float) -> None:
+        """Publish messages through nsqd's `/mpub`, all or none; raises as `publish`.
+
+        Args:
+            topic: of all.
+            sized: of each, the length of its body in four bytes, and the body.
+            timeout_s: seconds, for all of it.
+        """
+        body = b"".join((len(sized).to_bytes(4), *sized))
+        self._post("/mpub", {"topic": topic, "binary": "true"}, body, timeout_s)
+
+    def _post(self, path: str, params: Mapping[str, str], body: bytes, timeout_s: float) -> None:
+        response = self._send("POST", path, timeout_s, params=params, data=body)
         try:
             said = self._body(response)  # or the connection is of no more use
         except TransientError:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from kemi_nsq.background import Background
-from kemi_nsq.clock import SYSTEM, Clock, local_time
+from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Broken, Level, Report
+from kemi_nsq.nsq.lasting import Lasting
 from kemi_nsq.nsq.outboxfile import LOCK, SPARED, OutboxFile
 from kemi_nsq.nsq.privatefile import open_private
 from kemi_nsq.nsq.ways import Outgoing
@@ -29,8 +30,6 @@ from kemi_nsq.runtime.page import Fact, Gauge, Page
 LOOK_INTERVAL_S = 0.5
 #: How often a lock file that cannot be opened is tried again.
 RETRY_S = 60.0
-#: How often it is said that something lasts.
-SAY_AGAIN_S = 60.0
 _KEEP = """INSERT INTO message (topic, body, kept, delay_ms) SELECT :topic, :body, :kept, :delay_ms
     FROM used WHERE messages < :max_messages AND bytes + length(:body) <= :max_bytes RETURNING id"""
 _OLDEST = "SELECT id, topic, body, kept, delay_ms FROM message ORDER BY id LIMIT 1"
@@ -170,35 +169,6 @@ class Publishes(Protocol):
         """
 
 
-class _Lasting:
-    """When to say of something that it lasts: at its beginning, once a minute, and at its end.
-
-    What ends and begins again and again is told no more often than that: only what lasts on when a minute is over.
-
-    Attributes:
-        since: monotonic second of its beginning; None if it is over.
-    """
-
-    def __init__(self) -> None:
-        self.since: float | None = None
-        self._say_at = -math.inf
-        self._told = False
-
-    def lasts(self, now: float) -> bool:
-        """Take note that it lasts; return whether to say so."""
-        if self.since is None:
-            self.since = now
-        if now < self._say_at:
-            return False
-        self._say_at, self._told = now + SAY_AGAIN_S, True
-        return True
-
-    def over(self) -> bool:
-        """Take note that it is over; return whether to say so."""
-        self.since, told, self._told = None, self._told, False
-        return told
-
-
 class Sender:
     """Sends what an outbox holds, step by step, without waiting for anything but the file and nsqd.
 
@@ -224,7 +194,7 @@ class Sender:
         self._clock = clock
         self.depth = Depth()
         self.trouble = ""
-        self._holding, self._failing = _Lasting(), _Lasting()
+        self._holding, self._failing = Lasting(), Lasting()
         self._look_due = -math.inf
         #: What nsqd has, and the file has, too. Nothing else is sent before it is out of the file, however long that
         #: takes: so no more than one message is ever sent twice, by a crash in this moment. Removed first, it would be
@@ -239,7 +209,7 @@ class Sender:
         except OutboxError as error:
             if self._failing.lasts(now):
                 self._emit(Report(level=Level.ERROR, text=f"{error}; nothing of it is sent until that is over"))
-            self.trouble = self._since(self._failing, str(error), now)
+            self.trouble = self._failing.told(str(error), now, self._clock.wall())
             return False
         if self._failing.over():
             self._emit(Report(level=Level.WARNING, text=f"the outbox {self._outbox.path} can be used again"))
@@ -279,7 +249,7 @@ class Sender:
         self._look_due = now + LOOK_INTERVAL_S
         self.depth = self._outbox.depth()
         says = self._holding.lasts(now)
-        self.trouble = self._since(self._holding, why, now) if why else ""
+        self.trouble = self._holding.told(why, now, self._clock.wall()) if why else ""
         if says:
             age_s = max(0.0, self._clock.wall() - oldest.kept)
             text = (
@@ -287,10 +257,6 @@ class Sender:
                 f"oldest for {age_s:.0f} s; {why or 'they are being sent'}"
             )
             self._emit(Report(level=Level.WARNING, text=text))
-
-    def _since(self, lasting: _Lasting, why: str, now: float) -> str:
-        began = now if lasting.since is None else lasting.since
-        return f"since {local_time(self._clock.wall() - (now - began))}: {why}"
 
 
 #: Makes a sender for a thread, given what takes its reports.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -92,6 +92,9 @@ class Refused:
     text: str
     fatal: bool
 
+
+#: The whole frame of `Accepted`, for who waits for nothing else.
+OK = struct.pack(">ll2s", 6, protocol.FRAME_TYPE_RESPONSE, b"OK")
 
 NsqEvent: TypeAlias = Identified | Subscribed | Message | Heartbeat | Accepted | Refused
 
@@ -191,6 +194,16 @@ class Conversation:
     def publish(self, topic: str, body: bytes) -> None:
         """Publish one message (PUB); `Accepted` or `Refused` follows."""
         self._to_send += _publish_head(topic), _LONG.pack(len(body)), body
+
+    def publish_many(self, topic: str, sized: Sequence[bytes]) -> None:
+        """Publish messages in one command (MPUB), all or none; `Accepted` or `Refused` follows.
+
+        Args:
+            topic: of all.
+            sized: of each, the length of its body in four bytes, and the body.
+        """
+        body_size = _LONG.size + sum(map(len, sized))
+        self._to_send += _publish_many_head(topic), _LONG.pack(body_size), _LONG.pack(len(sized)), *sized
 
     def publish_deferred(self, topic: str, body: bytes, delay_ms: int) -> None:
         """Publish one message that nsqd holds back for `delay_ms` (DPUB); `Accepted` or `Refused` follows."""
@@ -293,6 +306,12 @@ def identify(  # noqa: PLR0913  # one argument for each thing that one of ours s
 def _publish_head(topic: str) -> bytes:
     """Return PUB and the topic; building them anew costs as much as all the rest of a publish here."""
     return bytes(protocol.publish(topic, b"")).removesuffix(_LONG.pack(0))
+
+
+@lru_cache
+def _publish_many_head(topic: str) -> bytes:
+    """Return MPUB and the topic."""
+    return bytes(protocol.multipublish(topic, [])).removesuffix(_LONG.pack(_LONG.size) + _LONG.pack(0))
 
 
 def _refused(body: bytes) -> Refused:

@@ -11,12 +11,14 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.delays import breaker_delay_s
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, TransientError
 from kemi_nsq.names import Address
-from kemi_nsq.nsq.ways import Outgoing, Way, Ways, ways
+from kemi_nsq.nsq.ways import Batch, Outgoing, Way, Ways, ways
 from kemi_nsq.settings import Settings
 
-#: What nsqd answers when the message itself is wrong; another nsqd would answer the same.
+#: What nsqd answers when the message itself is wrong, or one of a batch; another nsqd would answer the same. The second
+#: line is for HTTP (nsqd/http.go).
 _MESSAGE_IS_WRONG = frozenset(
-    {"E_BAD_MESSAGE", "E_BAD_TOPIC", "E_INVALID", "MSG_TOO_BIG", "MSG_EMPTY", "INVALID_TOPIC", "INVALID_DEFER"}
+    {"E_BAD_MESSAGE", "E_BAD_TOPIC", "E_INVALID", "E_BAD_BODY"}
+    | {"MSG_TOO_BIG", "MSG_EMPTY", "INVALID_TOPIC", "INVALID_DEFER", "BODY_TOO_BIG", "BAD_MESSAGE", "BAD_BODY"}
 )
 
 
@@ -44,8 +46,8 @@ class Publisher:
         self._clock = clock
         self._nsqds = [_Nsqd(address=address, way=way) for address, way in make_ways(settings)]
 
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        """Publish one message and wait until a nsqd has taken it.
+    def publish(self, message: Outgoing | Batch, *, until: float = math.inf) -> None:
+        """Publish a message, or several, and wait until a nsqd has taken it.
 
         Args:
             message: what to publish.

@@ -9,11 +9,10 @@ there are two.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqdRefused, ProtocolError
 from kemi_nsq.names import Address
@@ -22,20 +21,39 @@ from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.sockets import BlockingSocket
 from kemi_nsq.settings import Settings
 
+#: Bytes in which the length of a message of a batch is written.
+SIZE_OF_SIZE = 4
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One message to publish; nsqd delivers it after `delay_ms`."""
+
+class Outgoing(NamedTuple):
+    """One message to publish; nsqd delivers it after `delay_ms`. Workers make one for each SIP request."""
 
     topic: str
     body: bytes
     delay_ms: int = 0
 
 
+class Batch(NamedTuple):
+    """Messages of one topic, which nsqd takes in this order, all or none.
+
+    Attributes:
+        topic: its name.
+        sized: of each, the length of its body in four bytes, and the body (NSQ TCP protocol spec, MPUB).
+    """
+
+    topic: str
+    sized: Sequence[bytes]
+
+    def only(self) -> Outgoing:
+        """Return the one message that it is."""
+        (sized,) = self.sized
+        return Outgoing(topic=self.topic, body=sized[SIZE_OF_SIZE:])
+
+
 class Way(Protocol):
     """One way to one nsqd."""
 
-    def publish(self, message: Outgoing, deadline: float) -> None:
+    def publish(self, message: Outgoing | Batch, deadline: float) -> None:
         """Publish and wait for nsqd's OK, until `time.monotonic()` is `deadline`."""
 
     def trial(self, deadline: float) -> None:
@@ -56,7 +74,7 @@ class TcpWay:
         self._pid = 0
         self._conversation: nsq.Conversation
 
-    def publish(self, message: Outgoing, deadline: float) -> None:
+    def publish(self, message: Outgoing | Batch, deadline: float) -> None:
         """Publish and wait for OK.
 
         Raises:
@@ -64,13 +82,22 @@ class TcpWay:
             DeadlineExceeded: nsqd did not answer in time.
             NsqdRefused: nsqd did not take the message.
         """
-        if self._socket is not None and self._pid != os.getpid():
+        if self._pid != os.getpid():
             self._close()  # a script has published before the fork, and its children must not share the connection
         if self._socket is not None:
-            # nsqd restarted, or dropped an idle connection: that says nothing about how it is now.
-            with contextlib.suppress(ConnectionLost):
-                return self._publish_or_close(message, deadline)
-        self._publish_or_close(message, deadline)
+            try:
+                return self._publish(message, deadline)
+            except ConnectionLost:
+                self._close()  # nsqd restarted, or dropped an idle connection: that says nothing about how it is now
+            except BaseException:  # a late answer must not be taken for that of the next message
+                self._close()
+                raise
+        try:
+            self._open(deadline)
+            self._publish(message, deadline)
+        except BaseException:
+            self._close()
+            raise
 
     def trial(self, deadline: float) -> None:
         """Connect anew, and keep that connection; raises as `publish`."""
@@ -81,21 +108,17 @@ class TcpWay:
             self._close()
             raise
 
-    def _publish_or_close(self, message: Outgoing, deadline: float) -> None:
-        try:
-            self._publish(message, deadline)
-        except BaseException:  # a late answer must not be taken for that of the next message
-            self._close()
-            raise
-
-    def _publish(self, message: Outgoing, deadline: float) -> None:
-        if self._socket is None:
-            self._open(deadline)
-        if message.delay_ms:
+    def _publish(self, message: Outgoing | Batch, deadline: float) -> None:
+        if isinstance(message, Batch):
+            self._conversation.publish_many(message.topic, message.sized)
+        elif message.delay_ms:
             self._conversation.publish_deferred(message.topic, message.body, message.delay_ms)
         else:
             self._conversation.publish(message.topic, message.body)
-        match self._answer(deadline):
+        said = self._exchange(deadline)
+        if said == nsq.OK:  # nearly always; a worker waits for it
+            return
+        match self._event(said, deadline):
             case nsq.Refused(code=code, text=text, fatal=fatal):
                 raise NsqdRefused(code, text, fatal=fatal)
             case nsq.Accepted():
@@ -108,21 +131,29 @@ class TcpWay:
         self._conversation = nsq.Conversation(
             identify=nsq.identify(client_id=f"kamailio-{os.getpid()}", hostname=self._node, heartbeat_s=0)
         )
-        if not isinstance(self._answer(deadline), nsq.Identified):
+        if not isinstance(self._event(self._exchange(deadline), deadline), nsq.Identified):
             raise ProtocolError(f"{self._address} does not answer as nsqd")
 
-    def _answer(self, deadline: float) -> nsq.NsqEvent:
-        """Send what is to be sent and return the next thing that nsqd says."""
+    def _exchange(self, deadline: float) -> bytes:
+        """Send what is to be sent, and return the first bytes that nsqd says to it: it says nothing unasked here."""
         assert self._socket is not None
-        # What is too big nsqd refuses, and closes, before it has read all of it: why, is there to be read all the same.
-        with contextlib.suppress(ConnectionLost):
+        try:  # noqa: SIM105  # a context manager costs each publish half a microsecond
             self._socket.send_all(self._conversation.data_to_send(), deadline)
-        while True:  # nothing is left of the last answer: nsqd says nothing unasked here
-            self._conversation.receive_data(self._socket.receive(deadline))
+        except ConnectionLost:
+            # What is too big nsqd refuses, and closes, before it has read all: why, is there to be read all the same.
+            pass
+        return self._socket.receive(deadline)
+
+    def _event(self, said: bytes, deadline: float) -> nsq.NsqEvent:
+        """Return what nsqd says, of which the first bytes are there."""
+        assert self._socket is not None
+        while True:
+            self._conversation.receive_data(said)
             if (event := self._conversation.next_event()) is not None:
                 return event
             if time.monotonic() >= deadline:  # or a nsqd that always has one more byte would never be late
                 raise DeadlineExceeded("no answer in time")
+            said = self._socket.receive(deadline)
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -136,7 +167,7 @@ class HttpWay:
     def __init__(self, address: Address) -> None:
         self._client = httpapi.Client(address)
 
-    def publish(self, message: Outgoing, deadline: float) -> None:
+    def publish(self, message: Outgoing | Batch, deadline: float) -> None:
         """Publish and wait for 200 OK; raises as `httpapi.Client.publish`."""
         if self._client.connected:
             try:
@@ -151,8 +182,11 @@ class HttpWay:
         self._client.close()
         self._client.ping(timeout_s=deadline - time.monotonic())
 
-    def _publish(self, message: Outgoing, deadline: float) -> None:
+    def _publish(self, message: Outgoing | Batch, deadline: float) -> None:
         timeout_s = deadline - time.monotonic()
+        if isinstance(message, Batch):
+            self._client.publish_many(message.topic, message.sized, timeout_s=timeout_s)
+            return
         self._client.publish(message.topic, message.body, timeout_s=timeout_s, delay_ms=message.delay_ms)
 
 

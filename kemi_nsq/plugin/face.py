@@ -163,6 +163,10 @@ class Face:
         self._parts.supervisor.run_forever()
         return FAILED  # never reached
 
+    def _relay(self) -> int:
+        self._parts.relay.run_forever()
+        return FAILED  # never reached
+
 
 def _check_configuration(host: Host, settings: Settings, *, native: bool) -> None:
     """Hold what nsq.cfg has done against what is here; nothing is known of a configuration without it.

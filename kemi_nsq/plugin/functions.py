@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.consumer.message import Current
@@ -68,12 +68,20 @@ class Function:
 _PUBLISH_FAILED, _PUA_INVALID = Failure(Counter.PUBLISH_FAILED), Failure(Counter.PUA_INVALID)
 _DATABASE_FAILED = Failure(Counter.PUA_DATABASE_ERROR, DATABASE_ERROR, is_outage=True)
 _PUBLISHED = "1 nsqd took it, 2 the outbox keeps it until one does, -1 it was not published."
+_QUEUED = "1 the relay has it, -1 it was not taken."
 
 FUNCTIONS: Mapping[str, Function] = {
     "nsq_publish": Function(
-        does="Publish JSON to a topic, and wait until nsqd has taken it.",
+        does="Publish JSON to a topic, and wait until nsqd has taken it; with NSQ_PUBLISH_WAIT 0 it is "
+        "nsq_publish_async.",
         returns=_PUBLISHED,
         codes={Published.KEPT: KEPT},
+        failed=_PUBLISH_FAILED,
+    ),
+    "nsq_publish_async": Function(
+        does="Hand JSON for a topic over to the relay, a process that publishes it after all that this worker has "
+        "handed over before; nobody waits.",
+        returns=_QUEUED,
         failed=_PUBLISH_FAILED,
     ),
     "nsq_publish_deferred": Function(
@@ -144,8 +152,7 @@ def no_function(meant: str) -> str:
     return f"there is no such function; did you mean {meant}?"
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[Value]):
+class Done(NamedTuple, Generic[Value]):
     """How a call ended: the code, and what the work returned, None if it raised."""
 
     code: int

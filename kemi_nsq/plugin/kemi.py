@@ -19,6 +19,10 @@ class KemiNsq(Face):
         """Consume for ever; called once in each evrexec process. Never returns."""
         return self._consume()
 
+    def ksr_nsq_relay(self, _msg: object, _index: str) -> int:
+        """Forward what nsq_publish_async hands over, for ever; called once in an evrexec process. Never returns."""
+        return self._relay()
+
     def nsq_pua_publish(self, payload: str | None = None) -> int:
         """Arguments: the payload, JSON text, or none."""
         return self._call("nsq_pua_publish", self._parts.pua.publish, payload).code
@@ -43,9 +47,13 @@ class KemiNsq(Face):
         """Arguments: the topic and JSON, a text or a dictionary."""
         return self._call("nsq_publish", self._parts.nsq.publish, topic, payload).code
 
+    def nsq_publish_async(self, topic: str, payload: str | JsonObject) -> int:
+        """Arguments: the topic and JSON, a text or a dictionary."""
+        return self._call("nsq_publish_async", self._parts.nsq.publish_async, topic, payload).code
+
     def nsq_publish_deferred(self, topic: str, delay_ms: int, payload: str | JsonObject) -> int:
         """Arguments: the topic, milliseconds, and JSON, a text or a dictionary."""
-        return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, delay_ms).code
+        return self._call("nsq_publish_deferred", self._parts.nsq.publish_deferred, topic, payload, delay_ms).code
 
     def nsq_query(self, topic: str, payload: str | JsonObject, timeout: float | None = None) -> str | None:
         """Arguments: the topic, the request as text or dictionary, and seconds, NSQ_QUERY_TIMEOUT where left out.

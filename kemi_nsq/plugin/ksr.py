@@ -164,15 +164,18 @@ class KamailioHost:
             return None
         return max(1, int(KSR.pv.get("$(def(NSQ_CONSUMERS){s.unquote}{s.int})") or 0))
 
-    def count(self, counter: Counter) -> None:
-        """Add one in the page and in the htable."""
-        self.page.count(counter)
-        self.mirror(counter)
+    def count(self, counter: Counter, number: int = 1) -> None:
+        """Add in the page and in the htable."""
+        self.page.count(counter, number)
+        self.mirror(counter, number)
 
-    def mirror(self, counter: Counter) -> None:
-        """Add one to an item of the htable `nsq`, which all processes share."""
-        if KSR.htable.sht_inc(COUNTER_TABLE, counter) == _NO_SUCH_ITEM:
-            KSR.htable.sht_seti(COUNTER_TABLE, counter, 1)
+    def mirror(self, counter: Counter, number: int = 1) -> None:
+        """Add to an item of the htable `nsq`, which all processes share; KEMI can add one, or read and write."""
+        if number == 1 and KSR.htable.sht_inc(COUNTER_TABLE, counter) != _NO_SUCH_ITEM:
+            return
+        KSR.htable.sht_lock(COUNTER_TABLE, counter)
+        KSR.htable.sht_seti(COUNTER_TABLE, counter, (KSR.htable.sht_get(COUNTER_TABLE, counter) or 0) + number)
+        KSR.htable.sht_unlock(COUNTER_TABLE, counter)
 
     def set_variable(self, name: str, value: str) -> None:
         """Set `$var(name)`."""

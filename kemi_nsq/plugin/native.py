@@ -57,6 +57,11 @@ class NativeNsq(Face):
         return self._consume()
 
     @entry
+    def nsq_relay(self, _msg: object) -> int:
+        """Forward what nsq_publish_async hands over, for ever; called once in an evrexec process. Never returns."""
+        return self._relay()
+
+    @entry
     def nsq_pua_publish(self, _msg: object, payload: str | None = None) -> int:
         """Text: the payload, or nothing."""
         return self._call("nsq_pua_publish", self._parts.pua.publish, payload).code
@@ -83,10 +88,16 @@ class NativeNsq(Face):
         return self._call("nsq_publish", self._parts.nsq.publish, topic, payload).code
 
     @entry
+    def nsq_publish_async(self, _msg: object, text: str = "") -> int:
+        """Text: the topic, a blank, the payload."""
+        topic, payload = _split(text, 2)
+        return self._call("nsq_publish_async", self._parts.nsq.publish_async, topic, payload).code
+
+    @entry
     def nsq_publish_deferred(self, _msg: object, text: str = "") -> int:
         """Text: the topic, a blank, milliseconds, a blank, the payload."""
         topic, delay_ms, payload = _split(text, 3)
-        return self._call("nsq_publish_deferred", self._parts.nsq.publish, topic, payload, delay_ms).code
+        return self._call("nsq_publish_deferred", self._parts.nsq.publish_deferred, topic, payload, delay_ms).code
 
     @entry
     def nsq_query(self, _msg: object, text: str = "") -> int:

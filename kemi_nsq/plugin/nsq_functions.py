@@ -26,6 +26,7 @@ from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.queries.asker import Asker, failure_reason
 from kemi_nsq.queries.protocol import REASON_VARIABLE, REPLY_VARIABLE
+from kemi_nsq.relay.handover import Handover
 from kemi_nsq.settings import Settings, limits
 
 #: `$var(...)` in which a route may give the next query a timeout of its own, in seconds.
@@ -39,10 +40,11 @@ _UNSET = frozenset({"0", "<null>"})
 _LONGEST_DELAY_MS = 3_600_000
 
 
-class Published(enum.Enum):
+class Published(enum.IntEnum):  # of integers, because their hash costs less
     """What became of a message."""
 
     SENT = enum.auto()  #: a nsqd has it
+    QUEUED = enum.auto()  #: the relay has it
     KEPT = enum.auto()  #: the outbox has it
 
 
@@ -54,19 +56,46 @@ class NsqFunctions:
         host: the SIP server.
         publisher: publishes to NSQ.
         outbox: keeps what cannot be published, or None.
+        handover: hands over what the relay shall publish.
         clock: tells the time.
     """
 
-    def __init__(
-        self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None, clock: Clock = SYSTEM
+    def __init__(  # noqa: PLR0913, PLR0917  # the wiring passes each part in
+        self,
+        settings: Settings,
+        host: Host,
+        publisher: Publisher,
+        outbox: Outbox | None,
+        handover: Handover,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings = settings
         self._host = host
         self._publisher = publisher
         self._outbox = outbox
+        self._handover = handover
         self._asker = Asker(settings, publisher, host.place, partial(host.count, Counter.REPLY_DROPPED), clock)
 
-    def publish(self, topic: str, payload: str | JsonObject, delay_ms: int | str = 0) -> Published:
+    def publish(self, topic: str, payload: str | JsonObject) -> Published:
+        """Do what `publish_deferred` does without a delay, or with NSQ_PUBLISH_WAIT 0 what `publish_async` does."""
+        if self._settings.publish_wait:
+            return self._publish(topic, payload, 0)
+        return self.publish_async(topic, payload)
+
+    def publish_async(self, topic: str, payload: str | JsonObject) -> Published:
+        """Hand JSON for a topic over to the relay, which publishes it after all that this process handed over before.
+
+        Raises:
+            UsageError: the topic or the payload cannot be published, or is a variable that is not set.
+            ConnectionLost: there is no relay, or it takes no more.
+        """
+        _check_set(topic, payload)
+        self._handover.put(topic_name(topic), self._body(payload))
+        # In the page alone, where it costs less; the relay adds it to the server's copy.
+        self._host.page.count(Counter.QUEUED)
+        return Published.QUEUED
+
+    def publish_deferred(self, topic: str, payload: str | JsonObject, delay_ms: int | str = 0) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
 
         Raises:
@@ -75,7 +104,11 @@ class NsqFunctions:
             OutboxError: no nsqd took it, and the outbox did not either.
         """
         _check_set(topic, payload)
-        message = Outgoing(topic=topic_name(topic), body=self._body(payload), delay_ms=_delay(delay_ms))
+        return self._publish(topic, payload, _delay(delay_ms))
+
+    def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int) -> Published:
+        _check_set(topic, payload)
+        message = Outgoing(topic_name(topic), self._body(payload), delay_ms)
         try:
             self._publisher.publish(message)
         except ConnectionLost:
@@ -145,8 +178,13 @@ class NsqFunctions:
         self._host.count(Counter.QUERIED if sent else Counter.QUERY_FAILED)
 
     def _body(self, payload: str | JsonObject) -> bytes:
-        if not isinstance(payload, str):
-            return encode(payload)
+        body = encode(payload) if not isinstance(payload, str) else self._checked(payload)
+        if len(body) > self._settings.max_message_size:
+            most = self._settings.max_message_size
+            raise PayloadError(f"the payload has {len(body)} bytes; NSQ_MAX_MESSAGE_SIZE allows {most}")
+        return body
+
+    def _checked(self, payload: str) -> bytes:
         try:
             body = payload.encode("utf-8")
             if not self._settings.publish_raw:

@@ -48,6 +48,8 @@ from kemi_nsq.presence.probe import Probe
 from kemi_nsq.presence.table import PresentityTable
 from kemi_nsq.presence.watchers import Watchers
 from kemi_nsq.presence.writer import PresenceWriter
+from kemi_nsq.relay.handover import Handover
+from kemi_nsq.relay.process import Relay
 from kemi_nsq.runtime.page import Fact
 from kemi_nsq.settings import Settings
 
@@ -67,6 +69,7 @@ class Parts:
     lock: PresenceLock
     work: Work
     supervisor: Supervisor
+    relay: Relay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,32 +114,38 @@ def wire(  # noqa: PLR0913  # whatever comes from outside comes in here
         script: has the Python event handlers.
         native: whether kamailio.cfg may have `event_route` blocks.
         died: how often Kamailio has died while it handled a message, by the message's id.
-        ways: makes the ways to the nsqd to which the settings have us publish.
+        ways: makes the ways to the nsqd to which we publish.
         clock: tells the time.
     """
-    # Kamailio calls this in mod_init, then forks all its processes: each has these objects, as they are now. What may
-    # not be shared, a socket or a connection to a database, is opened by its owner when a process first uses it.
-    current, publisher = Current(), Publisher(settings, clock, ways)
+    # Each process has these objects as they are at the fork: what may not be shared is opened at its first use.
+    current, (publisher, nsq, relay) = Current(), _publishing(settings, host, ways, clock)
     host.log_policy.about = current.about
     presence = wire_presence(host, settings, _table(host, settings, clock), publisher, clock)
-    calls, pua = Calls(host, current, clock), _pua_functions(settings, host, current, presence, clock)
+    pua, calls = _pua_functions(settings, host, current, presence, clock), Calls(host, current, clock)
     router = _router(settings, host, script.handlers, calls, pua, clock=clock, native=native)
     work = _work(host, settings, router, current, presence, publisher, died, script, clock)
     return Parts(
         host=host,
         current=current,
         calls=calls,
-        nsq=_nsq_functions(settings, host, publisher, clock),
+        nsq=nsq,
         pua=pua,
         lock=presence.lock,
         work=work,
         supervisor=_supervisor(settings, host, work, presence.clocks, ways, clock),
+        relay=relay,
     )
 
 
-def _nsq_functions(settings: Settings, host: Host, publisher: Publisher, clock: Clock) -> NsqFunctions:
+def _publishing(
+    settings: Settings, host: Host, ways: Callable[[Settings], Ways], clock: Clock
+) -> tuple[Publisher, NsqFunctions, Relay]:
+    """Make what workers call and what runs in the relay, which no process uses both of, and what they publish by."""
+    publisher = Publisher(settings, clock, ways)
     outbox = _outbox(settings, partial(host.log, Level.WARNING), clock) if settings.outbox else None
-    return NsqFunctions(settings, host, publisher, outbox, clock)
+    handover = Handover(host.place, settings.publish_timeout)
+    functions = NsqFunctions(settings, host, publisher, outbox, handover, clock)
+    return publisher, functions, Relay(settings, host, publisher, outbox, clock)
 
 
 def _pua_functions(settings: Settings, host: Host, current: Current, presence: Presence, clock: Clock) -> PuaFunctions:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -24,7 +23,8 @@ import orjson
 
 from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, NsqError, RunFolderError, UsageError
 from kemi_nsq.jsontext import JsonObject, JsonValue
-from kemi_nsq.runtime.place import FILE_MODE, SETTING, SOCKET, Place
+from kemi_nsq.runtime.listening import ListeningSocket
+from kemi_nsq.runtime.place import SETTING, SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +37,6 @@ PATIENCE_S = 2.0
 _LARGEST_QUESTION = 64 * 1024
 _LARGEST_ANSWER = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
-_BACKLOG = 8
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-_ROOT = 0
 
 
 def console_name(pid: int) -> str:
@@ -47,73 +44,22 @@ def console_name(pid: int) -> str:
     return f"console-{pid}{SOCKET}"
 
 
-class Listener:
-    """The socket of a process at which tools ask. Only this user, and root, is answered.
-
-    Args:
-        place: the runtime folder.
-        name: of the socket; no other living process may use it.
-    """
-
-    def __init__(self, place: Place, name: str) -> None:
-        self._place = place
-        self._name = name
-        self._file: os.stat_result | None = None
-        self._socket: socket.socket | None = None
-
-    def keep_open(self) -> None:
-        """Let tools find this under its name; again if its file is gone.
-
-        Raises:
-            ConnectionLost: that cannot be.
-        """
-        if self._socket is not None and self._place.leads_to(self._name, self._file):
-            return
-        self.close()
-        try:
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError as error:
-            raise ConnectionLost(f"{self._name}: {error.strerror}") from error
-        try:
-            # Which its file gets, whatever the umask is (net/unix/af_unix.c, unix_bind_bsd).
-            os.fchmod(made.fileno(), FILE_MODE)
-            with suppress(FileNotFoundError):
-                os.unlink(self._name, dir_fd=self._place.descriptor)
-            made.bind(self._place.address(self._name))
-            made.listen(_BACKLOG)
-            self._file = os.stat(self._name, dir_fd=self._place.descriptor, follow_symlinks=False)
-        except OSError as error:
-            made.close()
-            raise ConnectionLost(f"{self._name}: {error.strerror}") from error
-        self._socket = made
+class Listener(ListeningSocket):
+    """The socket of a process at which tools ask. Only this user, and root, is answered."""
 
     def serve(self, answer: Answerer, wait_s: float) -> None:
         """Answer the next question, if one comes within `wait_s` seconds. What a tool does wrong is its own loss."""
-        if self._socket is None:
+        if self.fileno() < 0:
             time.sleep(wait_s)
             return
-        asking = next_client(self._socket, wait_s)
+        asking = self.accept(wait_s)
         if asking is None:
             return
         with asking, suppress(OSError, NsqError):
-            _, user, _ = _CREDENTIALS.unpack(
-                asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
-            if user in (os.geteuid(), _ROOT):
-                question = receive(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
-                if _has_gone(asking):  # this process stood still, and its operator was told that nothing came of it
-                    return
-                send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
-
-    def close(self) -> None:
-        """Give the name back."""
-        if self._socket is None:
-            return
-        if self._place.leads_to(self._name, self._file):
-            with suppress(OSError):
-                os.unlink(self._name, dir_fd=self._place.descriptor)
-        self._socket.close()
-        self._socket = None
+            question = receive(asking, _LARGEST_QUESTION, time.monotonic() + PATIENCE_S, end=b"\n")
+            if _has_gone(asking):  # this process stood still, and its operator was told that nothing came of it
+                return
+            send(asking, _answered(question, answer), time.monotonic() + PATIENCE_S)
 
 
 def ask(folder: Path, pid: int, verb: str, arguments: JsonObject | None = None, *, timeout_s: float) -> JsonValue:
@@ -188,15 +134,6 @@ def _answered(question: bytes, answer: Answerer) -> bytes:
         return orjson.dumps({"error": str(error), "usage": isinstance(error, UsageError)})
     except Exception as error:
         return orjson.dumps({"error": f"{type(error).__name__}: {error}; please report this", "usage": False})
-
-
-def next_client(listening: socket.socket, wait_s: float) -> socket.socket | None:
-    """Return the next that connects within `wait_s` seconds; None if nobody came, or has gone again."""
-    listening.settimeout(wait_s)
-    try:
-        return listening.accept()[0]
-    except OSError:
-        return None
 
 
 def receive(peer: socket.socket, most: int, deadline: float, end: bytes = b"") -> bytes:

@@ -26,6 +26,8 @@ from typing import NamedTuple, TypeAlias
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter, Named
 
+#: What processes are for; one without a role is a SIP worker.
+CONSUMER, RELAY = "consumer", "relay"
 #: Bytes of a text, if its fact does not say otherwise.
 _TEXT = 512
 #: 256 message ids of 16 characters and a blank after each.
@@ -53,7 +55,8 @@ class Fact(enum.StrEnum):
     OUTBOX = "outbox", "since when what the outbox holds cannot be sent, and why; by the consumer that sends it"
     PAUSED = "paused", "topics that an operator has paused: nothing is taken from them until he resumes them"
     BACKOFF = "backoff", "topics whose routes fail for every event, and until when nothing, or one, is taken from them"
-    FAILED = "failed", "how often the loop of the consumer failed in a row, and why; until it has done something"
+    RELAY = "relay", "since when nobody takes what the relay holds, and why"
+    FAILED = "failed", "how often the loop of the process failed in a row, and why; until it has done something"
     DISCOVERY = "discovery", "nsqlookupd that do not answer, or name what is no nsqd"
     STRANGERS = "strangers", "who else reads the replies to queries, and where"
     CLOCKS = "clocks", "which clocks were set back or differ: those of nsqd, which put events in order, and ours", 1024
@@ -71,6 +74,8 @@ class Gauge(Named):
     OUTBOX_MESSAGES = "outbox_messages", "messages that the outbox holds, as the consumer saw it that sends them"
     OUTBOX_BYTES = "outbox_bytes", "bytes of those"
     OUTBOX_OLDEST = "outbox_oldest", "when the oldest of them was put in"
+    RELAY_MESSAGES = "relay_messages", "messages of nsq_publish_async that the relay holds"
+    RELAY_BYTES = "relay_bytes", "bytes of those"
     MAIN_TURN = "main_turn", "when the main thread was done with all that it had, last"
     IO_TURN = "io_turn", "when the I/O thread turned last; it does twice a second"
     BUSY_SINCE = "busy_since", "since when the main thread does what the fact `doing` says; 0 while it waits"
@@ -203,12 +208,12 @@ class Page:
         self._integers: memoryview
         self._floats: memoryview[float]
 
-    def count(self, counter: Counter) -> None:
-        """Add one to a counter."""
+    def count(self, counter: Counter, number: int = 1) -> None:
+        """Add to a counter."""
         if os.getpid() != self._pid:
             self._turn_over()
         with self._lock:  # two threads may add at once
-            self._integers[_COUNTERS[counter]] += 1
+            self._integers[_COUNTERS[counter]] += number
 
     def set(self, gauge: Gauge, value: float) -> None:
         """Show a number."""

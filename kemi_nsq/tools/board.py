@@ -9,9 +9,9 @@ from itertools import accumulate
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kemi_nsq.monitoring.answers import CONSUMER, sums_of_routes, sums_of_topics
+from kemi_nsq.monitoring.answers import sums_of_routes, sums_of_topics
 from kemi_nsq.monitoring.status import Process, Status, clock_text
-from kemi_nsq.runtime.page import BUCKETS_S, Gauge, Latencies, Stage
+from kemi_nsq.runtime.page import BUCKETS_S, CONSUMER, Gauge, Latencies, Stage
 from kemi_nsq.tools.output import plain, table
 
 _COLUMNS = (Gauge.IN_FLIGHT, Gauge.QUEUED, Gauge.QUEUED_BYTES, Gauge.LAST_EVENT)
@@ -58,6 +58,8 @@ def _asides(processes: Iterable[Process]) -> Iterator[str]:
             yield f"{each.pid}: logs each step of an event (kemi-nsq presence log-events off)"
         if each.outbox:
             yield f"{each.pid}: the outbox holds {each.outbox}"
+        if each.relaying and (held := each.gauges[Gauge.RELAY_MESSAGES]):
+            yield f"{each.pid}: the relay holds {held:.0f} messages ({each.gauges[Gauge.RELAY_BYTES]:.0f} bytes)"
         if each.stack:
             yield each.stack
 

@@ -76,7 +76,7 @@ def test_two_consumer_processes_share_the_work_and_keep_the_order(kind: str, tmp
                 assert last.dialog_info.dialogs[0].call_id == f"{person.user}-call"
                 assert lamp.notifies[-1] == last
         assert chain.counter("received") == len(events)
-        assert sum(name.startswith("EVREXEC") for name in chain.kamailio.pids().values()) == 2
+        assert sum(name.endswith("consumer") for name in chain.kamailio.pids().values()) == 2
     assert chain.complaints() == []
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.monitoring.status import look
+from kemi_nsq.runtime.page import CONSUMER
 from tests.support import hostile
 from tests.support.chain import TOPIC, Chain, event
 from tests.support.database import rows

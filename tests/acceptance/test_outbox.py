@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.monitoring.health import Health
 from kemi_nsq.monitoring.status import look
 from kemi_nsq.names import Subscription, address
+from kemi_nsq.runtime.page import CONSUMER
 from kemi_nsq.tools import cli
 from kemi_nsq.tools.reader import Reader
 from tests.support.calls import Caller, calls_chain, result

@@ -69,7 +69,7 @@ def silent_phone() -> Iterator[str]:
 
 @contextmanager
 def frozen_consumer(chain: Chain) -> Iterator[None]:
-    (consumer,) = (pid for pid, text in chain.kamailio.pids().items() if text.startswith("EVREXEC"))
+    (consumer,) = (pid for pid, text in chain.kamailio.pids().items() if text.endswith("consumer"))
     os.kill(consumer, signal.SIGSTOP)
     try:
         until(lambda: is_stopped(consumer), what="the consumer to stop")

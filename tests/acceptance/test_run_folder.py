@@ -11,6 +11,7 @@ import pytest
 
 from kemi_nsq.counters import Counter
 from kemi_nsq.runtime.folder import sheets
+from kemi_nsq.runtime.page import CONSUMER, RELAY
 from tests.acceptance.test_start import refused
 from tests.support.chain import SHIPPED, Chain
 from tests.support.kamailio import quoted
@@ -24,11 +25,12 @@ def test_each_process_of_ours_has_a_page_there(kind: str, tmp_path: Path) -> Non
     with Chain(kind, tmp_path) as chain:
         folder = chain.kamailio.pages_folder
 
-        def consumers() -> set[int]:
-            return {pid for pid, what in chain.kamailio.pids().items() if "exec=" in what}
+        def ours() -> dict[int, str]:
+            named = ((pid, what.rpartition("nsq")[2]) for pid, what in chain.kamailio.pids().items() if "exec=" in what)
+            return {pid: name[1:] for pid, name in named}
 
-        assert until(consumers, what="the consumer")
-        until(lambda: {sheet.pid for sheet, alive in sheets(folder) if alive} == consumers(), what="its page")
+        until(lambda: sorted(ours().values()) == [CONSUMER, RELAY], what="consumer and relay")
+        until(lambda: {sheet.pid: sheet.role for sheet, alive in sheets(folder) if alive} == ours(), what="their pages")
 
 
 def test_a_second_kamailio_with_the_same_folder_does_not_start(tmp_path: Path) -> None:
@@ -55,12 +57,12 @@ def test_a_folder_that_cannot_be_had_stops_the_start(kind: str, tmp_path: Path) 
 def test_kamailio_starts_again_with_the_folder_of_its_last_run(tmp_path: Path) -> None:
     folder = tmp_path / "pages"
     with Chain("native", tmp_path, defines={"NSQ_RUN_DIR": quoted(folder)}) as chain:
-        until(lambda: sheets(folder), what="a page")
-        (before,) = sheets(folder)
+        until(lambda: len(sheets(folder)) == 2, what="the pages of consumer and relay")
+        before = {sheet.pid for sheet, _ in sheets(folder)}
         chain.kamailio.stop()
-        assert [(sheet.pid, alive) for sheet, alive in sheets(folder)] == [(before[0].pid, False)]
+        assert {(sheet.pid, alive) for sheet, alive in sheets(folder)} == {(pid, False) for pid in before}
         chain.kamailio.start()
-        until(lambda: [alive for _, alive in sheets(folder)] == [True], what="the page of the new consumer alone")
+        until(lambda: [alive for _, alive in sheets(folder)] == [True, True], what="the pages of the new ones alone")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start it as somebody else")
@@ -74,5 +76,5 @@ def test_started_by_root_it_is_the_folder_of_the_user_that_kamailio_becomes(open
     with chain:
         folder = chain.kamailio.pages_folder
         chain.publish(b"no JSON")
-        until(lambda: [sheet.counters.get(Counter.INVALID) for sheet, _ in sheets(folder)] == [1], what="its page")
+        until(lambda: sum(sheet.counters.get(Counter.INVALID, 0) for sheet, _ in sheets(folder)) == 1, what="its page")
         assert {file.stat().st_uid for file in (folder, *folder.iterdir())} == {pwd.getpwnam(USER).pw_uid}

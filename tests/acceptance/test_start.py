@@ -132,7 +132,7 @@ def test_a_number_of_consumers_may_have_quotes(tmp_path: Path, given: str) -> No
     }
     with Kamailio(SHIPPED / "kamailio.cfg", tmp_path / "kamailio", defines=defines) as kamailio:
         until(
-            lambda: sum("EVREXEC" in text for text in kamailio.pids().values()) == 2,
+            lambda: sum(text.endswith("consumer") for text in kamailio.pids().values()) == 2,
             what="two consumers, which are forked after the SIP workers",
         )
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kemi_nsq.errors import ConnectionLost, NsqdRefused
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.nsq.ways import Batch, Outgoing
 from kemi_nsq.tools.reader import Reader
 from tests.support.nsqd import Nsqd
 from tests.support.ports import LOOPBACK
@@ -108,6 +108,41 @@ def test_what_is_published_is_there_when_the_call_returns(nsqd: Nsqd, transport:
     publisher(nsqd, transport=transport).publish(message(topic, b"x" * size))
     assert taken(nsqd, topic) == 1
     assert read(nsqd, topic).body == b"x" * size
+
+
+def batch(topic: str, *bodies: bytes) -> Batch:
+    return Batch(topic, [len(body).to_bytes(4) + body for body in bodies])
+
+
+def test_a_batch_is_there_whole_and_in_order(nsqd: Nsqd, transport: str) -> None:
+    topic, bodies = f"batch-{transport}", [b"%d" % number for number in range(500)]
+    made = publisher(nsqd, transport=transport)
+    made.publish(batch(topic, *bodies))
+    made.publish(batch(topic, b"one"))
+    assert taken(nsqd, topic) == 501
+    with closing(Reader(address(nsqd.tcp_address), Subscription(topic, "test"))) as reader:
+        came = sorted((reader.next_message(10) for _ in range(501)), key=lambda each: each.timestamp_ns)
+    assert [each.body for each in came] == [*bodies, b"one"]
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x" * (MAX_MSG_SIZE + 1)], ids=["empty", "too large"])
+def test_a_batch_with_a_wrong_message_is_refused_whole(nsqd: Nsqd, transport: str, wrong: bytes) -> None:
+    topic = f"refused-{transport}-{len(wrong)}"
+    made = publisher(nsqd, transport=transport)
+    with pytest.raises(NsqdRefused):
+        made.publish(batch(topic, b"1", wrong, b"2"))
+    assert taken(nsqd, topic) == 0
+    made.publish(batch(topic, b"1", b"2"))
+    assert taken(nsqd, topic) == 2
+
+
+def test_a_batch_that_is_too_large_as_a_whole_is_refused(tmp_path: Path, transport: str) -> None:
+    with Nsqd(tmp_path, max_body_size=1_000) as server:
+        made = publisher(server, transport=transport)
+        with pytest.raises(NsqdRefused):
+            made.publish(batch("t", *[b"x" * 100] * 20))
+        made.publish(batch("t", *[b"x" * 100] * 5))
+        assert taken(server, "t") == 5
 
 
 @pytest.mark.parametrize("delay_ms", [1, 700])

@@ -12,7 +12,7 @@ import pytest
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, OutboxError, QueryFailed
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.nsq.ways import Batch, Outgoing
 from kemi_nsq.queries.asker import Asker
 from tests.support.doubles import FakeAsker, FakeOutbox, FakePublisher
 from tests.support.nsqd import Nsqd
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 FIRST, SECOND = (Outgoing(topic="t", body=body) for body in (b"[1]", b"[2]"))
 TOO_LARGE = Outgoing(topic="t", body=b"[%s]" % (b" " * 100))
 MAX_SIZE = 100
+PAIR, MIXED = (FIRST, SECOND), (FIRST, TOO_LARGE)
 
 
 class Publishing(NamedTuple):
@@ -56,6 +57,18 @@ def publishing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Publi
             """It refuses by the size."""
 
         yield Publishing(real, nsqd.stop, nsqd.start, nothing, nothing, lambda: nsqd.topic("t")["depth"])
+
+
+def test_a_publisher_takes_a_batch_whole_or_not_at_all(publishing: Publishing) -> None:
+    publisher = publishing.publisher
+    good, bad = (Batch("t", [len(each.body).to_bytes(4) + each.body for each in some]) for some in (PAIR, MIXED))
+    if isinstance(publisher, FakePublisher):
+        publisher.wrong = {TOO_LARGE.body}
+    publisher.publish(good)
+    assert publishing.taken() == len(PAIR)
+    with pytest.raises(NsqdRefused):
+        publisher.publish(bad)
+    assert publishing.taken() == len(PAIR)
 
 
 def test_a_publisher_takes_a_message_unless_it_raises(publishing: Publishing) -> None:

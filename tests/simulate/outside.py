@@ -14,7 +14,7 @@ from kemi_nsq.errors import ConnectionLost, DeadlineExceeded, OutboxError
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
 from kemi_nsq.nsq.outbox import Kept, Outbox
-from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.nsq.ways import Batch, Outgoing
 from kemi_nsq.runtime.page import Page
 from kemi_nsq.settings import Settings
 from kemi_nsq.testing import FakeHost
@@ -40,10 +40,10 @@ class Host(FakeHost):
         """Keep what an operator would read."""
         self._process.world.log(f"{self._process.name} {level.value}: {text}")
 
-    def count(self, counter: Counter) -> None:
+    def count(self, counter: Counter, number: int = 1) -> None:
         """Count; a process that has ended does nothing any more."""
         self._process.alive()
-        super().count(counter)
+        super().count(counter, number)
 
     def try_lock(self, name: str) -> bool | None:
         """Take the lock, which no other process has: they take their turns where it is free."""
@@ -73,8 +73,9 @@ class ModelWay:
         self._process = process
         self._nsqd = nsqd
 
-    def publish(self, message: Outgoing, deadline: float) -> None:
-        """Publish, unless the nsqd is away; as `TcpWay.publish`."""
+    def publish(self, message: Outgoing | Batch, deadline: float) -> None:
+        """Publish, unless the nsqd is away; as `TcpWay.publish`. No process here has a relay, and no batches."""
+        assert isinstance(message, Outgoing)
         self.trial(deadline)
         self._process.point("publish")
         world = self._process.world

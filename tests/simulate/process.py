@@ -33,6 +33,7 @@ from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.nsq.ways import Ways
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
 from kemi_nsq.plugin.wiring import wire
+from kemi_nsq.relay.handover import Handover
 from kemi_nsq.settings import Settings
 from tests.simulate.hoards import hoards
 from tests.simulate.nsqd import ModelNsqd, Peer
@@ -115,7 +116,7 @@ class Process:
         publisher = Publisher(settings, self.clock, self._ways)
         self._outbox = FaultyOutbox(self, settings, self.clock)
         self._sender = Sender(self._outbox, publisher, self._emit, self.clock)
-        self._functions = NsqFunctions(settings, self.host, publisher, self._outbox, self.clock)
+        self._functions = NsqFunctions(settings, self.host, publisher, self._outbox, Handover(None, 0.0), self.clock)
         self._turned_at, self._sent_at = world.now - _IDLE_S, world.now
         self.parts.work.chores.begin()
         self.parts.work.gate.attach(self)

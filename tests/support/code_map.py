@@ -15,7 +15,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kemi_nsq"
 PAGE = ROOT / "docs/how-it-works.md"
 #: The wings, from the ground up; a folder in a folder belongs to the one above.
-WINGS = ("runtime", "", "configuration", "nsq", "presence", "queries", "monitoring", "consumer", "plugin", "tools")
+WINGS = (
+    "runtime",
+    "",
+    "configuration",
+    "nsq",
+    "presence",
+    "queries",
+    "relay",
+    "monitoring",
+    "consumer",
+    "plugin",
+    "tools",
+)
 _ROOT = "What the wings above share. It imports `runtime`, and nothing of `nsq` and above."
 _BEGIN, _END = "<!-- map: written by `make docs` -->", "<!-- end of the map -->"
 

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kemi_nsq.consumer.message import Delivery
-from kemi_nsq.errors import OutboxError
+from kemi_nsq.errors import ConnectionLost, NsqdRefused, OutboxError
 from kemi_nsq.host import Suspended
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.nsq.outbox import Kept, Outbox
 from kemi_nsq.nsq.publisher import Publisher
-from kemi_nsq.nsq.ways import Outgoing
+from kemi_nsq.nsq.ways import Batch, Outgoing
 from kemi_nsq.presence.row import Row
 from kemi_nsq.presence.table import PresentityTable, Saved
 from kemi_nsq.queries.asker import Asker, Query
+from kemi_nsq.relay.handover import Handover
 from tests.support.deliveries import again
 from tests.support.settings import settings
 
@@ -37,19 +38,29 @@ class FakePublisher(Publisher):
 
     Attributes:
         failure: as above; a test may change it.
-        sent: the messages that were taken.
+        wrong: bodies of messages that are wrong, which spoil each batch that has them.
+        sent: the messages that were taken, those of a batch one by one.
+        batches: how many messages each call had that was taken.
     """
 
     def __init__(self, failure: Exception | None = None, *, times: float = math.inf) -> None:
         super().__init__(settings())
         self.failure = failure
+        self.wrong: set[bytes] = set()
         self.sent: list[Outgoing] = []
+        self.batches: list[int] = []
         self._times = times
 
-    def publish(self, message: Outgoing, *, until: float = math.inf) -> None:
-        """Take a message, or fail."""
+    def publish(self, message: Outgoing | Batch, *, until: float = math.inf) -> None:
+        """Take a message, or several, or fail."""
         self.trial()
-        self.sent.append(message)
+        each = (
+            [Batch(message.topic, [one]).only() for one in message.sized] if isinstance(message, Batch) else [message]
+        )
+        if any(one.body in self.wrong for one in each):
+            raise NsqdRefused("E_BAD_MESSAGE", "wrong", fatal=True)
+        self.sent += each
+        self.batches.append(len(each))
 
     def trial(self) -> None:
         """Fail if publishing does."""
@@ -84,6 +95,26 @@ class FakeOutbox(Outbox):
     def remove(self, kept: Kept) -> None:
         """Take out the first message."""
         del self.kept[0]
+
+
+class FakeHandover(Handover):
+    """A connection to a relay that is not there.
+
+    Attributes:
+        failure: what handing over raises; None if it succeeds.
+        given: topic and body of each message.
+    """
+
+    def __init__(self, failure: ConnectionLost | None = None) -> None:
+        super().__init__(None, 0.0)
+        self.failure = failure
+        self.given: list[tuple[str, bytes]] = []
+
+    def put(self, topic: str, body: bytes) -> None:
+        """Take a message, or fail."""
+        if self.failure is not None:
+            raise self.failure
+        self.given.append((topic, body))
 
 
 class FakeAsker(Asker):

@@ -90,7 +90,14 @@ class FakeKsr:
         self.headers: dict[str, str] = {}
         self.pv = SimpleNamespace(get=self._get, sets=self._set, seti=self._set)
         self.jsonrpcs = SimpleNamespace(exec=self._exec)
-        self.htable = SimpleNamespace(sht_inc=self._increment, sht_seti=self._set_item)
+        self.locked_items: list[tuple[str, ...]] = []
+        self.htable = SimpleNamespace(
+            sht_inc=self._increment,
+            sht_seti=self._set_item,
+            sht_get=lambda _table, item: self.table.get(item),
+            sht_lock=lambda *_key: self.locked_items.append(_key),
+            sht_unlock=lambda *key: self.locked_items.remove(key),
+        )
         self.tm = SimpleNamespace(
             t_set_max_lifetime=self._recorded("t_set_max_lifetime"),
             t_reset_max_lifetime=self._recorded("t_reset_max_lifetime"),

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from kemi_nsq.errors import AddressRefused, NameRefused, SettingsError
 from kemi_nsq.loading import load
 from kemi_nsq.names import Address, Subscription, address, topic_name
-from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Meaning, Settings, allowed, limits, names, rows
+from kemi_nsq.settings import CONFIGURATION_ONLY, PREFIX, Settings, allowed, limits, names, rows
+from kemi_nsq.settingtypes import Meaning
 from tests.support.settings import wipe_environment
 
 LOCAL_TCP, LOCAL_HTTP = Address("127.0.0.1", 4150), Address("127.0.0.1", 4151)
@@ -53,6 +54,8 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     "NSQ_PUBLISH_TIMEOUT": (0.5, ("0.01", 0.01), ("60", 60.0)),
     "NSQ_PUBLISH_TRANSPORT": ("tcp", ("tcp", "tcp"), ("http", "http")),
     "NSQ_PUBLISH_RAW": (False, ("1", True), ("0", False)),
+    "NSQ_PUBLISH_WAIT": (True, ("1", True), ("0", False)),
+    "NSQ_MAX_MESSAGE_SIZE": (1048576, ("1", 1), ("16777216", 16777216)),
     "NSQ_OUTBOX": ("", ("/var/lib/kamailio/outbox.db", "/var/lib/kamailio/outbox.db"), ("", "")),
     "NSQ_OUTBOX_MESSAGES": (100000, ("1", 1)),
     "NSQ_OUTBOX_BYTES": (67108864, ("1", 1)),
@@ -145,6 +148,8 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUBLISH_TIMEOUT": ("0", "61", "nan", "inf", "-1", "1s", ""),
     "NSQ_PUBLISH_TRANSPORT": ("", "udp"),
     "NSQ_PUBLISH_RAW": _BAD_SWITCHES,
+    "NSQ_PUBLISH_WAIT": _BAD_SWITCHES,
+    "NSQ_MAX_MESSAGE_SIZE": ("0", "16777217", "1.5", "x"),
     "NSQ_OUTBOX": ("outbox.db", "/", "./x"),
     "NSQ_OUTBOX_MESSAGES": ("0", "100000001"),
     "NSQ_OUTBOX_BYTES": ("0", "1099511627777"),

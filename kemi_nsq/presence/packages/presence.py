@@ -19,7 +19,7 @@ from kemi_nsq.presence.packages.state import (
     text,
 )
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
-from kemi_nsq.settings import Meaning
+from kemi_nsq.settingtypes import Meaning
 
 PIDF = "urn:ietf:params:xml:ns:pidf"
 DATA_MODEL = "urn:ietf:params:xml:ns:pidf:data-model"

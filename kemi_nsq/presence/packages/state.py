@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 from kemi_nsq.jsontext import JsonObject, field_text
 from kemi_nsq.presence.sipuri import HOST, SIP_URI, NameAddr, SipUri, escape_user, is_host, name_addr
 from kemi_nsq.presence.values import MAX_INT32, clean, missing, whole, wrong
-from kemi_nsq.settings import Meaning
+from kemi_nsq.settingtypes import Meaning
 
 #: The rank of a state that is over because its producer said so; no state that lives has it.
 OVER_RANK = 5

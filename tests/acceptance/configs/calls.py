@@ -41,8 +41,8 @@ class Kamailio(KemiNsq):
             KSR.tm.t_set_fr(int(fr), int(fr))
         first, _, rest = text.partition(" ")
         code = -1
-        if name == "nsq_publish":
-            code = self.nsq_publish(first, rest)
+        if name in {"nsq_publish", "nsq_publish_async"}:
+            code = getattr(self, name)(first, rest)
         elif name == "nsq_publish_deferred":
             delay_ms, _, payload = rest.partition(" ")
             code = self.nsq_publish_deferred(first, int(delay_ms), payload)

@@ -18,7 +18,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.event import Event
 from kemi_nsq.host import Level
 from kemi_nsq.names import Subscription
-from kemi_nsq.nsq.ways import Outgoing, Ways
+from kemi_nsq.nsq.ways import Batch, Outgoing, Ways
 from kemi_nsq.plugin.wiring import wire
 from kemi_nsq.settings import Settings
 from kemi_nsq.testing import FakeHost
@@ -43,7 +43,7 @@ Native = Mapping[str, Callable[[FakeHost, str], None]]
 class TakingNsqd:
     """A way to an nsqd that takes all."""
 
-    def publish(self, message: Outgoing, deadline: float) -> None:
+    def publish(self, message: Outgoing | Batch, deadline: float) -> None:
         pass
 
     def trial(self, deadline: float) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from kemi_nsq import restarts
 from kemi_nsq.consumer import supervisor as module
 from kemi_nsq.consumer.supervisor import Supervisor
 from kemi_nsq.counters import Counter
@@ -57,7 +58,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(failures)
         return 0.0
 
-    monkeypatch.setattr(module, "retry_delay_s", no_delay)
+    monkeypatch.setattr(restarts, "retry_delay_s", no_delay)
     return asked
 
 
@@ -137,7 +138,7 @@ def test_a_loop_that_fails_does_nothing_until_it_starts_again(
 
 
 def test_a_loop_that_ran_long_has_not_failed_in_a_row(monkeypatch: pytest.MonkeyPatch, delays: list[int]) -> None:
-    monkeypatch.setattr(module, "HEALTHY_S", 0.0)
+    monkeypatch.setattr(restarts, "HEALTHY_S", 0.0)
     tested = consumer(FakeHost())
     monkeypatch.setattr(tested, "_run", Runs(tested, [ValueError(), ValueError(), ValueError()]))
     tested.run_forever()
@@ -145,7 +146,7 @@ def test_a_loop_that_ran_long_has_not_failed_in_a_row(monkeypatch: pytest.Monkey
 
 
 def test_stop_does_not_wait_for_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "retry_delay_s", lambda *_: 600.0)
+    monkeypatch.setattr(restarts, "retry_delay_s", lambda *_: 600.0)
     host = FakeHost()
     tested = consumer(host)
     monkeypatch.setattr(tested, "_run", Runs(tested, [ValueError()]))

@@ -20,7 +20,7 @@ from kemi_nsq.loading import in_force
 from kemi_nsq.monitoring.health import Health
 from kemi_nsq.monitoring.status import Process, Status, clock_text, look
 from kemi_nsq.runtime.folder import RunFolder
-from kemi_nsq.runtime.page import BUCKETS_S, Fact, Gauge, Page, Stage
+from kemi_nsq.runtime.page import BUCKETS_S, RELAY, Fact, Gauge, Page, Stage
 from kemi_nsq.tools import cli
 from tests.support.answering import answering
 from tests.support.ports import free_tcp_port
@@ -280,6 +280,30 @@ def test_the_outbox_has_a_line_and_no_column(path: Path, page: Page) -> None:
     output = run("status", "--run-dir", str(path))[1]
     assert f"{os.getpid()}: the outbox holds 3 messages (0 bytes), the oldest for" in output
     assert "outbox messages" not in output
+
+
+@pytest.mark.usefixtures("_now")
+def test_a_relay_says_what_it_holds_and_why(path: Path, page: Page) -> None:
+    page.role(RELAY)
+    page.wait()
+    page.set(Gauge.RELAY_MESSAGES, 3)
+    page.set(Gauge.RELAY_BYTES, 45)
+    page.show(Fact.RELAY, "since noon: nobody takes what the relay holds: gone")
+    process, _ = the_process(path, time.time())
+    assert (process.role, process.state, process.relaying) == (RELAY, "waits", True)
+    assert [(each.health, each.text) for each in process.problems] == [
+        (Health.WARNING, "relay: since noon: nobody takes what the relay holds: gone")
+    ]
+    assert f"{os.getpid()}: the relay holds 3 messages (45 bytes)" in run("status", "--run-dir", str(path))[1]
+
+
+@pytest.mark.usefixtures("_now")
+def test_a_relay_that_stands_still_is_critical(path: Path, page: Page) -> None:
+    page.role(RELAY)
+    page.set(Gauge.MAIN_TURN, time.time() - 60)
+    process, _ = the_process(path, time.time())
+    assert process.state == "stopped"
+    assert [each.health for each in process.problems] == [Health.CRITICAL]
 
 
 def test_no_consumer_is_exit_code_2(folder: RunFolder, path: Path) -> None:

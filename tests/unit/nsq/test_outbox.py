@@ -16,7 +16,8 @@ from kemi_nsq.clock import Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost, NsqdRefused, OutboxError
 from kemi_nsq.host import Level, Report
-from kemi_nsq.nsq.outbox import SAY_AGAIN_S, Depth, Outbox, Sender
+from kemi_nsq.nsq.lasting import SAY_AGAIN_S
+from kemi_nsq.nsq.outbox import Depth, Outbox, Sender
 from kemi_nsq.nsq.outboxfile import SPARED
 from kemi_nsq.nsq.ways import Outgoing
 from tests.support.clock import SetClock

@@ -338,6 +338,7 @@ NATIVE_CALLS = {
     "nsq_pua_reset": ("all",),
     "nsq_pua_probe": ("sip:a@b dialog",),
     "nsq_publish": ("t {}",),
+    "nsq_publish_async": ("t {}",),
     "nsq_publish_deferred": ("t 5 {}",),
     "nsq_query": ("t {}",),
     "nsq_query_async": ("t ROUTE {}",),
@@ -394,19 +395,21 @@ def test_the_callbacks_that_kamailio_probes_are_there(make: type[Face], host: Fa
 
 
 @pytest.mark.parametrize(
-    ("make", "consume"),
+    ("make", "start", "part"),
     [
-        (NativeNsq, lambda plugin: plugin.nsq_consumer(MESSAGE)),
-        (KemiNsq, lambda plugin: plugin.ksr_nsq_consumer(MESSAGE, "")),
+        (NativeNsq, lambda plugin: plugin.nsq_consumer(MESSAGE), "supervisor"),
+        (KemiNsq, lambda plugin: plugin.ksr_nsq_consumer(MESSAGE, ""), "supervisor"),
+        (NativeNsq, lambda plugin: plugin.nsq_relay(MESSAGE), "relay"),
+        (KemiNsq, lambda plugin: plugin.ksr_nsq_relay(MESSAGE, ""), "relay"),
     ],
 )
-def test_the_consumer_is_started_by_its_entry_point(
-    make: type[Face], consume: Callable[[Face], int], host: FakeHost, monkeypatch: pytest.MonkeyPatch
+def test_consumer_and_relay_are_started_by_their_entry_points(
+    make: type[Face], start: Callable[[Face], int], part: str, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[bool] = []
     plugin = make(host)
-    monkeypatch.setattr(plugin._parts.supervisor, "run_forever", lambda: ran.append(True))
-    assert consume(plugin) == -1
+    monkeypatch.setattr(getattr(plugin._parts, part), "run_forever", lambda: ran.append(True))
+    assert start(plugin) == -1
     assert ran == [True]
 
 

@@ -270,7 +270,10 @@ def test_a_kamailio_that_lists_no_defines_has_none(host: Host) -> None:
 def test_a_counter_is_in_the_page_and_in_the_htable(host: Host, ksr: FakeKsr) -> None:
     host.count(Counter.RECEIVED)
     host.count(Counter.RECEIVED)
-    assert ksr.table == {Counter.RECEIVED: 2}
+    host.mirror(Counter.QUEUED, 3)
+    host.mirror(Counter.QUEUED, 4)
+    assert ksr.table == {Counter.RECEIVED: 2, Counter.QUEUED: 7}
+    assert ksr.locked_items == []
     sheet = read(bytes(host.page.memory))
     assert sheet is not None
     assert sheet.counters[Counter.RECEIVED] == 2

@@ -19,8 +19,9 @@ from kemi_nsq.nsq.ways import Outgoing
 from kemi_nsq.plugin.face import Face
 from kemi_nsq.plugin.native import _split
 from kemi_nsq.plugin.nsq_functions import NsqFunctions
+from kemi_nsq.runtime.page import read
 from kemi_nsq.testing import FakeHost
-from tests.support.doubles import FakeAsker, FakeOutbox, FakePublisher
+from tests.support.doubles import FakeAsker, FakeHandover, FakeOutbox, FakePublisher
 
 MESSAGE = object()
 
@@ -103,6 +104,70 @@ def test_kemi_publish_takes_text_or_dictionary(kemi: KemiNsq, publisher: FakePub
         Outgoing(topic="calls", body=b'{"a":1}'),
         Outgoing(topic="calls", body='{"ü":"€"}'.encode(), delay_ms=3_600_000),
     ]
+
+
+# nsq_publish_async
+
+
+def queueing(plugin: Face, failure: ConnectionLost | None = None) -> FakeHandover:
+    """Let a plugin hand over to a double."""
+    handover = FakeHandover(failure)
+    inside(plugin)._handover = handover
+    return handover
+
+
+def test_what_is_not_waited_for_goes_to_the_relay(
+    native: NativeNsq, kemi: KemiNsq, publisher: FakePublisher, host: FakeHost
+) -> None:
+    by_native, by_kemi = queueing(native), queueing(kemi)
+    assert native.nsq_publish_async(MESSAGE, 'calls {"a": "b c"}') == 1
+    assert kemi.nsq_publish_async("calls", {"a": 1}) == 1
+    assert (by_native.given, by_kemi.given) == ([("calls", b'{"a": "b c"}')], [("calls", b'{"a":1}')])
+    assert publisher.sent == []
+    assert host.counters == {}, "the relay adds it to the server's copy"
+    sheet = read(bytes(host.page.memory))
+    assert sheet is not None
+    assert sheet.counters == {Counter.QUEUED: 2}
+
+
+def test_a_relay_that_does_not_take_it_is_minus_one(
+    native: NativeNsq, publisher: FakePublisher, host: FakeHost
+) -> None:
+    """It never goes past the relay: what that holds came before."""
+    queueing(native, ConnectionLost("the relay takes no more"))
+    assert native.nsq_publish_async(MESSAGE, "calls {}") == -1
+    assert publisher.sent == []
+    assert host.counters == {Counter.PUBLISH_FAILED: 1}
+    assert [line for _, line in host.lines] == ["nsq_publish_async: the relay takes no more"]
+
+
+@pytest.mark.parametrize("payload", ["no JSON", "", "{", "0", "\ud800"])
+def test_what_cannot_be_published_is_not_handed_over(kemi: KemiNsq, payload: str) -> None:
+    handover = queueing(kemi)
+    assert kemi.nsq_publish_async("t", payload) == -1
+    assert kemi.nsq_publish_async("a/b", "{}") == -1
+    assert handover.given == []
+
+
+def test_with_publish_wait_0_nsq_publish_hands_over_and_deferred_does_not(publisher: FakePublisher) -> None:
+    plugin = KemiNsq(FakeHost(defines={"NSQ_PUBLISH_WAIT": "0"}))
+    inside(plugin)._publisher, handover = publisher, queueing(plugin)
+    assert plugin.nsq_publish("t", "{}") == 1
+    assert plugin.nsq_publish_deferred("t", 5, "{}") == 1
+    assert handover.given == [("t", b"{}")]
+    assert publisher.sent == [Outgoing(topic="t", body=b"{}", delay_ms=5)]
+
+
+@pytest.mark.parametrize("function", ["nsq_publish", "nsq_publish_async"])
+def test_a_message_that_is_too_large_is_refused_at_once(function: str, publisher: FakePublisher) -> None:
+    host = FakeHost(defines={"NSQ_MAX_MESSAGE_SIZE": "10"})
+    plugin = KemiNsq(host)
+    inside(plugin)._publisher, handover = publisher, queueing(plugin)
+    call = getattr(plugin, function)
+    assert [call("t", '"12345678"'), call("t", '"123456789"'), call("t", {"a": "12345"})] == [1, -1, -1]
+    assert len(publisher.sent) + len(handover.given) == 1
+    said = f"{function}: the payload has {{}} bytes; NSQ_MAX_MESSAGE_SIZE allows 10"
+    assert [line for _, line in host.lines] == [said.format(11), said.format(13)]
 
 
 BAD_TOPICS = ["", "a/b", "a#b", "ä", "x" * 65, "#ephemeral", "x#ephemeral2", "a\n"]

@@ -15,9 +15,8 @@ import pytest
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, DoesNotApply, Finding, Grade, made
 from kemi_nsq.configuration.reader import read
-from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.runtime.folder import RunFolder
-from kemi_nsq.runtime.page import Fact, Gauge
+from kemi_nsq.runtime.page import CONSUMER, Fact, Gauge
 from kemi_nsq.tools.doctor import kamailio, running
 from kemi_nsq.tools.doctor.kamailio import Checked, Running
 from kemi_nsq.tools.doctor.scene import Scene, scene

@@ -17,10 +17,10 @@ import pytest
 from kemi_nsq.clock import SYSTEM
 from kemi_nsq.configuration.finding import CannotLook, Check, Finding, Grade, made
 from kemi_nsq.errors import ConnectionLost, ProtocolError
-from kemi_nsq.monitoring.answers import CONSUMER
 from kemi_nsq.names import Address, Subscription
 from kemi_nsq.nsq import httpapi
 from kemi_nsq.runtime.folder import RunFolder
+from kemi_nsq.runtime.page import CONSUMER
 from kemi_nsq.tools.doctor import database, network, script, servers
 from kemi_nsq.tools.doctor.kamailio import Running
 from kemi_nsq.tools.doctor.scene import Scene, scene

@@ -15,7 +15,7 @@ from kemi_nsq.presence.packages.dialog import DIALOG_STATES
 from kemi_nsq.presence.packages.presence import PRESENCE_STATES
 from kemi_nsq.presence.packages.state import Wishes
 from kemi_nsq.presence.row import MAX_BODY
-from kemi_nsq.settings import Meaning
+from kemi_nsq.settingtypes import Meaning
 from tests.support.documents import MessageCounts, parse_dialog_info, parse_message_summary, parse_pidf
 from tests.support.rendering import Document, render
 from tests.unit import schemas

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relay's end of the sockets: takes what workers hand over, as far as there is room for it."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from kemi_nsq.nsq.sockets import RECEIVE_SIZE, Waker
+from kemi_nsq.relay.backlog import Backlog
+from kemi_nsq.relay.frames import FrameReader
+from kemi_nsq.relay.handover import NAME
+from kemi_nsq.runtime.listening import ListeningSocket
+from kemi_nsq.runtime.place import Place
+
+#: Workers that may have connected at the same moment, as all of them do after the start.
+_CONNECTING = 1024
+
+
+class Gathering:
+    """The sockets.
+
+    While the backlog is full nothing is read: the kernel's buffers fill, and the workers learn it.
+
+    Args:
+        place: the runtime folder.
+        backlog: where messages go.
+        largest: bytes that a body may have.
+        took: is told how many messages came.
+        say: takes what the operator shall read.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        backlog: Backlog,
+        largest: int,
+        *,
+        took: Callable[[int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._backlog = backlog
+        self._largest = largest
+        self._took = took
+        self._say = say
+        self._waker = Waker()
+        self._door = ListeningSocket(place, NAME, _CONNECTING)
+        self._door_number = -1
+        self._peers: dict[socket.socket, FrameReader] = {}
+        self._all, self._woken = selectors.DefaultSelector(), selectors.DefaultSelector()
+        for selector in (self._all, self._woken):
+            selector.register(self._waker, selectors.EVENT_READ)
+
+    def keep_open(self) -> None:
+        """See that workers find the socket.
+
+        Raises:
+            ConnectionLost: that cannot be.
+        """
+        if not self._door.keep_open():
+            return
+        if self._door_number >= 0:
+            self._all.unregister(self._door_number)
+        self._door_number = self._door.fileno()
+        self._all.register(self._door_number, selectors.EVENT_READ)
+
+    def wake(self) -> None:
+        """End a wait of `read`, from anywhere."""
+        self._waker.wake()
+
+    def read(self, wait_s: float) -> bool:
+        """Take what has come, after at most so many seconds; return whether there was something."""
+        ready = (self._woken if self._backlog.full else self._all).select(wait_s)
+        came = False
+        for key, _ in ready:
+            match key.fileobj:
+                case Waker():
+                    self._waker.clear()
+                case socket.socket() as peer:
+                    came |= self._receive(peer)
+                case _:
+                    self._accept()
+        return came
+
+    def close(self) -> None:
+        """Give all back."""
+        for peer in list(self._peers):
+            self._forget(peer)
+        self._door.close()
+        self._waker.close()
+        for selector in (self._all, self._woken):
+            selector.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            peer = self._door.accept(0.0)
+            if peer is not None:
+                peer.setblocking(False)
+                self._peers[peer] = FrameReader(self._largest)
+                self._all.register(peer, selectors.EVENT_READ)
+
+    def _receive(self, peer: socket.socket) -> bool:
+        try:
+            data = peer.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._forget(peer)
+            return True
+        reader = self._peers[peer]
+        pieces = reader.feed(data)
+        self._backlog.add(pieces)
+        self._took(len(pieces))
+        if reader.problem:
+            self._say(f"a process of ours hands over what is no message, and is not heard any more: {reader.problem}")
+            self._forget(peer)
+        return True
+
+    def _forget(self, peer: socket.socket) -> None:
+        self._all.unregister(peer)
+        del self._peers[peer]
+        peer.close()
