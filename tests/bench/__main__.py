@@ -21,6 +21,7 @@ from rich.console import Console
 from kemi_nsq.tools.output import progress
 from tests.bench import correct, latency, outage, publish, query, routes, seen, sip, updates
 from tests.bench.figures import Figure, Result, Spoiled
+from tests.bench.neighbours import MOST, look, share_of_others
 from tests.support.interrupt import INTERRUPTED, interrupt_once, times
 from tests.support.process import end_children
 from tests.support.stored import DATABASES
@@ -107,15 +108,23 @@ class Progress:
 def _run(done: Progress, folder: Path, *, quick: bool) -> None:
     with progress(done.line):
         while done.left:
-            name = done.left[0]
+            name, before = done.left[0], look()
             try:
-                done.figures += MEASURES[name](folder, quick=quick)
+                figures = MEASURES[name](folder, quick=quick)
+                if not quick:
+                    _check_quiet(share_of_others(before, look()))
+                done.figures += figures
             except Spoiled as error:
                 done.errors[name] = str(error)
             except Exception as error:  # the other measures are worth their figures
                 traceback.print_exc()
                 done.errors[name] = f"{type(error).__name__}: {error}"
             del done.left[0]
+
+
+def _check_quiet(share: float) -> None:
+    if share > MOST:
+        raise Spoiled(f"others used {share:.0%} of the machine meanwhile; measure when it is quiet")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
         told, alone = _notified(server, folder / "latency", rounds)
     return [
         *_figures("publish to route", _read(seen, rounds), _read(plain, rounds), 2.0),
-        *_figures("publish to NOTIFY", told, alone, 1.5),
+        *_figures("publish to NOTIFY", told, alone, 2.2),
     ]
 
 
