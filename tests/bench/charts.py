@@ -107,7 +107,7 @@ CHARTS = (
     ),
     Chart(
         name="sip",
-        measures=r"SIP with (nsq_publish)",
+        measures=r"SIP with (nsq_publish(?:_async)?)",
         unit="requests/s",
         longer_is_better=True,
         title="SIP requests with a publish each",

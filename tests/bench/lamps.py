@@ -31,6 +31,11 @@ class Lamps(NativeNsq):
         """Count, as a native route does by `$shtinc`."""
         KSR.htable.sht_inc("bench", "python")
 
+    @event_route("nsq:consumer-event-bench-python-update")
+    def store(self, _event: Event) -> None:
+        """Store an update, as `event_route[nsq:consumer-event-bench-native-update]` does."""
+        self.nsq_pua_publish(None)
+
     def bench_seen(self, _msg: object) -> int:
         """Write to $BENCH_SEEN how many microseconds ago the current event was published."""
         now_ns = time.monotonic_ns()

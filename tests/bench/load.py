@@ -96,12 +96,14 @@ def counter(kamailio: Kamailio, name: str, table: str = "nsq") -> int:
 
 
 def cpu_s(kamailio: Kamailio) -> float:
-    """Return the seconds of CPU that all processes of a Kamailio have used (proc(5), `stat`, fields 14 and 15)."""
-    ticks = 0
-    for pid in kamailio.process.members():
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS_PER_S
+    """Return the seconds of CPU that all processes of a Kamailio have used."""
+    return sum(map(cpu_of_s, kamailio.process.members()))
+
+
+def cpu_of_s(pid: int) -> float:
+    """Return the seconds of CPU that a process has used (proc(5), `stat`, fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def _tail(kamailio: Kamailio) -> str:
