@@ -293,6 +293,11 @@ def _is_login_refused(error: sa.exc.SQLAlchemyError) -> bool:
     return getattr(original, "args", ())[:1] == (1045,) or "authentication failed" in str(original)
 
 
+#: What we commit is durable before nsqd hears that the event is done, also where the role has `synchronous_commit` off
+#: for the sake of Kamailio's presence module. Any stricter value stays.
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
 def _connect_arguments(backend: str, timeout_s: float) -> dict[str, object]:
     """Return what the driver is told. A name may have two addresses: no try of one takes all the time."""
     if backend == "sqlite":
@@ -312,7 +317,7 @@ def _first_statements(backend: str, timeout_s: float, *, read_only: bool) -> lis
         # A plan that was kept since the table was small would read all of it.
         limits = f"SET lock_timeout = {timeout_s * 800:.0f}; SET statement_timeout = {timeout_s * 900:.0f}"
         reading = ["SET default_transaction_read_only = on"] if read_only else []
-        return [f"{limits}; SET plan_cache_mode = force_custom_plan", *reading]
+        return [f"{limits}; SET plan_cache_mode = force_custom_plan; {_DURABLE}", *reading]
     # The locks of rows, and those of whole tables (LOCK TABLES, ALTER), in whole seconds.
     seconds = max(1, int(timeout_s * 0.8))
     limits = f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"

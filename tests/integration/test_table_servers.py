@@ -86,6 +86,21 @@ def test_a_kept_connection_reads_by_the_index_when_the_table_has_grown(postgresq
     postgresql.execute("ALTER TABLE presentity RESET (autovacuum_enabled)")
 
 
+@pytest.mark.parametrize(("of_role", "ours"), [("off", "on"), ("local", "local"), ("on", "on")])
+def test_what_we_commit_is_durable_also_where_the_role_does_not_wait_for_that(
+    postgresql: Database, of_role: str, ours: str
+) -> None:
+    """Kamailio's presence module may have it so; an event is finished only when its row is on the disk."""
+    postgresql.execute(f"ALTER ROLE CURRENT_USER SET synchronous_commit = {of_role}")
+    try:
+        with closing(PresentityTable(postgresql.url, "presentity")) as table:
+            assert table.save(ROW) is Change.STORED
+            found = table._database.run(lambda connection: connection.exec_driver_sql("SHOW synchronous_commit").all())
+            assert found == [(ours,)]
+    finally:
+        postgresql.execute("ALTER ROLE CURRENT_USER RESET synchronous_commit")
+
+
 def test_a_table_that_another_has_locked_fails(request: pytest.FixtureRequest) -> None:
     """Kamailio's presence module does that, unless `db_table_lock_type` is 0; so does an ALTER TABLE."""
     mariadb = emptied(request, "mariadb")
