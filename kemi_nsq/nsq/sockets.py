@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import time
@@ -294,10 +295,25 @@ class LimitedSocket(socket.socket):
         return size
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Write all of `data`; raises DeadlineExceeded if the peer does not take it in time."""
+        """Write all of `data`, unless the peer has answered before it has read all: what it says is there to be read.
+
+        nsqd refuses so what is too large, and reads no more of it.
+
+        Raises:
+            DeadlineExceeded: the peer does not take it in time.
+        """
+        rest = memoryview(data).cast("B")
+        looks = select.poll()
+        looks.register(self, select.POLLIN | select.POLLOUT)
         try:
-            self._limit()
-            super().sendall(data, flags)
+            while rest:
+                self._limit()
+                ready = looks.poll(1000 * (self.gettimeout() or 0.0))
+                if not ready:
+                    raise TimeoutError
+                if not ready[0][1] & ~select.POLLIN:
+                    return
+                rest = rest[super().send(rest, flags) :]
         except TimeoutError as error:
             raise DeadlineExceeded("timed out") from error
 

@@ -166,9 +166,22 @@ class HttpWay:
 
     def __init__(self, address: Address) -> None:
         self._client = httpapi.Client(address)
+        #: It did not answer last. A frozen nsqd works off, when it goes on, each request that the kernel took for it:
+        #: so it gets no copy of a message before it has answered something else.
+        self._doubtful = False
 
     def publish(self, message: Outgoing | Batch, deadline: float) -> None:
         """Publish and wait for 200 OK; raises as `httpapi.Client.publish`."""
+        try:
+            if self._doubtful:
+                self.trial(deadline)
+            self._publish_again(message, deadline)
+        except ConnectionLost:
+            self._doubtful = True
+            raise
+        self._doubtful = False
+
+    def _publish_again(self, message: Outgoing | Batch, deadline: float) -> None:
         if self._client.connected:
             try:
                 return self._publish(message, deadline)

@@ -77,8 +77,11 @@ class Backlog:
         """Cut the next messages into a batch for each topic."""
         topics: dict[str, list[bytes]] = {}
         count = size = 0
-        while self._waiting and count < BATCH_MESSAGES and size < BATCH_BYTES:
-            topic, sized = self._waiting.popleft()
+        while self._waiting and count < BATCH_MESSAGES:
+            topic, sized = self._waiting[0]
+            if count and size + len(sized) > BATCH_BYTES:  # a larger message goes by itself
+                break
+            self._waiting.popleft()
             topics.setdefault(topic, []).append(sized)
             count, size = count + 1, size + len(sized)
         self._batches.extend(Batch(topic, sized) for topic, sized in topics.items())

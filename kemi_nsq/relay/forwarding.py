@@ -68,7 +68,7 @@ class Forwarding:
         if batch is None:
             return False
         if self._diverted and self._outbox is not None and not self._is_empty(self._outbox):
-            return self._keep(self._outbox, batch, "it sends what came before")
+            return self._keep(self._outbox, batch, "it sends what came before", until)
         try:
             self._publisher.publish(batch if len(batch.sized) > 1 else batch.only(), until=until)
         except NsqdRefused as error:
@@ -77,17 +77,15 @@ class Forwarding:
         except TransientError as error:
             if self._outbox is None:
                 return self._wait(str(error))
-            return self._keep(self._outbox, batch, str(error))
+            return self._keep(self._outbox, batch, str(error), until)
         self._done(batch, Counter.PUBLISHED, len(batch.sized))
         return True
 
-    def lose(self) -> None:
-        """Count what is still there, and say so: this process ends."""
-        count = 0
-        while (batch := self._backlog.first()) is not None:
-            count += len(batch.sized)
-            self._done(batch, Counter.PUBLISH_FAILED, len(batch.sized))
+    def lose(self, more: int) -> None:
+        """Count what is still there, and so many more, and say so: this process ends."""
+        count = self._backlog.messages + more
         if count:
+            self._host.count(Counter.PUBLISH_FAILED, count)
             self._host.log(Level.ERROR, f"{count} messages of the relay are lost: it ends, and nobody took them")
 
     def _refused(self, batch: Batch, error: NsqdRefused) -> None:
@@ -99,10 +97,12 @@ class Forwarding:
         text = f"a message for {batch.topic} that nsq_publish_async took is dropped: nsqd said {error}"
         self._quiet.log(Level.ERROR, "relay refused", text)
 
-    def _keep(self, outbox: Outbox, batch: Batch, why: str) -> bool:
+    def _keep(self, outbox: Outbox, batch: Batch, why: str, until: float) -> bool:
         kept = 0
         try:
             for sized in batch.sized:
+                if self._clock.monotonic() >= until:
+                    break
                 outbox.keep(Batch(batch.topic, [sized]).only())
                 kept += 1
         except OutboxError as error:

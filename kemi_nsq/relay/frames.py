@@ -53,30 +53,43 @@ class FrameReader:
     def __init__(self, largest: int) -> None:
         self.problem = ""
         self._largest = largest
-        self._rest = b""
+        self._rest = bytearray()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a frame has begun that is not complete."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take bytes as they came, in pieces of any size, and return the messages that are complete."""
-        data = self._rest + data
-        pieces, at, end = [], 0, len(data)
+        if not self._rest:  # nearly always: then nothing is copied but what is cut out
+            pieces, at = self._cut(data)
+            self._rest += memoryview(data)[at:]
+            return pieces
+        self._rest += data
+        pieces, at = self._cut(self._rest)
+        del self._rest[:at]
+        return pieces
+
+    def _cut(self, data: bytes | bytearray) -> tuple[list[Piece], int]:
+        """Return the messages that are complete, and how many bytes they had."""
+        pieces, at, end = list[Piece](), 0, len(data)
         while at < end:
             size_at = at + 1 + data[at]
             if size_at + _SIZE.size > end:
                 break
             (size,) = _SIZE.unpack_from(data, size_at)
-            topic = _topic(data[at + 1 : size_at])
+            topic = _topic(bytes(data[at + 1 : size_at]))
             if topic is None or not 0 <= size <= self._largest:
-                self.problem = (
-                    f"{size} bytes for {data[at + 1 : size_at]!r}; 0 to {self._largest} for a topic are allowed"
-                )
+                name = bytes(data[at + 1 : size_at])
+                self.problem = f"{size} bytes for {name!r}; 0 to {self._largest} for a topic are allowed"
                 break
             next_at = size_at + _SIZE.size + size
             if next_at > end:
                 break
-            pieces.append(Piece(topic, data[size_at:next_at]))
+            pieces.append(Piece(topic, bytes(data[size_at:next_at])))
             at = next_at
-        self._rest = data[at:]
-        return pieces
+        return pieces, at
 
 
 @lru_cache

@@ -10,13 +10,15 @@ from contextlib import suppress
 
 from kemi_nsq.nsq.sockets import RECEIVE_SIZE, Waker
 from kemi_nsq.relay.backlog import Backlog
-from kemi_nsq.relay.frames import FrameReader
+from kemi_nsq.relay.frames import FrameReader, Piece
 from kemi_nsq.relay.handover import NAME
 from kemi_nsq.runtime.listening import ListeningSocket
 from kemi_nsq.runtime.place import Place
 
 #: Workers that may have connected at the same moment, as all of them do after the start.
 _CONNECTING = 1024
+#: A connection that had so much has more in a moment.
+_MUCH = 64 * 1024
 
 
 class Gathering:
@@ -30,6 +32,9 @@ class Gathering:
         largest: bytes that a body may have.
         took: is told how many messages came.
         say: takes what the operator shall read.
+
+    Attributes:
+        much: what came last is not all that is on its way.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Gathering:
         took: Callable[[int], None],
         say: Callable[[str], None],
     ) -> None:
+        self.much = False
         self._backlog = backlog
         self._largest = largest
         self._took = took
@@ -53,18 +59,22 @@ class Gathering:
         for selector in (self._all, self._woken):
             selector.register(self._waker, selectors.EVENT_READ)
 
+    @property
+    def peers(self) -> int:
+        """How many connections there are."""
+        return len(self._peers)
+
     def keep_open(self) -> None:
-        """See that workers find the socket.
+        """See that workers find the socket, and that somebody looks at it.
 
         Raises:
             ConnectionLost: that cannot be.
         """
-        if not self._door.keep_open():
-            return
-        if self._door_number >= 0:
-            self._all.unregister(self._door_number)
-        self._door_number = self._door.fileno()
-        self._all.register(self._door_number, selectors.EVENT_READ)
+        if self._door.keep_open():
+            self._leave_door()
+        if self._door_number < 0:
+            self._door_number = self._door.fileno()
+            self._all.register(self._door_number, selectors.EVENT_READ)
 
     def wake(self) -> None:
         """End a wait of `read`, from anywhere."""
@@ -73,7 +83,7 @@ class Gathering:
     def read(self, wait_s: float) -> bool:
         """Take what has come, after at most so many seconds; return whether there was something."""
         ready = (self._woken if self._backlog.full else self._all).select(wait_s)
-        came = False
+        came = self.much = False
         for key, _ in ready:
             match key.fileobj:
                 case Waker():
@@ -81,8 +91,26 @@ class Gathering:
                 case socket.socket() as peer:
                     came |= self._receive(peer)
                 case _:
-                    self._accept()
+                    if not self._accept():
+                        self._say("a worker cannot be accepted: has the relay no descriptors left (ulimit -n)?")
+                        self._leave_door()
         return came
+
+    def count_left(self, over: Callable[[], bool]) -> int:
+        """Read what the sockets have, and throw it away; return how many messages that were.
+
+        Args:
+            over: whether to stop.
+        """
+        self._accept()
+        count = 0
+        for peer, reader in self._peers.items():
+            with suppress(OSError):  # BlockingIOError: that was all
+                while not over() and (data := peer.recv(RECEIVE_SIZE)):
+                    count += len(reader.feed(data))
+            count += reader.begun
+        self._took(count)
+        return count
 
     def close(self) -> None:
         """Give all back."""
@@ -93,32 +121,45 @@ class Gathering:
         for selector in (self._all, self._woken):
             selector.close()
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            peer = self._door.accept(0.0)
-            if peer is not None:
-                peer.setblocking(False)
-                self._peers[peer] = FrameReader(self._largest)
-                self._all.register(peer, selectors.EVENT_READ)
+    def _accept(self) -> int:
+        """Accept all that have connected, and return how many."""
+        accepted = 0
+        while (peer := self._door.accept(0.0)) is not None:
+            accepted += 1
+            peer.setblocking(False)
+            self._peers[peer] = FrameReader(self._largest)
+            self._all.register(peer, selectors.EVENT_READ)
+        return accepted
+
+    def _leave_door(self) -> None:
+        """Look there no more until `keep_open` is called."""
+        if self._door_number >= 0:
+            self._all.unregister(self._door_number)
+            self._door_number = -1
 
     def _receive(self, peer: socket.socket) -> bool:
-        try:
-            data = peer.recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
+        reader = self._peers[peer]
+        pieces = self._pieces(peer, reader)
+        if pieces is None:
             self._forget(peer)
             return True
-        reader = self._peers[peer]
-        pieces = reader.feed(data)
         self._backlog.add(pieces)
         self._took(len(pieces))
         if reader.problem:
             self._say(f"a process of ours hands over what is no message, and is not heard any more: {reader.problem}")
             self._forget(peer)
         return True
+
+    def _pieces(self, peer: socket.socket, reader: FrameReader) -> list[Piece] | None:
+        """Read once; return the messages that are complete now, None if no more will come."""
+        try:
+            data = peer.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        self.much |= len(data) >= _MUCH
+        return reader.feed(data) if data else None
 
     def _forget(self, peer: socket.socket) -> None:
         self._all.unregister(peer)

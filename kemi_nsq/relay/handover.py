@@ -4,12 +4,19 @@
 A call waits for nothing as long as the relay reads. Where it does not, because it does not run yet or holds all that it
 may, the first call that meets this waits for a moment; those that follow fail at once, until one succeeds: a worker
 that waited each time would answer no SIP request any more.
+
+The kernel takes a small frame whole or not at all, and a larger one in parts (af_unix.c, `unix_stream_sendmsg`). A
+frame that has begun goes on, however late, over the same connection, and what comes after it follows: a new connection
+would overtake what the old one holds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 import time
 from contextlib import suppress
 
@@ -19,12 +26,15 @@ from kemi_nsq.runtime.place import SOCKET, Place
 
 #: The relay's socket in the runtime folder.
 NAME = f"relay{SOCKET}"
-#: How often a relay is looked for that does not run yet.
-_LOOK_S = 0.01
+#: How often a relay is looked for that does not run yet, and whether it has read what is in the kernel's buffer.
+_LOOK_S = 0.005
 #: What the kernel holds for the relay while that waits for nsqd, if it may (socket(7), net.core.wmem_max).
 _BUFFER_SIZE = 1024 * 1024
+#: Bytes that the kernel takes as one piece.
+_WHOLE = 32 * 1024
+_INT = struct.Struct("i")
 _NO_RELAY = "no relay runs: nsq.cfg starts it"
-_FULL = "the relay takes no more: it holds as much as it may, and no nsqd takes that"
+_FULL = "the relay takes no more now: it holds as much as it may, or waits for a nsqd that does not answer"
 
 
 class Handover:
@@ -41,9 +51,14 @@ class Handover:
         self._patient = True
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._room = 0
+        #: What is left of a frame that has begun, and was said to be taken.
+        self._rest = memoryview(b"")
 
     def put(self, topic: str, body: bytes) -> None:
         """Hand a message over. When this returns, the kernel or the relay has it, behind all that this worker gave.
+
+        Of a message that is larger than the kernel's buffer a part may follow with the next call.
 
         Raises:
             ConnectionLost: the relay does not take it, or there is none.
@@ -53,46 +68,65 @@ class Handover:
             self.close()  # a script has published before the fork, and its children must not share the connection
             self._pid = os.getpid()
         try:
-            self._send(data)
+            self._put(data)
         except ConnectionLost:
             self._patient = False
             raise
-        self._patient = True
+        self._patient = not self._rest
 
     def close(self) -> None:
         """Close the connection."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._rest = memoryview(b"")
 
-    def _send(self, data: bytes) -> None:
+    def _put(self, data: bytes) -> None:
         if self._socket is not None:
             try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
+                return self._send(self._socket, data)
             except OSError:  # the relay has begun anew
                 self.close()
-        if self._socket is None:
-            self._socket, sent = self._connect(), 0
-        if sent != len(data):
-            self._send_rest(self._socket, memoryview(data)[sent:], begun=sent > 0)
-
-    def _send_rest(self, connection: socket.socket, rest: memoryview, *, begun: bool) -> None:
-        """Send what the relay's buffer had no room for. What has begun is worth waiting for, or it is no frame."""
-        deadline = time.monotonic() + (self._patience_s if begun or self._patient else 0.0)
+        self._socket = self._connect()
         try:
-            while rest:
-                connection.settimeout(max(deadline - time.monotonic(), 0.0))
-                sent = connection.send(rest)
-                rest, begun = rest[sent:], True
-            connection.setblocking(False)
+            self._send(self._socket, data)
         except OSError as error:
-            if begun or not isinstance(error, (TimeoutError, BlockingIOError)):
-                self.close()  # the relay throws away what is no whole frame
-            else:
-                connection.setblocking(False)
-            raise ConnectionLost(_FULL) from error
+            self.close()
+            raise ConnectionLost(f"{NAME}: {error.strerror}") from error
+
+    def _send(self, connection: socket.socket, data: bytes) -> None:
+        """Send a frame behind what is left of the last one.
+
+        Raises:
+            ConnectionLost: there is no room for it, and nothing of it was sent.
+            OSError: the connection is gone.
+        """
+        if not self._rest and len(data) <= _WHOLE:  # nearly always
+            with suppress(BlockingIOError):
+                sent = connection.send(data)
+                if sent < len(data):
+                    self._rest = memoryview(data)[sent:]
+                return
+        deadline = time.monotonic() + (self._patience_s if self._patient else 0.0)
+        while not (self._flushed(connection) and self._has_room(connection, len(data))):
+            if time.monotonic() >= deadline:
+                raise ConnectionLost(_FULL)
+            time.sleep(_LOOK_S)
+        self._rest = memoryview(data)
+        while not self._flushed(connection) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+
+    def _flushed(self, connection: socket.socket) -> bool:
+        """Send on what has begun; return whether nothing of it is left."""
+        with suppress(BlockingIOError):
+            while self._rest:
+                self._rest = self._rest[connection.send(self._rest) :]
+        return not self._rest
+
+    def _has_room(self, connection: socket.socket, size: int) -> bool:
+        """Whether the kernel's buffer takes a frame whole, or is empty (unix(7), SIOCOUTQ); it counts some overhead."""
+        (used,) = _INT.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, _INT.pack(0)))
+        return not used or used + 2 * size <= self._room
 
     def _connect(self) -> socket.socket:
         if self._place is None:
@@ -106,14 +140,14 @@ class Handover:
                     raise ConnectionLost(f"{_NO_RELAY} ({error.strerror})") from error
             time.sleep(_LOOK_S)
 
-    @staticmethod
-    def _connected(place: Place) -> socket.socket:
+    def _connected(self, place: Place) -> socket.socket:
         with suppress(RunFolderError):  # which the relay tells; somebody may have removed the folder, and it is back
             place.restore()
         place.trust(NAME)
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_SIZE)
+            self._room = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
             connecting.setblocking(False)
             connecting.connect(place.address(NAME))
         except BaseException:

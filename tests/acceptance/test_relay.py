@@ -20,6 +20,7 @@ from kemi_nsq.monitoring.status import look
 from kemi_nsq.names import Subscription, address
 from kemi_nsq.runtime.page import RELAY
 from kemi_nsq.tools.reader import Reader
+from tests.acceptance.conftest import custom_chain, with_handlers
 from tests.support.calls import Caller, calls_chain, result
 from tests.support.chain import Chain
 from tests.support.kamailio import quoted
@@ -28,6 +29,14 @@ from tests.support.until import until
 
 MESSAGES = 50
 MAX_SIZE = 5_000
+SLOW = """
+@event_route("nsq:consumer-event-test-slow")
+def slow(self, event):
+    KSR.notice("test: begins\\n")
+    Never().wait(0.5)
+    code = self.nsq_publish_async("t", {"n": 1})
+    KSR.notice(f"test: published {code}\\n")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +207,20 @@ def test_what_nobody_takes_until_the_end_is_told(tmp_path: Path) -> None:
             chain.kamailio.process.wait_exit(timeout_s=20)
         assert len(chain.log_lines(f"{MESSAGES} messages of the relay are lost: it ends, and nobody took them")) == 1
         chain.nsqd.start()
+        chain.kamailio.start()
+
+
+def test_a_handler_that_is_finished_at_the_end_can_still_publish(tmp_path: Path) -> None:
+    """A consumer has begun it before the signal; the relay waits for consumers."""
+    (tmp_path / "slow.py").write_text(with_handlers(SLOW))
+    with custom_chain("kemi", tmp_path, script="slow.py") as chain:
+        chain.publish(b'{"Event-Category": "test", "Event-Name": "slow"}')
+        until(lambda: chain.log_lines("test: begins"), what="the handler")
+        for pid in chain.kamailio.process.members():
+            os.kill(pid, signal.SIGTERM)
+        chain.kamailio.process.wait_exit(timeout_s=20)
+        assert chain.log_lines("test: published 1")
+        until(lambda: chain.nsqd.topic("t")["message_count"] == 1, what="the message")
         chain.kamailio.start()
 
 

@@ -145,6 +145,33 @@ def test_a_batch_that_is_too_large_as_a_whole_is_refused(tmp_path: Path, transpo
         assert taken(server, "t") == 5
 
 
+def test_what_is_much_too_large_is_refused_in_time(tmp_path: Path, transport: str) -> None:
+    """Over HTTP nsqd answers at once, reads no more, and closes half a second later."""
+    with Nsqd(tmp_path, max_msg_size=MAX_MSG_SIZE) as server:
+        started = time.monotonic()
+        with pytest.raises(NsqdRefused):
+            publisher(server, transport=transport, timeout_s=2.0).publish(message("t", b"x" * 6_000_000))
+        assert time.monotonic() - started < 0.4 + LATE_S
+        assert taken(server, "t") == 0
+
+
+def test_a_frozen_nsqd_gets_no_copy_for_each_try(tmp_path: Path, transport: str) -> None:
+    with Nsqd(tmp_path) as server:
+        made = publisher(server, transport=transport, timeout_s=0.2)
+        made.publish(message("t"))
+        server.freeze()
+        tries = 0
+        while tries < 4:  # others find it left alone
+            try:
+                made.publish(message("t"))
+            except ConnectionLost as error:
+                tries += "left alone" not in str(error)
+        server.thaw()
+        until(lambda: published(made, "t"), what="it to take messages again")
+        until(lambda: taken(server, "t") >= 2, what="what it had")
+        assert taken(server, "t") <= 3, "one before, the first that got no answer, one after"
+
+
 @pytest.mark.parametrize("delay_ms", [1, 700])
 def test_a_deferred_message_comes_no_earlier_than_it_should(tmp_path: Path, transport: str, delay_ms: int) -> None:
     with Nsqd(tmp_path) as server:
@@ -252,8 +279,9 @@ def test_http_sends_once_more_over_a_new_connection_when_the_kept_one_is_gone(en
 
 
 def test_http_sends_no_second_time_what_had_no_answer_in_time() -> None:
-    """It may have been taken, and the time is over."""
-    with ScriptedNsqd([*TAKES, Hold()]) as server:
+    """It may have been taken, and the time is over. Before it gets another message, it must answer."""
+    answers: list[Step] = [Expect(b"/ping"), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")]
+    with ScriptedNsqd([*TAKES, Hold()], [*answers, *TAKES, Hold()]) as server:
         made = http_publisher(server, timeout_s=0.2)
         made.publish(message("t"))
         with pytest.raises(ConnectionLost, match="timed out"):

@@ -158,10 +158,29 @@ def test_what_nobody_has_taken_at_the_end_is_counted_and_told(stage: Stage) -> N
     stage.add(b"1", b"2")
     stage.add(b"3", topic="u")
     stage.forwarding.step()
-    stage.forwarding.lose()
-    assert stage.host.counters[Counter.PUBLISH_FAILED] == 3
-    assert "3 messages of the relay are lost: it ends, and nobody took them" in [line for _, line in stage.host.lines]
-    assert stage.backlog.messages == 0
+    stage.forwarding.lose(1)
+    assert stage.host.counters[Counter.PUBLISH_FAILED] == 4
+    assert [line for _, line in stage.host.lines][-1:] == [
+        "4 messages of the relay are lost: it ends, and nobody took them"
+    ]
+    assert not [line for _, line in stage.host.lines if "again" in line]
+
+
+def test_a_slow_outbox_is_given_no_more_time_than_there_is(with_outbox: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, outbox = with_outbox, with_outbox.outbox
+    assert outbox is not None
+    stage.publisher.failure, keep = AWAY, outbox.keep
+
+    def slowly(message: Outgoing) -> None:
+        stage.clock.pass_time(0.1)
+        keep(message)
+
+    monkeypatch.setattr(outbox, "keep", slowly)
+    stage.add(*(b"%d" % number for number in range(100)))
+    assert not stage.forwarding.step(until=stage.clock.monotonic + 1)
+    assert stage.kept() == [b"%d" % number for number in range(10)]
+    assert stage.host.counters == {Counter.OUTBOX_KEPT: 10}
+    assert stage.backlog.messages == 90
 
 
 @pytest.mark.parametrize("seed", range(50))

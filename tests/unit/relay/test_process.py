@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kemi_nsq import restarts
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import ConnectionLost
 from kemi_nsq.host import Level
@@ -157,7 +158,7 @@ def test_a_full_relay_refuses_and_takes_all_that_it_took_in_order(
     monkeypatch.setattr(relay._backlog, "_room", Room(messages=100))
     publisher.failure = AWAY
     taken = []
-    with worker(place, 1.0) as one, running(relay):  # a relay that reads takes more than once a second
+    with running(relay), worker(place, 1.0) as one:  # a relay that reads takes more than once a second
         bodies = (b"%d" % number + b" " * 1000 for number in range(100_000))
         with suppress(ConnectionLost):
             for body in bodies:
@@ -259,10 +260,82 @@ def test_at_the_end_the_outbox_keeps_what_nsqd_does_not_take(
 
 def test_what_is_lost_at_the_end_is_told(host: FakeHost, place: Place, publisher: FakePublisher) -> None:
     publisher.failure = AWAY
-    with worker(place) as one, running(made(host, publisher)):
+    with running(made(host, publisher)), worker(place) as one:
         one.put("t", b"1")
     assert host.counters[Counter.PUBLISH_FAILED] == 1
     assert "1 messages of the relay are lost: it ends, and nobody took them" in [line for _, line in host.lines]
+
+
+def test_what_the_sockets_hold_at_the_end_of_a_full_relay_is_told(
+    host: FakeHost, place: Place, publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = made(host, publisher)
+    monkeypatch.setattr(relay._backlog, "_room", Room(messages=100))
+    publisher.failure, taken = AWAY, 0
+    with running(relay), worker(place, IMPATIENT_S) as one, suppress(ConnectionLost):
+        for number in range(100_000):
+            one.put("t", b"%d" % number + b" " * 1000)
+            taken += 1
+    assert taken > 100
+    assert host.counters[Counter.QUEUED] == host.counters[Counter.PUBLISH_FAILED] == taken
+    assert f"{taken} messages of the relay are lost: it ends, and nobody took them" in [line for _, line in host.lines]
+
+
+def test_an_end_that_fails_says_what_is_lost(
+    host: FakeHost, place: Place, publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = made(host, publisher)
+    publisher.failure = AWAY
+
+    def fails(_gathering: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(relay, "_flush", fails)
+    with running(relay), worker(place) as one:
+        one.put("t", b"1")
+        until(lambda: host.page.shown(Fact.RELAY), what="it to be held")
+    assert host.counters[Counter.PUBLISH_FAILED] == host.counters[Counter.BUG] == 1
+
+
+def test_an_end_while_a_failed_loop_rests_sends_what_there_is(
+    host: FakeHost, place: Place, publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "retry_delay_s", lambda *_: 600.0)
+    publisher.failure = RuntimeError("a bug")
+    with worker(place) as one:
+        with running(made(host, publisher)):
+            one.put("t", b"1")
+            until(lambda: host.counters[Counter.RESTARTED], what="the failure")
+            publisher.failure = None
+        assert sent(publisher) == [b"1"]
+
+
+# Messages that are larger than what the kernel takes at once
+
+
+def test_large_messages_for_a_full_relay_keep_their_order_and_make_nobody_wait_twice(
+    host: FakeHost, place: Place, publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = made(host, publisher)
+    monkeypatch.setattr(relay._backlog, "_room", Room(messages=20))
+    publisher.failure = AWAY
+    taken, refused_s = [], list[float]()
+    with running(relay), worker(place, IMPATIENT_S) as one:
+        for number in range(400):
+            body = b"%04d" % number + b" " * 50_000
+            started = time.monotonic()
+            try:
+                one.put("t", body)
+                taken.append(body)
+            except ConnectionLost:
+                refused_s.append(time.monotonic() - started)
+        assert 20 < len(taken) < 100, "its buffer and that of one socket"
+        assert sum(refused_s) < 10 * IMPATIENT_S, "a call waits once"
+        publisher.failure = None
+        until(lambda: len(publisher.sent) >= len(taken) - 1, what="all but what may have begun")
+        one.put("t", b"last")
+        until(lambda: len(publisher.sent) == len(taken) + 1, what="all")
+    assert sent(publisher) == [*taken, b"last"]
 
 
 # A loop that fails
@@ -272,7 +345,7 @@ def test_a_loop_that_fails_begins_again_with_all_that_it_had(
     host: FakeHost, place: Place, publisher: FakePublisher
 ) -> None:
     publisher.failure = RuntimeError("a bug")
-    with worker(place) as one, running(made(host, publisher)):
+    with running(made(host, publisher)), worker(place) as one:
         one.put("t", b"1")
         until(lambda: host.counters[Counter.RESTARTED], what="the failure")
         one.put("t", b"2")
@@ -286,7 +359,7 @@ def test_a_loop_that_fails_begins_again_with_all_that_it_had(
 
 def test_gauges_say_what_it_holds(host: FakeHost, place: Place, publisher: FakePublisher) -> None:
     publisher.failure = AWAY
-    with worker(place) as one, running(made(host, publisher)):
+    with running(made(host, publisher)), worker(place) as one:
         one.put("t", b"12345")
 
         def gauges() -> tuple[float, float]:
