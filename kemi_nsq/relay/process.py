@@ -8,11 +8,13 @@ what workers publish. Like a consumer it belongs to Kamailio's evrexec module, a
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import NsqError
+from kemi_nsq.errors import NsqError, RunFolderError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.quiet import Quiet
@@ -152,9 +154,13 @@ class Relay:
     def _somebody_works(self, gathering: Gathering) -> bool:
         """Whether a process may still publish: workers end at once, consumers finish what they have begun."""
         place = self._host.place
-        return gathering.peers > 0 or (
-            place is not None and any(alive and sheet.role == CONSUMER for sheet, alive in sheets(place.path))
-        )
+        if gathering.peers or place is None:
+            return gathering.peers > 0
+        with suppress(RunFolderError):  # it was removed
+            # By the descriptor: the user of `kamailio -u` may not have the right to go along the path.
+            found = sheets(Path(f"/proc/self/fd/{place.descriptor}"))
+            return any(alive and sheet.role == CONSUMER for sheet, alive in found)
+        return False
 
     def _keep_open(self, gathering: Gathering) -> None:
         """See that workers find the socket: somebody may have removed it, or the folder around it."""
