@@ -111,6 +111,7 @@ def test_what_cannot_be_published_is_refused_at_once(chain: Chain, caller: Calle
 
 def test_nsqd_away_and_back(chain: Chain, caller: Caller) -> None:
     publish(caller, "away", 1)
+    until(lambda: chain.nsqd.topic("away")["message_count"] == 1, what="the first")
     chain.nsqd.stop()
     for number in range(1, MESSAGES):
         assert result(caller.call("nsq_publish_async", f'away {{"n":{number}}}').wait())[0] == 1
