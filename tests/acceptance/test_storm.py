@@ -52,8 +52,9 @@ def test_the_first_change_leaves_at_once_and_the_last_one_arrives(paced: Chain) 
     person = Person(chain=paced)
     with paced.watcher() as watcher:
         lamp = watcher.subscribe(person.uri, "presence")
+        began = time.monotonic()  # the first change leaves after that, and on a busy machine comes still later
         person.publish("presence", State="Busy")
-        first = lamp.wait(lambda notify: notify.pidf.note == "Busy", what="the first change")
+        lamp.wait(lambda notify: notify.pidf.note == "Busy", what="the first change")
         for _ in range(10):
             for state in ("Away", "Available", "DND"):
                 person.publish("presence", State=state)
@@ -61,7 +62,7 @@ def test_the_first_change_leaves_at_once_and_the_last_one_arrives(paced: Chain) 
         last = lamp.wait(lambda notify: notify.pidf.note == "Offline", what="the last change")
         paced.drain()
         assert paced.counter("received") == 32
-        assert last.received_at - first.received_at >= INTERVAL_S * 0.9
+        assert last.received_at - began >= INTERVAL_S * 0.9
         # Kamailio's initial NOTIFY has no body where nothing is known.
         assert len(lamp.notifies) == 3, notes(lamp.notifies)
 
