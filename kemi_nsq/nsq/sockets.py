@@ -185,14 +185,9 @@ class BlockingSocket:
             ConnectionLost: the connection broke.
             DeadlineExceeded: the peer did not take the bytes in time.
         """
-        try:
-            sent = self._socket.send(data, socket.MSG_DONTWAIT)
-            if sent == len(data):
-                return
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise _lost(error) from error
+        sent = send(self._socket, data)
+        if sent == len(data):
+            return
         self._socket.settimeout(_left_s(deadline))
         try:
             self._socket.sendall(memoryview(data)[sent:])

@@ -22,7 +22,7 @@ from kemi_nsq.nsq.sockets import BlockingSocket
 from kemi_nsq.settings import Settings
 
 #: Bytes in which the length of a message of a batch is written.
-SIZE_OF_SIZE = 4
+_SIZE_OF_SIZE = 4
 
 
 class Outgoing(NamedTuple):
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     def only(self) -> Outgoing:
         """Return the one message that it is."""
         (sized,) = self.sized
-        return Outgoing(topic=self.topic, body=sized[SIZE_OF_SIZE:])
+        return Outgoing(topic=self.topic, body=sized[_SIZE_OF_SIZE:])
 
 
 class Way(Protocol):

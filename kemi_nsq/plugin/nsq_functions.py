@@ -79,7 +79,7 @@ class NsqFunctions:
     def publish(self, topic: str, payload: str | JsonObject) -> Published:
         """Do what `publish_deferred` does without a delay, or with NSQ_PUBLISH_WAIT 0 what `publish_async` does."""
         if self._settings.publish_wait:
-            return self._publish(topic, payload, 0)
+            return self.publish_deferred(topic, payload)
         return self.publish_async(topic, payload)
 
     def publish_async(self, topic: str, payload: str | JsonObject) -> Published:
@@ -95,7 +95,7 @@ class NsqFunctions:
         self._host.page.count(Counter.QUEUED)
         return Published.QUEUED
 
-    def publish_deferred(self, topic: str, payload: str | JsonObject, delay_ms: int | str = 0) -> Published:
+    def publish_deferred(self, topic: str, payload: str | JsonObject, delay_ms: int | str | None = None) -> Published:
         """Publish JSON to a topic and wait until a nsqd has taken it, or else keep it in the outbox, if there is one.
 
         Raises:
@@ -104,11 +104,7 @@ class NsqFunctions:
             OutboxError: no nsqd took it, and the outbox did not either.
         """
         _check_set(topic, payload)
-        return self._publish(topic, payload, _delay(delay_ms))
-
-    def _publish(self, topic: str, payload: str | JsonObject, delay_ms: int) -> Published:
-        _check_set(topic, payload)
-        message = Outgoing(topic_name(topic), self._body(payload), delay_ms)
+        message = Outgoing(topic_name(topic), self._body(payload), 0 if delay_ms is None else _delay(delay_ms))
         try:
             self._publisher.publish(message)
         except ConnectionLost:

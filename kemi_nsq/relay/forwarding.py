@@ -8,7 +8,6 @@ that follow go there, until a consumer has sent what it holds.
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
@@ -16,22 +15,11 @@ from kemi_nsq.errors import NsqdRefused, OutboxError, TransientError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.nsq.lasting import Lasting
 from kemi_nsq.nsq.outbox import Outbox
-from kemi_nsq.nsq.ways import Batch, Outgoing
+from kemi_nsq.nsq.publisher import Publisher
+from kemi_nsq.nsq.ways import Batch
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.relay.backlog import Backlog
 from kemi_nsq.runtime.page import Fact
-
-
-class Publishes(Protocol):
-    """Publishes, as `Publisher` does."""
-
-    def publish(self, message: Outgoing | Batch, *, until: float = math.inf) -> None:
-        """Publish and wait until a nsqd has taken it.
-
-        Raises:
-            NsqdRefused: the message, or one of the batch, is wrong.
-            ConnectionLost: no nsqd took it.
-        """
 
 
 class Forwarding:
@@ -46,7 +34,7 @@ class Forwarding:
     """
 
     def __init__(
-        self, backlog: Backlog, host: Host, publisher: Publishes, outbox: Outbox | None, clock: Clock = SYSTEM
+        self, backlog: Backlog, host: Host, publisher: Publisher, outbox: Outbox | None, clock: Clock = SYSTEM
     ) -> None:
         self._backlog = backlog
         self._host = host

@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from kemi_nsq.nsq.sockets import RECEIVE_SIZE, Waker
+from kemi_nsq.errors import ConnectionLost
+from kemi_nsq.nsq.sockets import Waker, receive
 from kemi_nsq.relay.backlog import Backlog
-from kemi_nsq.relay.frames import FrameReader, Piece
+from kemi_nsq.relay.frames import FrameReader
 from kemi_nsq.relay.handover import NAME
 from kemi_nsq.runtime.listening import ListeningSocket
 from kemi_nsq.runtime.place import Place
@@ -105,8 +106,8 @@ class Gathering:
         self._accept()
         count = 0
         for peer, reader in self._peers.items():
-            with suppress(OSError):  # BlockingIOError: that was all
-                while not over() and (data := peer.recv(RECEIVE_SIZE)):
+            with suppress(ConnectionLost):
+                while not over() and (data := receive(peer)):
                     count += len(reader.feed(data))
             count += reader.begun
         self._took(count)
@@ -138,28 +139,20 @@ class Gathering:
             self._door_number = -1
 
     def _receive(self, peer: socket.socket) -> bool:
-        reader = self._peers[peer]
-        pieces = self._pieces(peer, reader)
-        if pieces is None:
+        try:
+            data = receive(peer)
+        except ConnectionLost:
             self._forget(peer)
             return True
+        self.much |= len(data) >= _MUCH
+        reader = self._peers[peer]
+        pieces = reader.feed(data)
         self._backlog.add(pieces)
         self._took(len(pieces))
         if reader.problem:
             self._say(f"a process of ours hands over what is no message, and is not heard any more: {reader.problem}")
             self._forget(peer)
         return True
-
-    def _pieces(self, peer: socket.socket, reader: FrameReader) -> list[Piece] | None:
-        """Read once; return the messages that are complete now, None if no more will come."""
-        try:
-            data = peer.recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        self.much |= len(data) >= _MUCH
-        return reader.feed(data) if data else None
 
     def _forget(self, peer: socket.socket) -> None:
         self._all.unregister(peer)

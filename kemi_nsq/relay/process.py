@@ -17,9 +17,10 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, RunFolderError
 from kemi_nsq.host import Host, Level
 from kemi_nsq.nsq.outbox import Outbox
+from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.quiet import Quiet
 from kemi_nsq.relay.backlog import Backlog
-from kemi_nsq.relay.forwarding import Forwarding, Publishes
+from kemi_nsq.relay.forwarding import Forwarding
 from kemi_nsq.relay.gathering import Gathering
 from kemi_nsq.restarts import keep_running, tell_and_wait
 from kemi_nsq.runtime.ending import GRACE_S
@@ -53,7 +54,7 @@ class Relay:
     """
 
     def __init__(
-        self, settings: Settings, host: Host, publisher: Publishes, outbox: Outbox | None, clock: Clock = SYSTEM
+        self, settings: Settings, host: Host, publisher: Publisher, outbox: Outbox | None, clock: Clock = SYSTEM
     ) -> None:
         self._settings = settings
         self._host = host
