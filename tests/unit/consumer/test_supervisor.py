@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -20,6 +19,7 @@ from kemi_nsq.quiet import BURST
 from kemi_nsq.runtime.page import Fact, read
 from kemi_nsq.testing import FakeHost
 from tests.support.ports import LOOPBACK, free_tcp_port
+from tests.support.running import running
 from tests.support.script import GivenHandlers
 from tests.support.settings import settings
 from tests.support.until import until
@@ -60,18 +60,6 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(restarts, "retry_delay_s", no_delay)
     return asked
-
-
-@contextmanager
-def running(tested: Supervisor) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=tested.run_forever, name="consumer under test")
-    thread.start()
-    try:
-        yield thread
-    finally:
-        tested.stop()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def threads_of_a_consumer() -> list[str]:

@@ -25,6 +25,7 @@ from kemi_nsq.runtime.place import Place
 from kemi_nsq.testing import FakeHost
 from tests.support.doubles import FakeOutbox, FakePublisher
 from tests.support.places import NOBODY, new_place, run_as
+from tests.support.running import running
 from tests.support.settings import settings
 from tests.support.until import until
 
@@ -51,26 +52,14 @@ def host(place: Place) -> FakeHost:
     return made
 
 
-@contextmanager
-def running(relay: Relay) -> Iterator[Relay]:
-    """Run a relay in a thread until the context ends, as Kamailio runs it in a process."""
-    thread = threading.Thread(target=relay.run_forever, name="relay under test")
-    thread.start()
-    try:
-        yield relay
-    finally:
-        relay.stop()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 def made(host: FakeHost, publisher: FakePublisher, outbox: FakeOutbox | None = None) -> Relay:
     return Relay(settings(max_message_size=str(LARGEST)), host, publisher, outbox)
 
 
 @pytest.fixture
 def relay(host: FakeHost, publisher: FakePublisher) -> Iterator[Relay]:
-    with running(made(host, publisher)) as relay:
+    relay = made(host, publisher)
+    with running(relay):
         yield relay
 
 
