@@ -91,6 +91,7 @@ def _route_names(category: str, name: str, key: str, subkey: str) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def normal_name(name: str) -> str:
     """Write a route name as Kamailio's nsq module looks it up: lower case, `_` as `-`."""
     return name.lower().replace("_", "-")

@@ -99,7 +99,7 @@ class EventHandling:
             self._current.begin_batch()
         try:
             # What has been finished cannot be given back, though its topic be held since.
-            handled = [*map(self._run, deliveries)] if finished else self._run_ours(deliveries, answers)
+            handled = self._run_all(deliveries) if finished else self._run_ours(deliveries, answers)
             # First the rows and their NOTIFYs, then FIN: whoever dies in between has the messages come again.
             self._committing.commit([one for one in handled if one.rows])
         finally:
@@ -112,6 +112,11 @@ class EventHandling:
             self._verdicts.answer(one, answers)
         self._current.subject = None
         answers.flush()
+
+    def _run_all(self, deliveries: Sequence[Delivery]) -> list[Handled]:
+        handled = [*map(self._run, deliveries)]
+        self._host.count(Counter.RECEIVED, len(handled))
+        return handled
 
     def _run_ours(self, deliveries: Sequence[Delivery], answers: Answers) -> list[Handled]:
         """Run the routes of those that were not given back because one of them took too long; return what is left.
@@ -128,6 +133,7 @@ class EventHandling:
             elif not self._held(delivery, answers):
                 handled.append(self._run(delivery))
                 answers.set_aside(delivery)
+        self._host.count(Counter.RECEIVED, len(handled))
         return [one for one in handled if self._kept(one, answers)]
 
     def _kept(self, one: Handled, answers: Answers) -> bool:
@@ -145,7 +151,6 @@ class EventHandling:
 
     def _run(self, delivery: Delivery) -> Handled:
         """Decode a message and run its route; a bug of ours must not take the other messages along."""
-        self._host.count(Counter.RECEIVED)
         self._host.page.turn()
         self._host.page.handle(delivery.message.message_id)
         one = self._current.subject = Handled(delivery=delivery)

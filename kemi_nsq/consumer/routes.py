@@ -175,20 +175,19 @@ class BuiltInRoutes:
         self._python = python
         self._functions = functions
 
-    def take(self, event: Event) -> bool:
-        """Whether the event is theirs alone: of the category presence, and named exactly so."""
-        return (
-            normal_name(field_text(event.fields, self._subkey)) in self._functions
-            and normal_name(field_text(event.fields, self._key)) == BUILT_IN_CATEGORY
-        )
+    def function(self, event: Event) -> Callable[[], object] | None:
+        """Return what is for an event that is theirs alone: of the category presence, and named exactly so."""
+        if normal_name(field_text(event.fields, self._key)) != BUILT_IN_CATEGORY:
+            return None
+        return self._functions.get(normal_name(field_text(event.fields, self._subkey)))
 
-    def run(self, name: str, event: Event) -> Outcome:
+    def run(self, name: str, event: Event, function: Callable[[], object]) -> Outcome:
         """Call the Python handler of this name or, if there is none, what is built in."""
         outcome = self._python.run(name, event)
         if outcome is not Outcome.MISSING:
             return outcome
         self._host.page.begin(_named(name, event.topic))
-        self._functions[normal_name(field_text(event.fields, self._subkey))]()
+        function()
         return Outcome.DONE
 
 
@@ -240,8 +239,8 @@ class Router:
 
         What is built in needs none, and then other names are not looked at.
         """
-        if self._built_in is not None and self._built_in.take(event):
-            outcome = self._built_in.run(names[0], event)
+        if self._built_in is not None and (function := self._built_in.function(event)):
+            outcome = self._built_in.run(names[0], event, function)
             if self._log_policy.events:
                 self._tell(names[0], event, outcome)
             return outcome

@@ -81,7 +81,6 @@ class PuaFunctions:
                 fields,
                 order,
                 sent_at=event.timestamp_ns / 1e9 if event else None,
-                redelivered=event is not None and event.attempts > 1,
                 replayed=event is not None and event.replays > 0,
             )
             if row is None:
@@ -166,7 +165,7 @@ class PuaFunctions:
             position = event.timestamp_ns if event else self._clock.wall_ns()
         if event is None:
             return Order(position, _NO_MESSAGE_ID)
-        return Order(position, event.message_id, event.topic, event.timestamp_ns / 1e9)
+        return Order(position, event.message_id, event.topic, event.timestamp_ns / 1e9, event.attempts > 1)
 
 
 def _fields(event: Event | None, payload: str | None) -> JsonObject:

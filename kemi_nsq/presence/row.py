@@ -20,15 +20,17 @@ other. -1, which Kamailio's hard-state PUBLISH stores, and 0 belong to neither.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.presence.packages import PACKAGES
 from kemi_nsq.presence.packages.dialog import NAMESPACE, DialogState
 from kemi_nsq.presence.packages.state import OVER_RANK, State, digest
-from kemi_nsq.presence.values import MAX_INT32, clean
+from kemi_nsq.presence.values import MAX_INT32
 
 #: MySQL's BLOB, less the few bytes that the document of the end may be longer (`ended`): that one must fit as well.
 MAX_BODY = 65535 - 35
@@ -40,7 +42,6 @@ GRACE_S = 30
 _LIMITS = {
     "username": (64, "the presentity's user"),
     "domain": (64, "the presentity's domain"),
-    "event": (64, "Event-Package"),
     "etag": (128, "ETag"),
     "sender": (255, "the sender (Sender-URI, Switch-URI or From)"),
     "ruid": (64, "the order key"),
@@ -82,13 +83,15 @@ class Order(NamedTuple):
 
     The position is nsqd's nanosecond timestamp, or what the producer says (`position_of`); 0 to 10^24 - 1.
 
-    The topic, and when nsqd took the event (epoch seconds), order nothing: they tell later where it came from.
+    The rest orders nothing. The topic, and when nsqd took the event (epoch seconds), tell later where it came from; and
+    whether it came before, so that it may be stored already.
     """
 
     position: int
     message_id: str
     topic: str = ""
     sent_at: float = 0.0
+    redelivered: bool = False
 
 
 class Row(NamedTuple):
@@ -202,21 +205,20 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
     """
     (user, domain), tag, rank = state.presentity, state.row_etag(), state.rank
     lifetime_s = tombstone_s if rank == OVER_RANK else state.expires_s or default_expires_s
-    made = Row(
-        username=user,
-        domain=domain,
-        event=state.package,
-        etag=tag,
-        expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
-        received_time=now,
-        body=body,
-        sender=clean(state.sender),
-        is_over=rank == OVER_RANK,
-        topic=order.topic,
-        sent_at=order.sent_at,
-        ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
+    return _checked(
+        Row(
+            *(user, domain, state.package, tag),
+            expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
+            received_time=now,
+            body=body,
+            sender=state.sender,
+            is_over=rank == OVER_RANK,
+            redelivered=order.redelivered,
+            topic=order.topic,
+            sent_at=order.sent_at,
+            ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
+        )
     )
-    return _checked(made)
 
 
 def _ruid(order: Order, rank: int, key: str) -> str:
@@ -241,11 +243,14 @@ def thing_of(ruid: str) -> str:
     return ruid[-_KEY_DIGITS:]
 
 
+_limited: Callable[[Row], tuple[str, ...]] = attrgetter(*_LIMITS)
+_MOST = tuple(limit for limit, _ in _LIMITS.values())
+
+
 def _checked(made: Row) -> Row:
-    for column, (limit, name) in _LIMITS.items():
-        length = len(getattr(made, column))
+    for column, limit, length in zip(_LIMITS, _MOST, map(len, _limited(made)), strict=True):
         if length > limit:
-            raise PayloadError(f"{name} has {length} characters; at most {limit} fit the column {column}")
+            raise PayloadError(f"{_LIMITS[column][1]} has {length} characters; at most {limit} fit the column {column}")
     if len(made.body) > MAX_BODY:
         raise PayloadError(
             f"the {made.event} document has {len(made.body)} bytes; at most {MAX_BODY} fit the column body"

@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from kemi_nsq.presence.values import clean, wrong
 
@@ -46,6 +47,8 @@ class SipUri:
         port: port number or None.
         params: URI parameters such as `transport=tcp`, escaped.
         scheme: `sip` or `sips`.
+        text: the URI as RFC 3261 section 25.1 has it, which `str()` returns.
+        name: the user without escapes, for people.
     """
 
     user: str
@@ -53,19 +56,21 @@ class SipUri:
     port: int | None = None
     params: tuple[str, ...] = ()
     scheme: str = "sip"
-    # Written once, because an address that is remembered is written into many documents.
-    _text: str = field(init=False, repr=False, compare=False)
+    # Made once, because an address that is remembered is written into many documents.
+    text: str = field(init=False, repr=False, compare=False)
+    name: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Write the URI as RFC 3261 section 25.1 has it."""
+        """Write the URI."""
         at = f"{self.user}@" if self.user else ""
         port = "" if self.port is None else f":{self.port}"
         text = "".join((self.scheme, ":", at, self.host, port, *(f";{param}" for param in self.params)))
-        object.__setattr__(self, "_text", text)
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "name", clean(unquote(self.user)))
 
     def __str__(self) -> str:
         """Return the URI as text."""
-        return self._text
+        return self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,16 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from kemi_nsq.presence.change import Crowd, Who
-from kemi_nsq.presence.row import OVER_RANKS, RANK_INDEX, RUID_LENGTH, SEATED, WAITING, WAITING_OFFSET, Row
+from kemi_nsq.presence.row import (
+    OVER_RANKS,
+    RANK_INDEX,
+    RUID_LENGTH,
+    SEATED,
+    WAITING,
+    WAITING_OFFSET,
+    Row,
+    reset_key,
+)
 
 #: Columns of the presentity table: those of its key, and those that an update changes.
 KEY = ("username", "domain", "event", "etag")
@@ -41,16 +50,24 @@ def lookup(backend: str, key: Sequence[sa.Column[Any]], *wanted: sa.Column[Any],
         locked: read with the rows locked, in the order of their keys.
     """
     statement = _with_keys(backend, sa.select(*key, *wanted), key)
-    if locked:
+    if locked and backend != "sqlite":  # which has one lock, for all of the file
         # In the order in which rows are written, which is Python's. MySQL has another one for letters of both cases; if
         # two writers then wait for each other, one of them begins again.
         order = [sa.collate(column, "C") for column in key] if backend == "postgresql" else key
         statement = statement.order_by(*order).with_for_update()
 
     def read(connection: sa.Connection, keys: Sequence[tuple[str, ...]]) -> Iterable[Sequence[Any]]:
-        return connection.execute(statement, _key_values(backend, keys))
+        return connection.execute(statement, _key_values(backend, keys)).all()
 
     return read
+
+
+def any_reset(table: sa.Table) -> sa.Select[Any]:
+    """Return the statement that looks whether any sender's reset is remembered."""
+    user, domain, event, _ = reset_key("")
+    columns = table.c
+    key = columns.username == user, columns.domain == domain, columns.event == event
+    return sa.select(sa.literal_column("1")).where(*key).limit(1)
 
 
 def crowds(backend: str, table: sa.Table) -> Callable[[sa.Connection, Iterable[Who], int], dict[Who, Crowd]]:

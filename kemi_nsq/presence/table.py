@@ -25,6 +25,7 @@ from kemi_nsq.presence.statements import (
     KEY,
     Lookup,
     Write,
+    any_reset,
     crowds,
     lookup,
     seats,
@@ -35,6 +36,8 @@ from kemi_nsq.presence.statements import (
 
 #: How often seats are looked at again because some dialogs ended meanwhile.
 _LOOKS = 5
+#: From so many senders on, asking first whether there was any reset costs less than a look for each.
+_ASK_FOR_RESETS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class PresentityTable:
         key = [columns[name] for name in KEY]
         self._look, self._look_locked = (lookup(backend, key, *wanted, locked=locked) for locked in (False, True))
         self._look_for_crowds = crowds(backend, self._table)
+        self._any_reset = any_reset(self._table)
         self._seats, self._turn = seats(self._table, exclusive=not self.one_writer), turning(self._table)
         self._due = due_of(self._table)
         self.search = Search(self._database, self._table)
@@ -171,15 +175,18 @@ class PresentityTable:
         would be told. In one transaction with the others, two writers would often wait for each other.
         """
         look = self._look_locked if locked else self._look
-        resets = sorted({reset_key(latest[key].sender) for key in keys})
+        resets = sorted({reset_key(sender) for sender in {latest[key].sender for key in keys}})
         leave = (Change.STALE,) if locked else (Change.STALE, Change.UNCHANGED, Change.HIDDEN)
 
         def work(connection: sa.Connection) -> Plan:
             # MySQL and MariaDB compare without case and without blanks at the end, so a row may be that of `Alice`
             # where that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
+            asked = len(resets) >= _ASK_FOR_RESETS and connection.execute(self._any_reset).first() is None
             found = {
-                (user, domain, event, etag): There(*there)
-                for user, domain, event, etag, *there in look(connection, [*resets, *keys])
+                (user, domain, event, etag): There(ruid, body, expires)
+                for user, domain, event, etag, ruid, body, expires in look(
+                    connection, keys if asked else [*resets, *keys]
+                )
             }
             planned = Plan({key: latest[key] for key in keys}, found)
             now = 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter as Multiset
 from collections.abc import Sequence
 
 from kemi_nsq.clock import SYSTEM, Clock
@@ -78,7 +79,6 @@ class PresenceWriter:
         order: Order,
         *,
         sent_at: float | None,
-        redelivered: bool = False,
         replayed: bool = False,
     ) -> Row | None:
         """Make the row that stores the state that `fields` announce.
@@ -87,7 +87,6 @@ class PresenceWriter:
             fields: the event, as in the C module (`Event-Package`, `From`, `State`, ...).
             order: says which of two events about the same thing is the later one.
             sent_at: epoch seconds at which nsqd took the event; None for one that is not from NSQ.
-            redelivered: nsqd has delivered it before.
             replayed: it was a dead letter meanwhile.
 
         Returns:
@@ -106,7 +105,6 @@ class PresenceWriter:
             tombstone_s=self._settings.pua_tombstone,
             default_expires_s=getattr(self._settings, PACKAGES[state.package].expires),
         )
-        row = row._replace(redelivered=redelivered)
         if row.is_over or sent_at is None:
             return row
         return None if self._is_too_old(row, now - sent_at) else self._again(row, now, sent_at) if replayed else row
@@ -164,8 +162,8 @@ class PresenceWriter:
             # Perhaps they are stored, and only the answer was lost. Who writes them again finds nothing new then.
             self._watchers.doubt((row.uri, row.event) for row in rows)
             raise
-        for change in filter(None, saved.changes):
-            self._host.count(_COUNTERS[change])
+        for change, number in Multiset(filter(None, saved.changes)).items():
+            self._host.count(_COUNTERS[change], number)
         self._history.committed(rows, saved.changes, cause)
         self._watchers.tell_saved(rows, saved, by_route=cause is Cause.EVENT)
         if saved.failed:

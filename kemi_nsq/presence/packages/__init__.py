@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages import dialog, message_summary, presence, reg
-from kemi_nsq.presence.packages.state import Gist, State, Wishes, required, text
+from kemi_nsq.presence.packages.state import Gist, State, Texts, Wishes, required
 from kemi_nsq.presence.values import clean, wrong
 
 #: Of larger documents nobody reads the gist; Kamailio itself sends none (`row.MAX_BODY`). And so much is told of one.
@@ -39,7 +39,7 @@ class Package:
         follows: makes of the document before and the new one what is stored; the new one, but for its version.
     """
 
-    read: Callable[[JsonObject, Wishes], State]
+    read: Callable[[Texts, Wishes], State]
     ended: Callable[[bytes, int], bytes]
     gist: Callable[[bytes], Gist]
     expires: str = "pua_expires"
@@ -66,14 +66,15 @@ def from_event(fields: JsonObject, wishes: Wishes = _WISHES) -> State:
     Raises:
         PayloadError: a field is missing or wrong; one line names field, value and what is wanted.
     """
-    name = text(fields, "Event-Name")
+    texts = Texts(fields)
+    name = texts["Event-Name"]
     if name.lower() not in ("", "update"):  # as names of routes, in any case
         raise wrong("Event-Name", name, "update")
-    given = required(fields, "Event-Package", _NAMES)
+    given = required(texts, "Event-Package", _NAMES)
     package = PACKAGES.get(given)
     if package is None:
         raise wrong("Event-Package", given, _NAMES)
-    return package.read(fields, wishes)
+    return package.read(texts, wishes)
 
 
 def ended(package: str, body: bytes, version: int) -> bytes:

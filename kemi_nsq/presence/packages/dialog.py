@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
-from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import (
     OVER_RANK,
     Gist,
     Presentity,
     State,
+    Texts,
     Wishes,
     digest,
     lifetime_of,
@@ -20,9 +20,8 @@ from kemi_nsq.presence.packages.state import (
     realm_of,
     required,
     sender_or,
-    text,
 )
-from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
+from kemi_nsq.presence.packages.xml import Writers, declared, parsed, writers, written
 from kemi_nsq.presence.sipuri import SIP_URI, NameAddr, SipUri, escape_user, name_addr
 from kemi_nsq.presence.values import choice, clean, missing
 
@@ -36,7 +35,8 @@ DIRECTIONS = {
     "inbound": "initiator",
     "outbound": "recipient",
 }
-_STATE = "one of trying, proceeding, early, confirmed, terminated"
+_STATE = f"one of {', '.join(DIALOG_STATES)}"
+_DIRECTION = f"one of {', '.join(DIRECTIONS)}"
 
 
 class Party(NamedTuple):
@@ -46,6 +46,17 @@ class Party(NamedTuple):
     target: str
     display: str = ""
     tag: str = ""
+
+
+class _Names(NamedTuple):
+    """The fields that tell of a party, besides its address."""
+
+    target: str
+    user: str
+    tag: str
+
+
+_FROM, _TO = _Names("From-URI", "From-User", "From-Tag"), _Names("To-URI", "To-User", "To-Tag")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,24 +93,22 @@ class DialogState(State):
 
     def document(self, wishes: Wishes, _version: int) -> bytes:
         """Write dialog-info (RFC 4235 section 4)."""
-        dialog = (
-            attribute("id", self.dialog_id),
-            attribute("call-id", self.call_id),
-            attribute("local-tag", self.local.tag),
-            attribute("remote-tag", self.remote.tag),
-            attribute("direction", self.direction),
-        )
+        entity, local, remote = self.presentity.uri, self.local, self.remote
+        use = writers(entity, self.dialog_id, self.call_id, self.direction, *local, *remote)
+        _, attribute = use
         # Kamailio's presence_dialoginfo merges the rows under a root of its own, with a version for each watcher.
         return declared(
-            f'<dialog-info xmlns="{NAMESPACE}" version="0" state="full"{attribute("entity", self.presentity.uri)}>'
-            f"<dialog{''.join(dialog)}><state>{element_text(self.state)}</state>"
-            f"<local>{_participant(self.local, wishes)}</local>"
-            f"<remote>{_participant(self.remote, wishes)}</remote>"
+            f'<dialog-info xmlns="{NAMESPACE}" version="0" state="full"{attribute("entity", entity)}>'
+            f"<dialog{attribute('id', self.dialog_id)}{attribute('call-id', self.call_id)}"
+            f"{attribute('local-tag', local.tag)}{attribute('remote-tag', remote.tag)}"
+            f"{attribute('direction', self.direction)}><state>{self.state}</state>"
+            f"<local>{_participant(local, wishes, use)}</local>"
+            f"<remote>{_participant(remote, wishes, use)}</remote>"
             "</dialog></dialog-info>"
         )
 
 
-def read(fields: JsonObject, _wishes: Wishes) -> DialogState:
+def read(fields: Texts, _wishes: Wishes) -> DialogState:
     """Read the dialog that an event announces.
 
     Raises:
@@ -113,19 +122,19 @@ def read(fields: JsonObject, _wishes: Wishes) -> DialogState:
     presentity = _named_presentity(fields) or from_user
     direction = _direction(fields)
     side = _side(fields, presentity, caller=from_user, callee=callee.uri, direction=direction)
-    ours, theirs = _party(fields, "From", caller), _party(fields, "To", callee)
+    ours, theirs = _party(fields, _FROM, caller), _party(fields, _TO, callee)
     if side == "to":
         ours, theirs = theirs, ours
-    call_id = clean(text(fields, "Call-ID"))
+    call_id = clean(fields["Call-ID"])
     if not call_id and state != "terminated":
         raise missing("Call-ID", f"one (only State terminated does without, not {state})")
     return DialogState(
         presentity=presentity,
-        sender=sender_or(fields, caller),
-        etag=text(fields, "ETag"),
+        sender=sender_or(fields, caller.uri.text),
+        etag=fields["ETag"],
         # A terminated dialog is kept as a tombstone for a time that is not the producer's to say.
         expires_s=None if state == "terminated" else lifetime_of(fields),
-        dialog_id=clean(text(fields, "Dialog-ID")) or call_id or _anonymous_id(presentity),
+        dialog_id=clean(fields["Dialog-ID"]) or call_id or _anonymous_id(presentity),
         call_id=call_id,
         state=state,
         direction=direction or ("recipient" if side == "to" else ""),
@@ -161,33 +170,34 @@ def gist(body: bytes) -> Gist:
     return Gist(", ".join(states) or "no dialog", ", ".join(about))
 
 
-def _participant(party: Party, wishes: Wishes) -> str:
+def _participant(party: Party, wishes: Wishes, use: Writers) -> str:
     """Write what is in local or remote (RFC 4235 section 4.1.6)."""
+    element_text, attribute = use
     # `display` as in the RFC's text, its examples and phones; only its schema calls it `display-name`.
     identity = f"<identity{attribute('display', party.display)}>{element_text(party.identity)}</identity>"
     return f"{identity}<target{attribute('uri', party.target)}/>" if wishes.include_target else identity
 
 
-def _named_presentity(fields: JsonObject) -> Presentity | None:
+def _named_presentity(fields: Texts) -> Presentity | None:
     """Read the three Presentity fields, which count only together (`nsq_pua.c`)."""
-    if not (given := text(fields, "Presentity")):
+    if not (given := fields["Presentity"]):
         return None
-    user, realm = text(fields, "Presentity-User"), realm_of(fields, "Presentity-Realm")
+    user, realm = fields["Presentity-User"], realm_of(fields, "Presentity-Realm")
     if not (user and realm):
         return None
     name_addr("Presentity", given)
     return Presentity(user=escape_user(user), domain=realm)
 
 
-def _direction(fields: JsonObject) -> str:
-    given = text(fields, "Direction")
-    return choice("Direction", given, DIRECTIONS, f"one of {', '.join(DIRECTIONS)}") if given else ""
+def _direction(fields: Texts) -> str:
+    given = fields["Direction"]
+    return choice("Direction", given, DIRECTIONS, _DIRECTION) if given else ""
 
 
-def _side(fields: JsonObject, presentity: Presentity, *, caller: Presentity, callee: SipUri, direction: str) -> str:
+def _side(fields: Texts, presentity: Presentity, *, caller: Presentity, callee: SipUri, direction: str) -> str:
     """Tell which address is the presentity's; in a call to oneself both are, and the direction decides."""
-    to_user = escape_user(text(fields, "To-User")) or callee.user
-    to = Presentity(user=to_user, domain=text(fields, "To-Realm") or callee.host)
+    user = fields["To-User"]
+    to = Presentity(escape_user(user) if user else callee.user, fields["To-Realm"] or callee.host)
     if _same(presentity, to) and (not _same(presentity, caller) or direction == "recipient"):
         return "to"
     return "from"
@@ -195,6 +205,8 @@ def _side(fields: JsonObject, presentity: Presentity, *, caller: Presentity, cal
 
 def _same(one: Presentity, other: Presentity) -> bool:
     """Compare as RFC 3261 section 19.1.4: users unescaped, hosts in any case."""
+    if one == other:
+        return True
     if one.domain.lower() != other.domain.lower():
         return False
     if "%" not in one.user and "%" not in other.user:
@@ -202,13 +214,13 @@ def _same(one: Presentity, other: Presentity) -> bool:
     return unquote_to_bytes(one.user) == unquote_to_bytes(other.user)
 
 
-def _party(fields: JsonObject, side: str, given: NameAddr) -> Party:
-    target = text(fields, f"{side}-URI")
+def _party(fields: Texts, names: _Names, given: NameAddr) -> Party:
+    target, user, tag = fields[names.target], fields[names.user], fields[names.tag]
     return Party(
-        identity=str(given.uri),
-        target=str(name_addr(f"{side}-URI", target).uri if target else given.uri),
-        display=given.display or clean(text(fields, f"{side}-User")) or clean(unquote(given.uri.user)),
-        tag=clean(text(fields, f"{side}-Tag")),
+        given.uri.text,
+        (name_addr(names.target, target) if target else given).uri.text,
+        given.display or (user and clean(user)) or given.uri.name,
+        tag and clean(tag),
     )
 
 

@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kemi_nsq.jsontext import JsonObject
-from kemi_nsq.presence.packages.state import Gist, Presentity, State, Wishes, lifetime_of, origin_of, sender_or, text
+from kemi_nsq.presence.packages.state import Gist, Presentity, State, Texts, Wishes, lifetime_of, origin_of, sender_or
 from kemi_nsq.presence.sipuri import escape_user, name_addr
 from kemi_nsq.presence.values import MAX_INT32, choice, clean, whole, wrong
 
@@ -44,7 +43,7 @@ class MailboxState(State):
         return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-def read(fields: JsonObject, _wishes: Wishes) -> MailboxState:
+def read(fields: Texts, _wishes: Wishes) -> MailboxState:
     """Read the mailbox that an event announces.
 
     Raises:
@@ -52,13 +51,13 @@ def read(fields: JsonObject, _wishes: Wishes) -> MailboxState:
     """
     origin, presentity = origin_of(fields)
     new, saved, urgent, urgent_saved = _counts(fields)
-    waiting = text(fields, "Messages-Waiting")
+    waiting = fields["Messages-Waiting"]
     return MailboxState(
         presentity=presentity,
-        sender=sender_or(fields, origin),
-        etag=text(fields, "ETag"),
+        sender=sender_or(fields, origin.uri.text),
+        etag=fields["ETag"],
         expires_s=lifetime_of(fields),
-        account=_account(text(fields, "Message-Account"), presentity),
+        account=_account(fields["Message-Account"], presentity),
         waiting=choice("Messages-Waiting", waiting, _YES_NO, "yes or no") if waiting else new > 0,
         new=new,
         saved=saved,
@@ -83,11 +82,11 @@ def gist(body: bytes) -> Gist:
     return Gist(f"{waiting}, {voice}" if voice else waiting, lines.get("message-account", ""))
 
 
-def _counts(fields: JsonObject) -> list[int]:
+def _counts(fields: Texts) -> list[int]:
     """Read new, saved, urgent, urgent saved; MWI-Voice-Message counts only where Messages-New is missing."""
-    line = text(fields, "MWI-Voice-Message")
-    if not line or text(fields, "Messages-New"):
-        return [_count(name, text(fields, name) or "0") for name in _COUNTS]
+    line = fields["MWI-Voice-Message"]
+    if not line or fields["Messages-New"]:
+        return [_count(name, fields[name] or "0") for name in _COUNTS]
     found = _VOICE_MESSAGE.fullmatch(line)
     if found is None:
         raise wrong("MWI-Voice-Message", line, "new/saved (urgent/urgent-saved), such as 2/5 (0/1),")

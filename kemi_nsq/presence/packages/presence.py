@@ -6,17 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import (
     Gist,
     State,
+    Texts,
     Wishes,
     digest,
     lifetime_of,
     origin_of,
     required,
     sender_or,
-    text,
 )
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.settingtypes import Meaning
@@ -75,7 +74,7 @@ class PresenceState(State):
         )
 
 
-def read(fields: JsonObject, wishes: Wishes) -> PresenceState:
+def read(fields: Texts, wishes: Wishes) -> PresenceState:
     """Read the presence that an event announces.
 
     Raises:
@@ -85,11 +84,11 @@ def read(fields: JsonObject, wishes: Wishes) -> PresenceState:
     state = required(fields, "State", f"a state such as {', '.join(PRESENCE_STATES | dict(wishes.words))}").lower()
     return PresenceState(
         presentity=presentity,
-        sender=sender_or(fields, origin),
-        etag=text(fields, "ETag"),
+        sender=sender_or(fields, origin.uri.text),
+        etag=fields["ETag"],
         expires_s=lifetime_of(fields),
         meaning=wishes.words.get(state) or PRESENCE_STATES.get(state, _AVAILABLE),
-        origin=text(fields, "Sender-URI"),
+        origin=fields["Sender-URI"],
     )
 
 

@@ -7,18 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.presence.packages.state import (
     OVER_RANK,
     Gist,
     State,
+    Texts,
     Wishes,
     digest,
     lifetime_of,
     origin_of,
     required,
     sender_or,
-    text,
 )
 from kemi_nsq.presence.packages.xml import attribute, declared, element_text, parsed, written
 from kemi_nsq.presence.sipuri import SIP_URI, NameAddr, name_addr
@@ -86,7 +85,7 @@ class ContactState(State):
         )
 
 
-def read(fields: JsonObject, _wishes: Wishes) -> ContactState:
+def read(fields: Texts, _wishes: Wishes) -> ContactState:
     """Read the contact that an event announces.
 
     Raises:
@@ -97,13 +96,13 @@ def read(fields: JsonObject, _wishes: Wishes) -> ContactState:
     over = choice("State", happened, CONTACT_EVENTS, _STATE) == OVER_RANK
     return ContactState(
         presentity=presentity,
-        sender=sender_or(fields, origin),
-        etag=text(fields, "ETag"),
+        sender=sender_or(fields, origin.uri.text),
+        etag=fields["ETag"],
         # As of a dialog: what is over is kept for a time that is not the producer's to say.
         expires_s=None if over else lifetime_of(fields),
         contact=_contact(required(fields, "Contact", SIP_URI)),
         happened=happened.lower(),
-        call_id=clean(text(fields, "Call-ID")),
+        call_id=clean(fields["Call-ID"]),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -27,6 +27,20 @@ _PRINTABLE = re.compile("[!-~]*")
 _HASH_DIGITS = 40
 _CASE_DIGITS = 16
 _LIFETIME = "a whole number of seconds above 0"
+#: What the packages ask an event for; of another field they would be told as well, later.
+_ABSENT = dict.fromkeys(
+    (
+        *("Event-Name", "Event-Package", "ETag", "Expires", "State", "Sender-URI", "Switch-URI"),
+        *(
+            f"{whose}{part}"
+            for whose in ("From", "To", "Presentity")
+            for part in ("", "-User", "-Realm", "-URI", "-Tag")
+        ),
+        *("Call-ID", "Dialog-ID", "Direction", "Contact", "Message-Account", "MWI-Voice-Message"),
+        *("Messages-Waiting", "Messages-New", "Messages-Saved", "Messages-Urgent", "Messages-Urgent-Saved"),
+    ),
+    "",
+)
 
 
 class Presentity(NamedTuple):
@@ -106,7 +120,7 @@ class State:
         event names wins over everything else that the event says.
         """
         kind, *parts = ("tag", self.etag) if self.etag else self.source()
-        readable = f"{self.package}.{kind}.{'/'.join(map(_escaped, parts))}"
+        readable = f"{self.package}.{kind}.{_joined(parts)}"
         if len(readable) > _LONGEST_ETAG or not _PRINTABLE.fullmatch(readable):
             return f"{self.package}.hash.{digest(readable)[:_HASH_DIGITS]}"
         # Kamailio's tables in MySQL and MariaDB compare without case, but a Call-ID has it (RFC 3261 section 20.8).
@@ -123,29 +137,48 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def text(fields: JsonObject, name: str) -> str:
-    """Return a field as text without blanks around it; missing and null are ''.
+class Texts(dict[str, str]):
+    """The fields of an event as texts without blanks around them, by name; missing and null are ''.
 
-    Raises:
-        PayloadError: the value is an array or an object.
+    A field that holds an array or an object raises PayloadError when it is asked for: whoever needs it not may have it.
+
+    Args:
+        fields: the event's JSON object.
+
+    Attributes:
+        given: the same.
     """
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list | dict):
-        raise wrong(name, field_text(fields, name), "a text or a number")
-    return field_text(fields, name)
+
+    # One look at each field of the event, and then one of C's at each that is asked for: there are many more of these.
+    __slots__ = ("given",)
+
+    def __init__(self, fields: JsonObject) -> None:
+        super().__init__(_ABSENT)
+        self.given = fields
+        for name, value in fields.items():
+            if name in self:
+                if value.__class__ is str:
+                    self[name] = value.strip()
+                else:
+                    del self[name]
+
+    def __missing__(self, name: str) -> str:
+        """Return what is no string, or is not in `_ABSENT`."""
+        value = self.given.get(name)
+        if value is None:
+            return ""
+        if isinstance(value, list | dict):
+            raise wrong(name, field_text(self.given, name), "a text or a number")
+        return field_text(self.given, name)
 
 
-def required(fields: JsonObject, name: str, wanted: str) -> str:
+def required(fields: Texts, name: str, wanted: str) -> str:
     """Return a field's text; `wanted` says in the error what belongs there.
 
     Raises:
         PayloadError: the field is missing or blank.
     """
-    value = text(fields, name)
+    value = fields[name]
     if not value:
         raise missing(name, wanted)
     return value
@@ -157,57 +190,59 @@ def sender_of(fields: JsonObject) -> str:
     Raises:
         PayloadError: it names nobody.
     """
-    return _named_sender(fields) or str(origin_of(fields)[0].uri)
+    texts = Texts(fields)
+    return sender_or(texts, "") or origin_of(texts)[0].uri.text
 
 
-def sender_or(fields: JsonObject, origin: NameAddr) -> str:
-    """Return who publishes an event, whose From address is known."""
-    return _named_sender(fields) or str(origin.uri)
+def sender_or(fields: Texts, origin: str) -> str:
+    """Return who publishes an event, whose From URI is known."""
+    given = fields["Sender-URI"] or fields["Switch-URI"]
+    return (clean(given) if given else "") or origin
 
 
-def origin_of(fields: JsonObject) -> tuple[NameAddr, Presentity]:
+def origin_of(fields: Texts) -> tuple[NameAddr, Presentity]:
     """Read the From address, and the presentity that From-User and From-Realm, else the address, name.
 
     Raises:
         PayloadError: neither is there, or one is none.
     """
-    user, realm, given = text(fields, "From-User"), realm_of(fields, "From-Realm"), text(fields, "From")
+    user, realm, given = fields["From-User"], realm_of(fields, "From-Realm"), fields["From"]
     if not given and not (user and realm):
         raise missing("From", f"{SIP_URI}, or From-User and From-Realm,")
-    origin = name_addr("From", given) if given else NameAddr(uri=SipUri(user=escape_user(user), host=realm))
-    presentity = Presentity(user=escape_user(user) or origin.uri.user, domain=realm or origin.uri.host)
+    user = escape_user(user) if user else ""
+    origin = name_addr("From", given) if given else NameAddr(uri=SipUri(user=user, host=realm))
+    presentity = Presentity(user or origin.uri.user, realm or origin.uri.host)
     if not presentity.user:
         raise wrong("From", given, f"{SIP_URI} with a user")
     return origin, presentity
 
 
-def realm_of(fields: JsonObject, name: str) -> str:
+def realm_of(fields: Texts, name: str) -> str:
     """Read a field that holds a host, '' for none.
 
     Raises:
         PayloadError: it is no host.
     """
-    realm = text(fields, name)
+    realm = fields[name]
     # Present but blank is an error of the producer; absent, null and '' mean "take it from the URI".
-    if (realm or fields.get(name)) and not is_host(realm):
+    if (realm or fields.given.get(name)) and not is_host(realm):
         raise wrong(name, realm, HOST)
     return realm
 
 
-def lifetime_of(fields: JsonObject) -> int | None:
+def lifetime_of(fields: Texts) -> int | None:
     """Read Expires: seconds, or None if the event does not say.
 
     Raises:
         PayloadError: it is no whole number above 0.
     """
-    given = text(fields, "Expires")
+    given = fields["Expires"]
     return min(whole("Expires", given, least=1, wanted=_LIFETIME), MAX_INT32) if given else None
 
 
-def _named_sender(fields: JsonObject) -> str:
-    return clean(text(fields, "Sender-URI")) or clean(text(fields, "Switch-URI"))
-
-
-def _escaped(part: str) -> str:
-    # Only what separates: the joined parts must differ when the parts differ, and stay readable.
-    return part.replace("%", "%25").replace("/", "%2F")
+def _joined(parts: Sequence[str]) -> str:
+    """Join parts by what separates them: what is joined differs when the parts differ, and stays readable."""
+    text = "/".join(parts)
+    if "%" not in text and text.count("/") < len(parts):
+        return text
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
