@@ -285,9 +285,7 @@ class Intake:
             if not connection.touch_at:
                 self._overseer.answered(connection.heard_at)
             connection.take(message_id)
-            delivery = Delivery(
-                connection_id=connection.connection_id, subscription=connection.target.subscription, message=message
-            )
+            delivery = Delivery(connection.connection_id, connection.target.subscription, message)
             self._overseer.admit(len(message.body), connection)
             self._overseer.custody.arrived(delivery)
             items.append(delivery)
