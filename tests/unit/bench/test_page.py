@@ -63,6 +63,8 @@ MEASURES = {
     ("the consumer's CPU without a route", "us/update"): None,
     ("query in a SIP worker p99", "us"): "queries",
     ("SIP with a plain socket", "requests/s"): None,
+    ("SIP with http_client", "requests/s"): None,
+    ("SIP with http_async_client", "requests/s"): None,
     ("Kamailio's CPU with nsq_publish", "us/request"): None,
     ("publish fails, nsqd frozen, slowest", "ms"): None,
     ("publish p99, one of two nsqd killed", "ms"): None,
