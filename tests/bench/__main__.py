@@ -19,7 +19,20 @@ from pathlib import Path
 from rich.console import Console
 
 from kemi_nsq.tools.output import progress
-from tests.bench import correct, latency, outage, paths, publish, query, routes, seen, sip, updates
+from tests.bench import (
+    correct,
+    growth,
+    latency,
+    memory,
+    outage,
+    paths,
+    publish,
+    query,
+    routes,
+    seen,
+    sip,
+    updates,
+)
 from tests.bench.figures import Figure, Result, Spoiled
 from tests.bench.neighbours import MOST, look, share_of_others
 from tests.support.interrupt import INTERRUPTED, interrupt_once, times
@@ -36,6 +49,8 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
     **{f"watched-{name}": partial(updates.measure_watched, name=name) for name in DATABASES},
     "routes": routes.measure,
     "paths": paths.measure,
+    "growth": growth.measure,
+    "memory": memory.measure,
     "seen": seen.measure,
     "latency": latency.measure,
     **{f"correct-{name}": partial(correct.measure, name=name) for name in DATABASES},
