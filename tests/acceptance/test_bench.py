@@ -63,6 +63,19 @@ def test_ctrl_c_ends_all_that_it_started(terminal: bool, tmp_path: Path) -> None
         assert list(run.temporary.iterdir()) == []
 
 
+def test_a_profile_adds_up_to_the_cpu_of_the_consumer() -> None:
+    """Its timers are around functions that are named by texts, so whoever renames one learns it here."""
+    done = bench("--quick", "--profile")
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines()]
+    rows = {name: [*map(float, numbers)] for name, *numbers in cells if numbers and numbers[0].count(".") == 1}
+    *stages, (last, measured) = rows.items()
+    assert last == "the consumer's CPU"
+    for column, us in enumerate(measured):
+        assert sum(numbers[column] for _, numbers in stages) == pytest.approx(us, abs=0.1 * len(stages))
+    assert all(rows["JSON"]), "each event is decoded"
+
+
 def test_an_unknown_measure_is_refused() -> None:
     done = bench("nonsense")
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 """Run the measures that are named, or all: `python -m tests.bench [--quick] [--json FILE] [publish sip query ...]`.
 
 Ctrl-C ends it with exit code 130, and prints what was measured until then.
+`python -m tests.bench --profile [--quick]` shows where a consumer's CPU goes, by stage, and no figures.
 `python -m tests.bench --plots FILE` measures nothing: it makes the plots and the table of docs/sizing-and-speed.md.
 """
 
@@ -19,7 +20,21 @@ from pathlib import Path
 from rich.console import Console
 
 from kemi_nsq.tools.output import progress
-from tests.bench import correct, latency, outage, paths, publish, query, routes, seen, sip, updates
+from tests.bench import (
+    correct,
+    growth,
+    latency,
+    memory,
+    outage,
+    paths,
+    publish,
+    query,
+    routes,
+    seen,
+    sip,
+    stages,
+    updates,
+)
 from tests.bench.figures import Figure, Result, Spoiled
 from tests.bench.neighbours import MOST, look, share_of_others
 from tests.support.interrupt import INTERRUPTED, interrupt_once, times
@@ -36,6 +51,8 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
     **{f"watched-{name}": partial(updates.measure_watched, name=name) for name in DATABASES},
     "routes": routes.measure,
     "paths": paths.measure,
+    "growth": growth.measure,
+    "memory": memory.measure,
     "seen": seen.measure,
     "latency": latency.measure,
     **{f"correct-{name}": partial(correct.measure, name=name) for name in DATABASES},
@@ -52,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("measures", nargs="*", metavar="measure", help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="fewer samples: shows that it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file, too")
+    parser.add_argument("--profile", action="store_true", help="only show where a consumer's CPU goes, by stage")
     parser.add_argument("--plots", type=Path, metavar="FILE", help="only write the plots of docs/ from such a file")
     options = parser.parse_args(arguments)
     if unknown := set(options.measures) - set(MEASURES):
@@ -62,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         page.write(options.plots, page.DOCS)
         return 0
     interrupt_once()
+    if options.profile:
+        return _profile(quick=options.quick)
     done = Progress(options.measures or list(MEASURES))
     try:
         with tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder:
@@ -121,6 +141,26 @@ def _run(done: Progress, folder: Path, *, quick: bool) -> None:
                 traceback.print_exc()
                 done.errors[name] = f"{type(error).__name__}: {error}"
             del done.left[0]
+
+
+def _profile(*, quick: bool) -> int:
+    before = look()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="kemi-nsq-bench-") as folder,
+            progress(lambda: "measuring the consumer's CPU by stage"),
+        ):
+            table = stages.profile(Path(folder), quick=quick)
+        if not quick:
+            _check_quiet(share_of_others(before, look()))
+    except KeyboardInterrupt:
+        end_children()
+        return INTERRUPTED
+    except Spoiled as error:
+        print(f"no profile: {error}", file=sys.stderr)
+        return 1
+    Console(width=max(Console().width, _WIDTH)).print(table)
+    return 0
 
 
 def _check_quiet(share: float) -> None:

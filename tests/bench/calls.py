@@ -31,6 +31,14 @@ def waves(calls: int) -> Iterator[bytes]:
             yield call(number, state)
 
 
+def rounds(count: int) -> Iterator[bytes]:
+    """Write the events of some rounds: in each, every presentity has one call, so never two of one live at once."""
+    for start in range(0, count * PRESENTITIES, PRESENTITIES):
+        for state in STATES:
+            for number in range(start, start + PRESENTITIES):
+                yield call(number, state)
+
+
 def row(body: bytes, number: int) -> Row:
     """Return the row of an event, by the functions that the product uses."""
     _, fields = event.decode(body, max_size=len(body))

@@ -121,6 +121,22 @@ CHARTS = (
         title="One query in a SIP worker, until its reply",
         baseline="two plain NSQ hops",
     ),
+    Chart(
+        name="growth",
+        measures=r"grown to (.+)",
+        unit="updates/s",
+        longer_is_better=True,
+        title="Updates, as something grows",
+        baseline="100 presentities, 1 call, 1 watcher",
+    ),
+    Chart(
+        name="memory",
+        measures=r"memory of (.+)",
+        unit="MB",
+        longer_is_better=False,
+        title="Memory of a process",
+        baseline="a SIP worker without kemi-nsq",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from tests.support.until import until
 
 _HERE = Path(__file__).parent
 _CONFIG, _SCRIPT = _HERE / "bench.cfg", _HERE / "worker.py"
+_MODULE_FOLDERS = ("usr/lib/*/kamailio/modules", "usr/lib*/kamailio/modules", "usr/local/lib*/kamailio/modules")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,7 +63,14 @@ def run(program: str, kamailio: Kamailio, method: str, count: int, **options: in
     return load
 
 
-def server(folder: Path, nsqd: Nsqd, workers: int, environment: dict[str, str] | None = None) -> Kamailio:
+def module(name: str) -> Path | None:
+    """Return the file of a module of Kamailio; None where it is not installed."""
+    return next((path for each in _MODULE_FOLDERS for path in Path("/").glob(f"{each}/{name}.so")), None)
+
+
+def server(
+    folder: Path, nsqd: Nsqd, workers: int, environment: dict[str, str] | None = None, **defines: int | str
+) -> Kamailio:
     """Prepare a Kamailio with `bench.cfg`.
 
     Args:
@@ -70,15 +78,17 @@ def server(folder: Path, nsqd: Nsqd, workers: int, environment: dict[str, str] |
         nsqd: what it publishes to and consumes from.
         workers: SIP worker processes.
         environment: variables for the script in the workers.
+        defines: more values for `#!define`.
     """
-    defines: dict[str, int | str] = {
+    made: dict[str, int | str] = {
         "BENCH_WORKERS": workers,
         "NSQ_SCRIPT": quoted(_SCRIPT),
         "NSQ_NSQD_TCP_ADDRESS": quoted(nsqd.tcp_address),
         "NSQ_NODE": "bench",
         "NSQ_QUERY_TIMEOUT": 10,
+        **defines,
     }
-    return Kamailio(_CONFIG, folder, defines=defines, environment=environment)
+    return Kamailio(_CONFIG, folder, defines=made, environment=environment)
 
 
 def wait_for_consumer(kamailio: Kamailio) -> None:

@@ -17,7 +17,7 @@ from tests.bench.served import Served, database, served
 
 _BASELINE = "by a native route"
 #: How an event names its way, besides what it says.
-_WAYS: Mapping[str, Mapping[str, str]] = {
+WAYS: Mapping[str, Mapping[str, str]] = {
     "without a route": {},
     "by a Python handler": {"Event_Category": "bench-python"},
     _BASELINE: {"Event_Category": "bench-native"},
@@ -30,33 +30,33 @@ _MOST_CPU = Aim(of="value", relation="<=", limit=38)
 def measure(folder: Path, *, quick: bool) -> list[Figure]:
     """Have the same events consumed by each way, in turn."""
     calls, blocks = (2_000, 1) if quick else (8_000, 5)
-    bodies = {way: _waves(calls, names) for way, names in _WAYS.items()}
-    rates: dict[str, list[float]] = {way: [] for way in _WAYS}
-    cpu_us: dict[str, list[float]] = {way: [] for way in _WAYS}
+    bodies = {way: events(calls, names) for way, names in WAYS.items()}
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    cpu_us: dict[str, list[float]] = {way: [] for way in WAYS}
     with database("sqlite", folder / "paths-database") as stored, served(stored, folder / "paths") as server:
-        (consumer,) = (pid for pid, text in server.kamailio.pids().items() if text.endswith("consumer"))
-        for names in _WAYS.values():
+        consumer = server.consumer()
+        for names in WAYS.values():
             server.empty()
             server.consume([call(number, STATES[0], **names) for number in range(_WARM_UP)])
         for _ in range(blocks):
-            for way in _WAYS:
+            for way in WAYS:
                 server.empty()
                 before_s = load.cpu_of_s(consumer)
                 rates[way].append(server.consume(bodies[way]).rate)
                 cpu_us[way].append((load.cpu_of_s(consumer) - before_s) / len(bodies[way]) * 1e6)
-        _check(server, len(_WAYS) * (_WARM_UP + blocks * 3 * calls))
+        _check(server, len(WAYS) * (_WARM_UP + blocks * 3 * calls))
     return [
         Figure(measure=f"{name} {way}", value=median(taken[way]), unit=unit, baseline=median(taken[_BASELINE]), aim=aim)
-        for way in _WAYS
+        for way in WAYS
         if way != _BASELINE
         for name, taken, unit, aim in (
             ("stored", rates, "updates/s", None),
-            ("the consumer's CPU", cpu_us, "us/update", _MOST_CPU if not _WAYS[way] else None),
+            ("the consumer's CPU", cpu_us, "us/update", _MOST_CPU if not WAYS[way] else None),
         )
     ]
 
 
-def _waves(calls: int, names: Mapping[str, str]) -> list[bytes]:
+def events(calls: int, names: Mapping[str, str]) -> list[bytes]:
     """Write the events of some calls, as `calls.waves`, with the names of a way."""
     return [call(number, state, **names) for state in STATES for number in range(calls)]
 

@@ -44,12 +44,14 @@ class Phones:
     Args:
         server: host and port of Kamailio.
         uris: the presentities.
+        name: tells these phones from others that watch the same; no `/`.
 
     Attributes:
         heard: by presentity, its NOTIFYs in the order in which they came, retransmissions left out.
     """
 
-    def __init__(self, server: tuple[str, int], uris: Sequence[str]) -> None:
+    def __init__(self, server: tuple[str, int], uris: Sequence[str], name: str = "phone") -> None:
+        self._name = name
         self.heard: dict[str, list[Heard]] = {uri: [] for uri in uris}
         self._server = server
         self._free = threading.Semaphore(_OPEN)
@@ -117,12 +119,12 @@ class Phones:
     def _subscribe(self, number: int, uri: str) -> bytes:
         lines = (
             f"SUBSCRIBE {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self._here};branch=z9hG4bKphone{number}",
-            f"From: <sip:phone@example.com>;tag=phone{number}",
+            f"Via: SIP/2.0/UDP {self._here};branch=z9hG4bK{self._name}{number}",
+            f"From: <sip:{self._name}@example.com>;tag={self._name}{number}",
             f"To: <{uri}>",
-            f"Call-ID: {uri}",
+            f"Call-ID: {self._name}/{uri}",
             "CSeq: 1 SUBSCRIBE",
-            f"Contact: <sip:phone@{self._here}>",
+            f"Contact: <sip:{self._name}@{self._here}>",
             "Max-Forwards: 70",
             "Event: dialog",
             "Accept: application/dialog-info+xml",
@@ -146,6 +148,7 @@ class Phones:
         copied = [line for line in head.split(b"\r\n") if line.lower().startswith(_COPIED)]
         self._socket.sendto(b"\r\n".join((b"SIP/2.0 200 OK", *copied, b"Content-Length: 0", b"", b"")), source)
         values = {line[: line.index(b":")].lower(): line.partition(b":")[2].strip() for line in copied}
-        notifies, cseq = self.heard[values[b"call-id"].decode()], int(values[b"cseq"].split()[0])
+        notifies = self.heard[values[b"call-id"].decode().partition("/")[2]]
+        cseq = int(values[b"cseq"].split()[0])
         if all(heard.cseq != cseq for heard in notifies[-20:]):
             notifies.append(Heard(cseq=cseq, body=body, at_ns=now_ns))

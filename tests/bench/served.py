@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 _PUBLISHED_AT_ONCE = 1_000
 _SHORT = 30
 #: A NOTIFY occupies some 15 KB for the 5 s that tm keeps its transaction, and thousands leave in a second.
-_SHARED_MEMORY_MB = 512
+SHARED_MEMORY_MB = 512
 #: Counters that must stay where they are in a run that has a figure.
 _TROUBLE = (
     "requeued",
@@ -132,6 +132,11 @@ class Served:
         began_ns: list[int] = json.loads(result.read_text(encoding="utf-8"))
         return began_ns
 
+    def consumer(self) -> int:
+        """Return the process id of the consumer, where there is one."""
+        (pid,) = (pid for pid, text in self.kamailio.pids().items() if text.endswith("consumer"))
+        return pid
+
     def empty(self) -> None:
         """Delete all presentity rows."""
         self.database.execute("DELETE FROM presentity")
@@ -169,7 +174,7 @@ def served(
             folder / "kamailio",
             defines=made,
             environment=environment,
-            shared_memory_mb=_SHARED_MEMORY_MB,
+            shared_memory_mb=SHARED_MEMORY_MB,
         ) as kamailio:
             until(lambda: nsqd.channel(TOPIC, CHANNEL).clients == consumers, timeout_s=10, what="the subscriptions")
             yield Served(nsqd=nsqd, kamailio=kamailio, database=stored)

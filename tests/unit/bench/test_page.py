@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kemi_nsq.loading import load
 from tests.bench import __main__ as bench
-from tests.bench import page, served, sink
+from tests.bench import growth, page, served, sink
 from tests.bench.charts import CHARTS, Chart, Row
 from tests.bench.figures import Aim, Figure, Result, read
 from tests.support.markdown import ROOT, table
@@ -63,7 +63,16 @@ MEASURES = {
     ("the consumer's CPU without a route", "us/update"): None,
     ("query in a SIP worker p99", "us"): "queries",
     ("SIP with a plain socket", "requests/s"): None,
+    ("SIP with http_client", "requests/s"): None,
+    ("SIP with http_async_client", "requests/s"): None,
     ("Kamailio's CPU with nsq_publish", "us/request"): None,
+    ("grown to 10000 presentities in the table", "updates/s"): "growth",
+    ("grown to 100 live calls each", "updates/s"): "growth",
+    ("grown to 20 watchers each", "updates/s"): "growth",
+    ("the consumer's CPU, 10000 presentities in the table", "us/update"): None,
+    ("NOTIFYs of 100 live calls", "NOTIFYs/s"): None,
+    ("NOTIFYs to 20 watchers each", "NOTIFYs/s"): None,
+    ("memory of a consumer after 100000 events", "MB"): "memory",
     ("publish fails, nsqd frozen, slowest", "ms"): None,
     ("publish p99, one of two nsqd killed", "ms"): None,
     ("wrong rows of 20000 events, sqlite", ""): None,
@@ -267,5 +276,10 @@ class TestWhatIsCommitted:
             "NSQ_MAX_IN_FLIGHT": (in_flight, str(served.IN_FLIGHT)),
             "`NSQ_MAX_IN_FLIGHT`, events into a route": (in_flight, str(sink.READY)),
             "NSQ_BATCH": (batch, str(served.BATCH)),
-            "`-m` of Kamailio: MB of shared memory": ("64", str(served._SHARED_MEMORY_MB)),
+            "`NSQ_BATCH`, watchers that become more": (batch, str(growth.WATCHED_BATCH)),
+            "`NSQ_PUA_MAX_DIALOGS`, live calls that become more": (
+                str(defaults.pua_max_dialogs),
+                str(growth.MAX_DIALOGS),
+            ),
+            "`-m` of Kamailio: MB of shared memory": ("64", str(served.SHARED_MEMORY_MB)),
         }
