@@ -6,7 +6,6 @@ The process belongs to Kamailio's evrexec module, so `run_forever` neither retur
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError
 from kemi_nsq.host import Broken, Host, Level, Report
 from kemi_nsq.jsontext import JsonValue
+from kemi_nsq.memory import collect_seldom
 from kemi_nsq.nsq import protocol as nsq
 from kemi_nsq.nsq.outbox import MakeSender, OutboxSender
 from kemi_nsq.presence.clocks import Clocks
@@ -133,7 +133,7 @@ class Supervisor:
 
     def run_forever(self) -> None:
         """Run the loop, and start it again after any exception, with growing delay. Returns only after `stop`."""
-        gc.freeze()  # what is there stays; looking for garbage in it, again and again, would cost more than the events
+        collect_seldom()
         self._host.page.role(CONSUMER)
         self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
         self._chores.begin()

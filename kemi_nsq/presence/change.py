@@ -34,8 +34,9 @@ Who = tuple[str, str]
 #: Bytes of a body that a document made of many does not have: declaration and root element, less the indentation that
 #: Kamailio adds (measured: 469 bytes of body make 363 in the document).
 _WRAPPING = 100
-#: So many writers at once may give all the seats that each of them sees, and it is noticed.
-_NEAR = 8
+#: So many writers at once may change the seats of a presentity without seeing each other, and it is noticed. One that
+#: changes more seats than another notices by itself.
+_WRITERS = 8
 
 
 class Change(enum.Enum):
@@ -114,8 +115,8 @@ class Plan:
         wanting: the rows of each presentity that want room.
         promotions: presentities of which waiting dialogs find room.
         sizes: the bytes that each presentity's document will have, about.
-        near: presentities that have so many live dialogs that others, who give seats at the same time, may give too
-            many, or too few.
+        near: presentities that have so many live dialogs that others, who change as many seats at the same time, may
+            give too many, or too few.
         full: presentities that have too many, because some that were over live again.
         repeated: order keys of rows that say once more that something is over which is still shown.
     """
@@ -184,7 +185,7 @@ class Plan:
         self.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
         if crowd.waiting and taken[False] < most:
             self.promotions.add(presentity)
-        if max(before, taken[False]) * _NEAR > most:
+        if max(before, taken[False]) + _WRITERS * len(keys) > most:
             self.near.add(presentity)
         if taken[False] > most:
             self.full.add(presentity)

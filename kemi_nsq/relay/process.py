@@ -7,7 +7,6 @@ what workers publish. Like a consumer it belongs to Kamailio's evrexec module, a
 
 from __future__ import annotations
 
-import gc
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from kemi_nsq.clock import SYSTEM, Clock
 from kemi_nsq.counters import Counter
 from kemi_nsq.errors import NsqError, RunFolderError
 from kemi_nsq.host import Host, Level
+from kemi_nsq.memory import collect_seldom
 from kemi_nsq.nsq.outbox import Outbox
 from kemi_nsq.nsq.publisher import Publisher
 from kemi_nsq.quiet import Quiet
@@ -70,7 +70,7 @@ class Relay:
 
     def run_forever(self) -> None:
         """Run the loop, and start it again after any exception. Returns only after `stop`."""
-        gc.freeze()  # as a consumer does
+        collect_seldom()
         self._host.page.role(RELAY)
         self._host.page.set(Gauge.ROUTE_TIMEOUT, self._settings.route_timeout)
         self._host.ending.begin(self.stop)
