@@ -168,6 +168,9 @@ class Host(Protocol):
     def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
         """Send a NOTIFY with the stored state to each watcher of a presentity; return whether that was accepted."""
 
+    def keep_subscriptions_in_memory(self) -> None:
+        """Take the presence module to have subscriptions in its memory: called once, before the server forks."""
+
     def handle_request(self) -> bool:
         """Have the presence module answer the SUBSCRIBE or PUBLISH that is being handled; return whether it took it.
 

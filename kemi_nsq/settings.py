@@ -17,6 +17,7 @@ from kemi_nsq.names import Subscription
 from kemi_nsq.settingtypes import (
     Addresses,
     DatabaseUrl,
+    Defined,
     FilePath,
     Name,
     OneAddress,
@@ -24,6 +25,7 @@ from kemi_nsq.settingtypes import (
     States,
     Subscriptions,
     can_be_built_in,
+    can_be_told_twice,
     topic_of_its_own,
 )
 
@@ -219,6 +221,13 @@ class Settings(BaseSettings):
         "Only with its `subs_db_mode` 3, where that table is always right; empty asks the presence module.",
         "a table's name, or empty",
         pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62})?$",
+    )
+    subscriptions_in_memory: Annotated[Defined, AfterValidator(can_be_told_twice)] = _setting(
+        False,
+        "1: the presence module keeps subscriptions in its memory (`subs_db_mode` 2), and writes them to its table "
+        "later: NOTIFYs cost less, one node alone may use the database, and a crash loses the last seconds of them. "
+        "NSQ_PUA_WATCHERS_TABLE is not read then.",
+        "1, with NSQ_PUA_REFRESH 1; or it is not defined at all",
     )
     notify_interval: float = _setting(
         0.0,

@@ -99,6 +99,21 @@ def can_be_built_in(wanted: bool, info: ValidationInfo) -> bool:
     return wanted
 
 
+def can_be_told_twice(wanted: bool, info: ValidationInfo) -> bool:
+    """Refuse subscriptions in memory where a route tells the watchers: it cannot know when once is not enough."""
+    if wanted and info.data.get("pua_refresh") is False:
+        raise ValueError("with NSQ_PUA_REFRESH 0 a route tells the watchers, and some NOTIFYs must be sent twice")
+    return wanted
+
+
+def _defined(value: object) -> object:
+    """Refuse what is not 1 where a configuration file asks by `#!ifdef`, to which any value is the same."""
+    if isinstance(value, str) and value != "1":
+        raise ValueError("whatever its value, nsq-presence.cfg takes it for 1; remove it, or write 1")
+    return value
+
+
+Defined: TypeAlias = Annotated[bool, BeforeValidator(_defined)]
 Name: TypeAlias = Annotated[str, BeforeValidator(lambda value: topic_name(str(value)))]
 Addresses: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_addresses)]
 OneAddress: TypeAlias = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_one_address)]

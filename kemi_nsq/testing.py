@@ -56,6 +56,7 @@ class FakeHost:
         continued: what was continued, with the variables as they were then.
         handled: the locks that were held when a SUBSCRIBE or PUBLISH was handled, for each.
         request_accepted: what the presence module answers.
+        in_memory: subscriptions are said to be in the presence module's memory.
         wanted: the presentity and the event package of the SUBSCRIBE that is being handled, or None.
     """
 
@@ -86,6 +87,7 @@ class FakeHost:
         self.continued: list[tuple[Suspended, dict[str, str]]] = []
         self.handled: list[set[str]] = []
         self.request_accepted = True
+        self.in_memory = False
         self.wanted: tuple[str, str] | None = None
         self._defines = dict(defines or {})
 
@@ -208,6 +210,10 @@ class FakeHost:
         """Remember a refresh and answer `refresh_accepted`."""
         self.refreshed.append((presentity_uri, package))
         return self.refresh_accepted
+
+    def keep_subscriptions_in_memory(self) -> None:
+        """Remember it."""
+        self.in_memory = True
 
     def handle_request(self) -> bool:
         """Remember that the request was handled, and which locks were held, and answer `request_accepted`."""

@@ -17,7 +17,7 @@ _CONFIGURED = "or include nsq-presence.cfg after your own modparam lines"
 #: From here on a timer of the presence module deletes expired subscriptions (presence.c, `mod_init`).
 _DELETES_SUBSCRIPTIONS = (5, 8)
 _AGGREGATES_REGINFO = (5, 7)
-_DATABASE_ONLY = 3
+_WRITE_BACK, _DATABASE_ONLY = 2, 3
 _DRIVERS = {"sqlite": "db_sqlite", "mysql": "db_mysql", "postgres": "db_postgres"}
 _PORTS = {"mysql": 3306, "postgres": 5432}
 _PACKAGES = {"presence_dialoginfo": "dialog", "presence_mwi": "message-summary", "presence_xml": "presence"}
@@ -50,13 +50,16 @@ def publ_cache(text: Text) -> Iterator[Finding]:
 
 
 def subs_db_mode(text: Text) -> Iterator[Finding]:
-    """Find subscriptions that are not in the table where we look for them."""
-    mode = _number(text, "subs_db_mode", 2)
-    if mode == _DATABASE_ONLY:
+    """Find subscriptions that are not where we take them to be."""
+    mode = _number(text, "subs_db_mode", _WRITE_BACK)
+    in_memory, said = text.valid.subscriptions_in_memory, _said(text, "subs_db_mode", _WRITE_BACK)
+    if mode == (_WRITE_BACK if in_memory else _DATABASE_ONLY):
         return
     table = text.valid.pua_watchers_table
-    said = _said(text, "subs_db_mode", 2)
-    if table:
+    if in_memory:
+        reason = f"{said}, and NSQ_SUBSCRIPTIONS_IN_MEMORY is 1: watchers are told twice, for nothing"
+        yield Finding(Grade.ERROR, reason, _mend(_PRESENCE, "subs_db_mode", _WRITE_BACK))
+    elif table:
         reason = f"{said}, and NSQ_PUA_WATCHERS_TABLE is {table}: who watches is not in that table, and is told nothing"
         mend = _mend(_PRESENCE, "subs_db_mode", _DATABASE_ONLY)
         yield Finding(Grade.ERROR, reason, f"{mend}; or leave NSQ_PUA_WATCHERS_TABLE empty")
@@ -108,11 +111,13 @@ def clean_period(text: Text) -> Iterator[Finding]:
         reason = f"{_said(text, 'clean_period', 100)}: rows whose time is over stay, and nobody is told"
         yield Finding(Grade.WARNING, reason, _mend(_PRESENCE, "clean_period", 30))
         return
-    in_order = 0 < update < clean and clean % update == 0
-    if in_order or _number(text, "subs_db_mode", 2) != _DATABASE_ONLY:
+    in_order, mode = 0 < update < clean and clean % update == 0, _number(text, "subs_db_mode", _WRITE_BACK)
+    in_memory = mode == _WRITE_BACK and text.settings is not None and text.settings.subscriptions_in_memory
+    if in_order or not (in_memory or mode == _DATABASE_ONLY):
         return
     if text.release >= _DELETES_SUBSCRIPTIONS:
-        reason = f"{_said(text, 'db_update_period', 100)}, clean_period {clean}: subscriptions go without a last NOTIFY"
+        comes = "a restart loses subscriptions" if in_memory else "subscriptions go without a last NOTIFY"
+        reason = f"{_said(text, 'db_update_period', 100)}, clean_period {clean}: {comes}"
         mend = f'modparam("presence", "db_update_period", N), N a divisor of {clean} and smaller, {_CONFIGURED}'
         yield Finding(Grade.WARNING, reason, mend)
     elif not text.release:

@@ -58,6 +58,7 @@ class PuaInquiries:
             "db_url": self._settings.db_url or "",
             "presentity_table": self._settings.presentity_table,
             "watchers_table": self._settings.pua_watchers_table,
+            "subscriptions_in_memory": self._settings.subscriptions_in_memory,
             "order_field": self._settings.pua_order_field,
             "listen_topic": self._settings.subscriptions[0].topic,
             "nsqd_address": str(self._settings.nsqd_address[0]),

@@ -97,6 +97,8 @@ class Face:
             settings = load(host.defines(), host_name=host_name())
             host.log_policy.as_json = settings.log_format == "json"
             _check_configuration(host, settings, native=self._native)
+            if settings.subscriptions_in_memory:
+                host.keep_subscriptions_in_memory()
             died = host.take_run_folder(settings.run_dir)
         except (SettingsError, RunFolderError) as error:
             for problem in getattr(error, "problems", (str(error),)):
@@ -135,7 +137,8 @@ class Face:
         """Hold the lock NSQ_PUA_LOCK: `with self.presence_lock(): KSR.presence.handle_subscribe()`.
 
         Releases of Kamailio want different arguments for its locks; this knows which. A lock that is not given is an
-        error line and the counter `lock_failed`, and what stands in the block is done without it.
+        error line and the counter `lock_failed`, and what stands in the block is done without it. With subscriptions in
+        memory call `nsq_pua_handle` instead, which sees to it that versions grow.
         """
         return self._parts.lock.held("presence_lock")
 

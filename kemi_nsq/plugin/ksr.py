@@ -22,10 +22,10 @@ import orjson
 
 from kemi_nsq.configuration.commandline import given
 from kemi_nsq.counters import Counter
-from kemi_nsq.errors import UsageError
 from kemi_nsq.host import NO_FIELDS, Level, LogPolicy, Suspended
 from kemi_nsq.jsontext import JsonObject
 from kemi_nsq.logline import line
+from kemi_nsq.plugin.presence_module import PresenceModule
 from kemi_nsq.runtime import folder
 from kemi_nsq.runtime.ending import Ending
 from kemi_nsq.runtime.page import Page
@@ -47,8 +47,6 @@ _PROGRAM = ctypes.PyDLL(None)
 _ROUTES_REMEMBERED = 256
 #: Names of locks, of which at least one is free wherever there are some.
 _LOCKS_TO_LOOK_AT = ("kemi-nsq 1", "kemi-nsq 2", "kemi-nsq 3", "kemi-nsq 4")
-#: Method to the function of the presence module that handles it.
-_HANDLERS: Mapping[str, str] = {"SUBSCRIBE": "handle_subscribe", "PUBLISH": "handle_publish"}
 #: Level to Kamailio's word for it (core/dprint.c) and to syslog's number.
 _ASIDE: Mapping[Level, tuple[str, int]] = {
     Level.CRITICAL: ("CRITICAL", syslog.LOG_CRIT),
@@ -100,6 +98,11 @@ class KamailioHost:
         self.place: Place | None = None
         self.ending = Ending()
         self.log_policy = LogPolicy()
+        self._presence = PresenceModule(KSR)
+
+    def keep_subscriptions_in_memory(self) -> None:
+        """Have versions grow where the presence module would repeat one."""
+        self._presence.in_memory = True
 
     def take_run_folder(self, path: str) -> Mapping[str, float]:
         """Take it for the user that `kamailio -u`, or `user` in kamailio.cfg, will switch to after mod_init."""
@@ -268,28 +271,17 @@ class KamailioHost:
         KSR.cfgutils.unlock(name, *_more_keys())
 
     def refresh_watchers(self, presentity_uri: str, package: str) -> bool:
-        """Send NOTIFYs by the presence module, if it is loaded; it returns 0 on success to KEMI."""
-        presence = getattr(KSR, "presence", None)
+        """Send NOTIFYs by the presence module, if it is loaded."""
         self.ending.at_once()
-        return presence is not None and bool(presence.pres_refresh_watchers(presentity_uri, package, 1) >= 0)
+        return self._presence.refresh(presentity_uri, package)
 
     def handle_request(self) -> bool:
-        """Call `handle_subscribe` or `handle_publish` of the presence module.
-
-        Both answer the request. `handle_subscribe` returns 0, which would end a native route on the spot, where a From
-        cannot be read (presence/subscribe.c, `handle_subscribe0`).
-        """
-        method = KSR.pv.get("$rm")
-        handler = getattr(getattr(KSR, "presence", None), _HANDLERS.get(method, ""), None)
-        if handler is None:
-            raise UsageError(f"{method} cannot be handled: it is no SUBSCRIBE or PUBLISH, or presence.so is not loaded")
-        return bool(handler() > 0)
+        """Call `handle_subscribe` or `handle_publish` of the presence module, which answer the request."""
+        return self._presence.handle()
 
     def wanted_state(self) -> tuple[str, str] | None:
-        """Read the Request-URI and Event; in a subscription that lasts, the former is our own Contact."""
-        if KSR.pv.get("$rm") != "SUBSCRIBE" or KSR.pv.get("$tt"):
-            return None
-        return str(KSR.pv.get("$ru") or ""), str(KSR.hdr.get("Event") or "").partition(";")[0].strip()
+        """Read it from a SUBSCRIBE without a To-tag."""
+        return self._presence.wanted_state()
 
 
 def _takes(name: str) -> bool:

@@ -265,7 +265,7 @@ def _table(host: Host, settings: Settings, clock: Clock) -> PresentityTable | No
     table = PresentityTable(
         settings.db_url,
         settings.presentity_table,
-        settings.pua_watchers_table,
+        "" if settings.subscriptions_in_memory else settings.pua_watchers_table,
         max_dialogs=settings.pua_max_dialogs,
         timeout_s=settings.db_timeout,
         clock=clock,

@@ -27,7 +27,7 @@ MOST = 5000
 
 
 class Subscription(NamedTuple):
-    """Who watches a presentity, as the presence module stores it with `subs_db_mode` 3.
+    """Who watches a presentity, as the presence module stores it: at once, or later (NSQ_SUBSCRIPTIONS_IN_MEMORY).
 
     Attributes:
         presentity_uri: what is watched.

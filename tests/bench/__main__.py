@@ -49,6 +49,7 @@ MEASURES: dict[str, Callable[..., list[Figure]]] = {
     "outage": outage.measure,
     **{f"updates-{name}": partial(updates.measure, name=name) for name in DATABASES},
     **{f"watched-{name}": partial(updates.measure_watched, name=name) for name in DATABASES},
+    **{f"memory-{name}": partial(updates.measure_in_memory, name=name) for name in DATABASES},
     "routes": routes.measure,
     "paths": paths.measure,
     "growth": growth.measure,

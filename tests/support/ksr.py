@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from types import SimpleNamespace
 
-Value = str | int
+Value = str | int | None
 #: An RPC command: its parameters in, the code and the result out.
 Command = Callable[[list[str]], tuple[int, object]]
 
@@ -95,6 +95,7 @@ class FakeKsr:
             sht_inc=self._increment,
             sht_seti=self._set_item,
             sht_get=lambda _table, item: self.table.get(item),
+            sht_rm=lambda _table, item: self.table.pop(item, None),
             sht_lock=lambda *_key: self.locked_items.append(_key),
             sht_unlock=lambda *key: self.locked_items.remove(key),
         )
@@ -139,7 +140,7 @@ class FakeKsr:
         return self.table[item]
 
     def _set_item(self, table: str, item: str, value: int) -> None:
-        assert table == "nsq"
+        assert table in {"nsq", "nsqrefreshed"}
         self.table[item] = value
 
     def _continue(self, *arguments: object) -> int:

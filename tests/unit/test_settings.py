@@ -88,6 +88,7 @@ GOOD: dict[str, tuple[object, *tuple[tuple[str, object], ...]]] = {
     ),
     "NSQ_PUA_ORDER_FIELD": ("", ("Sequence", "Sequence"), ("", "")),
     "NSQ_PUA_WATCHERS_TABLE": ("", ("active_watchers", "active_watchers"), ("", "")),
+    "NSQ_SUBSCRIPTIONS_IN_MEMORY": (False, ("1", True)),
     "NSQ_NOTIFY_INTERVAL": (0.0, ("0", 0.0), ("0.5", 0.5), ("60", 60.0)),
     "NSQ_MAX_EVENT_AGE": (0.0, ("0", 0.0), ("604800", 604800.0)),
     "NSQ_PROBE_TOPIC": ("", ("probes", "probes"), ("", "")),
@@ -165,6 +166,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "NSQ_PUA_STATES": ("x", "x=", "=open:X", "x=busy:X", "x=open:", "x=open:X:sunbathing"),
     "NSQ_PUA_ORDER_FIELD": ("f" * 65,),
     "NSQ_PUA_WATCHERS_TABLE": ("a b", "1a", "t" * 64, "x\n"),
+    "NSQ_SUBSCRIPTIONS_IN_MEMORY": ("0", "", "yes"),
     "NSQ_NOTIFY_INTERVAL": ("-1", "61", "nan", "x", ""),
     "NSQ_MAX_EVENT_AGE": ("-1", "604801", "inf", "x"),
     "NSQ_PROBE_TOPIC": _BAD_NAMES[1:],
@@ -293,6 +295,15 @@ def test_presence_without_a_route_wants_a_table_and_that_we_tell_its_watchers() 
     assert line.startswith("NSQ_PUA_BUILTIN '1': NSQ_DB_URL is not set")
     lines = problems(wanted | {"NSQ_PUA_REFRESH": "maybe", "NSQ_DB_URL": "x"})
     assert [line.split()[0] for line in lines] == ["NSQ_DB_URL:", "NSQ_PUA_REFRESH"]
+
+
+def test_subscriptions_in_memory_are_refused_where_a_route_tells_the_watchers() -> None:
+    wanted = {"NSQ_SUBSCRIPTIONS_IN_MEMORY": "1"}
+    assert load(wanted).subscriptions_in_memory
+    (line,) = problems(wanted | {"NSQ_PUA_REFRESH": "0"})
+    assert line.startswith(
+        "NSQ_SUBSCRIPTIONS_IN_MEMORY '1': with NSQ_PUA_REFRESH 0 a route tells the watchers, and some"
+    )
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])

@@ -74,6 +74,8 @@ def test_it_handles_a_request_as_it_was_told() -> None:
     host.unlock("presence")
     assert not host.handle_request()
     assert host.handled == [{"presence"}, set()]
+    host.keep_subscriptions_in_memory()
+    assert host.in_memory
     host.wanted = ("sip:a@b", "dialog")
     assert host.wanted_state() == host.wanted
 

@@ -45,6 +45,14 @@ _UNIQUE = {
     "AND a.attnum = ANY(i.indkey) WHERE i.indisunique AND i.indrelid = '{0}'::regclass",
     "sqlite": "SELECT l.name, c.name FROM pragma_index_list('{0}') l, pragma_index_info(l.name) c WHERE l.\"unique\"",
 }
+#: Names of this machine for a database that is here as well.
+_HERE = {"127.0.0.1": "localhost", "::1": "localhost"}
+#: From where the database is used now, as far as its user may see that.
+_CLIENTS = {
+    "mysql": "SELECT DISTINCT SUBSTRING_INDEX(host, ':', 1) FROM information_schema.processlist WHERE db = DATABASE()",
+    "postgresql": "SELECT DISTINCT host(client_addr) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND client_addr IS NOT NULL",
+}
 
 
 def _url(scene: Scene) -> str:
@@ -207,6 +215,19 @@ def rights(scene: Scene) -> Iterator[Finding]:
             return
 
 
+def one_node(scene: Scene) -> Iterator[Finding]:
+    """Find a second node where each keeps subscriptions in its memory: after a restart it would tell those of both."""
+    url = _url(scene)
+    if not scene.settings.subscriptions_in_memory:
+        raise DoesNotApply("subscriptions are in the database")
+    if scene.database_file is not None:
+        raise DoesNotApply("an SQLite file belongs to one node")
+    found = sorted({_HERE.get(str(row[0]), str(row[0])) for row in _asked(scene, _CLIENTS[_backend(url)])})
+    if len(found) > 1:
+        reason = f"the database is used from {' and '.join(found)}: with NSQ_SUBSCRIPTIONS_IN_MEMORY one node alone may"
+        yield Finding(Grade.WARNING, reason, "a database for each node, or no NSQ_SUBSCRIPTIONS_IN_MEMORY")
+
+
 def letters(scene: Scene) -> Iterator[Finding]:
     """Find tables that do not hold, or do not compare, the letters of names."""
     url = _url(scene)
@@ -260,5 +281,6 @@ CHECKS: tuple[Check[Scene], ...] = (
     Check("unique-index", "the table of states has its unique index", key),
     Check("database-rights", "the user of NSQ_DB_URL may write", rights),
     Check("letters", "tables hold all letters, and compare them in one way (charset)", letters),
+    Check("one-node", "with subscriptions in memory one node alone uses a database's server", one_node),
     Check("wal", "the SQLite file of a Kamailio that runs is in WAL mode", journal),
 )

@@ -10,7 +10,7 @@ from kemi_nsq.errors import DatabaseError
 from kemi_nsq.presence.look import Look, Subscription
 from kemi_nsq.presence.row import Key
 from kemi_nsq.presence.sipuri import name_addr
-from kemi_nsq.tools.presence.source import DecisionSaid, HistorySaid, Source, ToldSaid
+from kemi_nsq.tools.presence.source import IN_MEMORY, DecisionSaid, HistorySaid, Source, ToldSaid
 from kemi_nsq.tools.presence.words import Order, State, order_of, state_of
 
 #: Kamailio gives a NOTIFY up that has had no answer for so long (tm, `fr_timer`), and then takes the subscription out.
@@ -105,6 +105,13 @@ class Explained:
         }
 
 
+def _notes(source: Source) -> Iterable[str]:
+    if not source.consumers:
+        yield "no consumer runs, so nobody remembers which events came"
+    if source.in_memory:
+        yield IN_MEMORY
+
+
 def presentity(uri: str) -> tuple[str, tuple[str, str]]:
     """Read a presentity's URI; return it as it is stored, and its user and domain.
 
@@ -130,12 +137,11 @@ def explain(source: Source, uri: str, package: str, now: float) -> Explained:
     """
     uri, who = presentity(uri)
     # The consumers first: what the rows have then is not older than what they remember.
-    histories, notes = source.histories(uri, package)
+    histories, silent = source.histories(uri, package)
+    notes = [*silent, *_notes(source)]
     states = [state_of(row, now, source.order_field) for row in source.look.rows(who=who, package=package)]
     stored = {(state.package, state.etag): state.ruid for state in states}
     decided = sorted(_decided(histories, stored, source.order_field), key=lambda each: each.said.at)
-    if not source.consumers:
-        notes.append("no consumer runs, so nobody remembers which events came")
     watchers = None
     try:
         watchers = told(source.look, histories, [(uri, package)], now)

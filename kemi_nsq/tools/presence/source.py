@@ -18,6 +18,11 @@ from kemi_nsq.tools import configured
 
 #: Kamailio's own name of the table of subscriptions.
 _WATCHERS_TABLE = "active_watchers"
+#: What is to be said wherever that table is shown, with NSQ_SUBSCRIPTIONS_IN_MEMORY.
+IN_MEMORY = (
+    "subscriptions are in Kamailio's memory: who watches is as the table had it when it was written last, up to "
+    "db_update_period seconds ago (10 with nsq-presence.cfg)"
+)
 
 
 class WhereSaid(BaseModel):
@@ -26,6 +31,7 @@ class WhereSaid(BaseModel):
     db_url: str
     presentity_table: str
     watchers_table: str
+    subscriptions_in_memory: bool
     order_field: str
     listen_topic: str
     nsqd_address: str
@@ -85,12 +91,14 @@ class Source:
     Attributes:
         look: looks into the database.
         order_field: NSQ_PUA_ORDER_FIELD.
+        in_memory: NSQ_SUBSCRIPTIONS_IN_MEMORY: the table of subscriptions is some seconds old.
         consumers: process ids of the consumers that run.
         folder: the runtime folder.
     """
 
     look: Look
     order_field: str
+    in_memory: bool
     consumers: Sequence[int]
     folder: Path
 
@@ -135,6 +143,7 @@ def source(run_dir: Path | None) -> Source:
     return Source(
         look=Look(url, where.presentity_table, watchers or _WATCHERS_TABLE, timeout_s=settings.db_timeout),
         order_field=said.order_field if said else settings.pua_order_field,
+        in_memory=where.subscriptions_in_memory,
         consumers=consumers,
         folder=folder,
     )

@@ -22,7 +22,7 @@ from kemi_nsq.tools.presence import changes, live, pages
 from kemi_nsq.tools.presence.events import event_of, known_package, package_of
 from kemi_nsq.tools.presence.explain import explain as explained
 from kemi_nsq.tools.presence.explain import presentity, told
-from kemi_nsq.tools.presence.source import Source, source
+from kemi_nsq.tools.presence.source import IN_MEMORY, Source, source
 from kemi_nsq.tools.presence.words import state_of
 
 Uri = Annotated[str, typer.Argument(help="The presentity, such as sip:alice@example.com.")]
@@ -47,6 +47,7 @@ def list_(  # noqa: PLR0913, PLR0917  # options
 ) -> None:
     """List the states that the database has."""
     with _source(run_dir) as found:
+        _say_how_old(found)
         now = time.time()
         rows = found.look.rows(package=event, domain=domain, hidden=hidden, most=most + 1)
         states = [state_of(row, now, found.order_field) for row in rows[:most]]
@@ -85,8 +86,9 @@ def watchers(
     as_json: AsJson = False,
     run_dir: RunDir = None,
 ) -> None:
-    """Show who watches, as the table active_watchers has it: it is right with subs_db_mode 3."""
+    """Show who watches, as the table active_watchers has it: some seconds old with NSQ_SUBSCRIPTIONS_IN_MEMORY."""
     with _source(run_dir) as found:
+        _say_how_old(found)
         now = time.time()
         keys = [(presentity(uri)[0], event)] if uri else []
         histories, silent = found.histories(keys[0][0] if keys else "", event, most=0)
@@ -119,6 +121,7 @@ def watch(
 ) -> None:
     """Show a board of lamps that lives, until Ctrl-C; in a pipe, a line for each change."""
     with _source(run_dir) as found:
+        _say_how_old(found)
         live.watch(found.look, uris or [], event, as_json=as_json)
 
 
@@ -217,6 +220,11 @@ def _source(run_dir: Path | None) -> Iterator[Source]:
 
 def _write(lines: Iterable[str]) -> None:
     sys.stdout.write("".join(f"{each}\n" for each in lines))
+
+
+def _say_how_old(found: Source) -> None:
+    if found.in_memory:
+        _aside(IN_MEMORY)
 
 
 def _aside(text: str) -> None:

@@ -123,6 +123,9 @@ def test_a_check_of_the_text(tmp_path: Path, name: str, text: str, found: Grade 
     ("name", "text", "values", "found"),
     [
         ("subs-db-mode", PRESENCE, {"pua_watchers_table": "active_watchers"}, ERROR),
+        ("subs-db-mode", PRESENCE, {"subscriptions_in_memory": "1"}, OK),
+        ("subs-db-mode", set_to("subs_db_mode", 3), {"subscriptions_in_memory": "1"}, ERROR),
+        ("subs-db-mode", set_to("subs_db_mode", 1), {"subscriptions_in_memory": "1"}, ERROR),
         ("watchers-table", PRESENCE, {"pua_watchers_table": "active_watchers"}, OK),
         ("watchers-table", PRESENCE, {"pua_watchers_table": "watchers"}, ERROR),
         ("database-url", PRESENCE, {"db_url": SQLITE}, OK),
@@ -171,6 +174,14 @@ def test_the_timers_are_judged_by_the_release(
     text = set_to("subs_db_mode", 3) + f'modparam("presence", "clean_period", {clean})\n'
     text += f'modparam("presence", "db_update_period", {update})\n'
     assert look(tmp_path, "clean-period", text, release) == [found]
+
+
+@pytest.mark.parametrize(("update", "found"), [(100, WARNING), (10, OK)])
+def test_with_subscriptions_in_memory_the_timers_are_judged_too(tmp_path: Path, update: int, found: Grade) -> None:
+    text = set_to("clean_period", 30) + f'modparam("presence", "db_update_period", {update})\n'
+    assert look(tmp_path, "clean-period", text, NEWEST) == [OK]
+    assert look(tmp_path, "clean-period", text, NEWEST, subscriptions_in_memory="1") == [found]
+    assert look(tmp_path, "clean-period", text, OLDEST, subscriptions_in_memory="1") == [OK]
 
 
 def test_contacts_are_judged_by_the_release(tmp_path: Path) -> None:

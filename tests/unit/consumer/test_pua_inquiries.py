@@ -46,7 +46,7 @@ def inquiries(pages: Pages | None = None, *, steps: float = 0.0) -> tuple[PuaInq
 def test_who_asks_where_states_are_learns_all_that_a_tool_needs() -> None:
     made, _ = inquiries()
     assert made.at_once["where"]({}) == {
-        "db_url": URL, "presentity_table": "presentity", "watchers_table": "",
+        "db_url": URL, "presentity_table": "presentity", "watchers_table": "", "subscriptions_in_memory": False,
         "order_field": "", "listen_topic": "kamailio", "nsqd_address": "127.0.0.1:4151",
         "event_key": "Event-Category", "event_subkey": "Event-Name",
     }  # fmt: skip

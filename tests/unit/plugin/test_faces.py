@@ -544,3 +544,10 @@ def test_without_kamailio_no_folder_is_made(environment: pytest.MonkeyPatch, tmp
     sheet = read(bytes(host.page.memory))
     assert sheet is not None
     assert sheet.counters == host.counters == {Counter.PUBLISH_FAILED: 1}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_host_knows_at_the_start_where_subscriptions_are(host: FakeHost, in_memory: bool) -> None:
+    host.defines = lambda: {"NSQ_SUBSCRIPTIONS_IN_MEMORY": "1"} if in_memory else {}  # type: ignore[method-assign]
+    NativeNsq(host)
+    assert host.in_memory is in_memory

@@ -25,7 +25,7 @@ from kemi_nsq.plugin.face import Face
 from kemi_nsq.plugin.kemi import KemiNsq
 from kemi_nsq.plugin.native import NativeNsq
 from kemi_nsq.runtime.page import read
-from tests.support.ksr import Cfgutils, FakeKsr
+from tests.support.ksr import Cfgutils, FakeKsr, Value
 
 URI = "sip:alice@example.com"
 SUSPENDED = Suspended(index=7, label=0xFFFFFFFE, route="ANSWERED")
@@ -386,6 +386,78 @@ def test_a_new_subscription_wants_a_state(
     ksr.variables |= {"$rm": method, "$tt": tag, "$ru": URI}
     ksr.headers["Event"] = "dialog;id=7"
     assert host.wanted_state() == wanted
+
+
+# --- subscriptions in memory
+
+#: A SUBSCRIBE whose presentity only `$subs` knows, and a PUBLISH.
+SUBSCRIBE: dict[str, Value | None] = {
+    "$rm": "SUBSCRIBE",
+    "$subs(uri)": URI,
+    "$subs(event)": "dialog",
+    "$subs(expires)": 600,
+}
+PUBLISH: dict[str, Value | None] = {"$rm": "PUBLISH", "$rU": "alice", "$rd": "example.com"}
+
+
+@pytest.fixture
+def in_memory(host: Host) -> Host:
+    host.keep_subscriptions_in_memory()
+    return host
+
+
+def refreshes(host: Host, ksr: FakeKsr, package: str = "dialog") -> int:
+    """Refresh watchers, and return how often the presence module was asked for it."""
+    ksr.calls.clear()
+    assert host.refresh_watchers(URI, package)
+    assert set(ksr.calls) == {("pres_refresh_watchers", URI, package, 1)}
+    return len(ksr.calls)
+
+
+@pytest.mark.parametrize("request_", [SUBSCRIBE, PUBLISH], ids=["SUBSCRIBE", "PUBLISH"])
+@pytest.mark.parametrize("handles", [1, -1], ids=["accepted", "refused after the NOTIFY"])
+def test_the_first_refresh_after_a_start_and_after_each_request_is_sent_twice(
+    in_memory: Host, ksr: FakeKsr, request_: dict[str, Value | None], handles: int
+) -> None:
+    ksr.headers["Event"] = "dialog;id=7"
+    assert [refreshes(in_memory, ksr) for _ in range(3)] == [2, 1, 1]
+    ksr.variables.update(request_)
+    ksr.handles = handles
+    in_memory.handle_request()
+    assert [refreshes(in_memory, ksr) for _ in range(3)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"$subs(expires)": 0}, {"$subs(event)": "presence"}, {"$subs(event)": None}],
+    ids=["a subscription that is over", "another package", "one that was refused at once"],
+)
+def test_after_what_repeats_no_version_it_is_sent_once(
+    in_memory: Host, ksr: FakeKsr, change: dict[str, Value | None]
+) -> None:
+    refreshes(in_memory, ksr)
+    ksr.variables |= SUBSCRIBE | change
+    in_memory.handle_request()
+    assert refreshes(in_memory, ksr) == 1
+
+
+def test_packages_without_versions_are_told_once(in_memory: Host, ksr: FakeKsr) -> None:
+    assert refreshes(in_memory, ksr, "presence") == 1
+
+
+def test_with_subscriptions_in_the_database_it_is_sent_once(host: Host, ksr: FakeKsr) -> None:
+    assert refreshes(host, ksr) == 1
+
+
+@pytest.mark.parametrize("accepted", [0, 1])
+def test_what_was_not_sent_twice_is_not_done(
+    in_memory: Host, ksr: FakeKsr, accepted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([0] * accepted + [-1])
+    monkeypatch.setattr(ksr.presence, "pres_refresh_watchers", lambda *_arguments: next(answers))
+    assert not in_memory.refresh_watchers(URI, "dialog")
+    monkeypatch.undo()
+    assert refreshes(in_memory, ksr) == 2
 
 
 # --- the module that runs Python

@@ -473,3 +473,26 @@ class Chattering:
 def test_a_port_is_known_by_what_it_says(monkeypatch: pytest.MonkeyPatch, data: bytes, kind: Kind) -> None:
     monkeypatch.setattr(servers, "BlockingSocket", Chattering(data))
     assert Servers().tcp(Address("a", 1)).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("addresses", "defines", "found"),
+    [
+        ([("192.0.2.1",)], {"NSQ_SUBSCRIPTIONS_IN_MEMORY": 1}, WARNING),
+        ([], {"NSQ_SUBSCRIPTIONS_IN_MEMORY": 1}, OK),
+        ([("192.0.2.1",)], {}, OK),
+        ([("192.0.2.1",)], {"NSQ_SUBSCRIPTIONS_IN_MEMORY": 1, "NSQ_DB_URL": "sqlite:////x.db"}, OK),
+    ],
+    ids=["two nodes", "one node", "subscriptions in the database", "SQLite"],
+)
+def test_a_second_node_is_seen_where_subscriptions_are_in_memory(
+    look: Look,
+    monkeypatch: pytest.MonkeyPatch,
+    addresses: list[tuple[str]],
+    defines: dict[str, object],
+    found: Grade,
+) -> None:
+    monkeypatch.setattr(database, "_asked", lambda *_arguments: [("192.0.2.2",), *addresses])
+    (finding,) = look("one-node", **{"NSQ_DB_URL": "postgres://a:b@db/c", **defines})
+    assert finding.grade is found
+    assert found is OK or "from 192.0.2.1 and 192.0.2.2" in finding.reason

@@ -61,7 +61,7 @@ def explained(row: Row | None, *decisions: DecisionSaid) -> Explained:
     DECISIONS[7] = HistorySaid(noted=9, kept=9, oldest=NOW, logs=False, decisions=decisions, told=[])
     look: Any = Looked(*([row] if row else []))
     folder: Any = None
-    return explain(Remembered(look=look, order_field="", consumers=[7], folder=folder), URI, "", NOW)
+    return explain(Remembered(look=look, order_field="", in_memory=False, consumers=[7], folder=folder), URI, "", NOW)
 
 
 @pytest.mark.parametrize(
