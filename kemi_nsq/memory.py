@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 #: Objects that may be made and not freed until Python looks for garbage among them (gc, `set_threshold`). All that a
 #: batch of 400 events has made waits for its commit: some 6,000, which are freed by themselves then. Python looks
 #: when there are 700, and would look at each of them, twice or thrice, for nothing: 7 % of the time of a consumer.
-_OBJECTS = 50_000
+_OBJECTS = 10_000
 
 
 def collect_seldom() -> None:

@@ -114,7 +114,7 @@ class Consumer:
             case "where":
                 return {
                     "db_url": f"sqlite+pysqlite:///{self.database}", "presentity_table": "presentity",
-                    "watchers_table": "", "order_field": "", "listen_topic": "events",
+                    "watchers_table": "", "subscriptions_in_memory": False, "order_field": "", "listen_topic": "events",
                     "nsqd_address": self.nsqd_address, "event_key": "Category", "event_subkey": "Name",
                 }  # fmt: skip
             case "reset":
