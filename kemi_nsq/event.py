@@ -8,12 +8,15 @@ repair: a missing value skips the names that need it instead of leaving a dangli
 from __future__ import annotations
 
 import functools
+import re
 from typing import NamedTuple
 
 from kemi_nsq.errors import PayloadError
 from kemi_nsq.jsontext import JsonObject, field_text, json_object
 
 ROUTE_PREFIX = "nsq:consumer-event"
+#: As it is looked up, as nearly every name of an event is.
+_NORMAL = re.compile("[a-z0-9:-]*")
 #: Of few producers come many events. Bounded, because names come from the network.
 _REMEMBERED = 256
 
@@ -91,7 +94,6 @@ def _route_names(category: str, name: str, key: str, subkey: str) -> tuple[str, 
     return tuple(dict.fromkeys(names))
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
 def normal_name(name: str) -> str:
     """Write a route name as Kamailio's nsq module looks it up: lower case, `_` as `-`."""
-    return name.lower().replace("_", "-")
+    return name if _NORMAL.fullmatch(name) else name.lower().replace("_", "-")

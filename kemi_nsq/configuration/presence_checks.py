@@ -57,7 +57,8 @@ def subs_db_mode(text: Text) -> Iterator[Finding]:
         return
     table = text.valid.pua_watchers_table
     if in_memory:
-        reason = f"{said}, and NSQ_SUBSCRIPTIONS_IN_MEMORY is 1: watchers are told twice, for nothing"
+        harm = "watchers are told twice, for nothing" if mode == _DATABASE_ONLY else "a restart may lose subscriptions"
+        reason = f"{said}, and NSQ_SUBSCRIPTIONS_IN_MEMORY is 1: {harm}"
         yield Finding(Grade.ERROR, reason, _mend(_PRESENCE, "subs_db_mode", _WRITE_BACK))
     elif table:
         reason = f"{said}, and NSQ_PUA_WATCHERS_TABLE is {table}: who watches is not in that table, and is told nothing"
@@ -115,7 +116,10 @@ def clean_period(text: Text) -> Iterator[Finding]:
     in_memory = mode == _WRITE_BACK and text.settings is not None and text.settings.subscriptions_in_memory
     if in_order or not (in_memory or mode == _DATABASE_ONLY):
         return
-    if text.release >= _DELETES_SUBSCRIPTIONS:
+    if in_memory and update <= 0:
+        reason = f"{_said(text, 'db_update_period', 100)}: a crash loses all subscriptions that were made since the start"
+        yield Finding(Grade.WARNING, reason, _mend(_PRESENCE, "db_update_period", 10))
+    elif text.release >= _DELETES_SUBSCRIPTIONS:
         comes = "a restart loses subscriptions" if in_memory else "subscriptions go without a last NOTIFY"
         reason = f"{_said(text, 'db_update_period', 100)}, clean_period {clean}: {comes}"
         mend = f'modparam("presence", "db_update_period", N), N a divisor of {clean} and smaller, {_CONFIGURED}'

@@ -102,7 +102,7 @@ class Committing:
     def _commit_apart(self, writer: PresenceWriter, wrote: Sequence[Handled]) -> None:
         """Write what each message has by itself. If the database takes none of it, it is an outage all the same."""
         failed: list[Handled] = []
-        last: DatabaseError | None = None
+        last = ""
         until = self._clock.monotonic() + self._settings.db_timeout
         for tried, one in enumerate(wrote):
             if tried == len(failed) == _FAILED_COMMITS or (failed and self._clock.monotonic() > until):
@@ -113,24 +113,24 @@ class Committing:
                 writer.commit(one.rows)
             except DatabaseError as error:
                 failed.append(one)
-                last = error
+                last = str(error)
             except RowRefused as error:
                 self._blame(writer, one, error)
             except Exception as error:
                 self.bug(one, error)
         self._current.subject = None
-        if last is None:
+        if not failed:
             return
         self._host.count(Counter.PUA_DATABASE_ERROR)
         if len(failed) == len(wrote):
-            self.database_failed(failed, str(last))
+            self.database_failed(failed, last)
         else:
             self._database_refuses(failed, last)
 
-    def _database_refuses(self, wrote: Sequence[Handled], error: DatabaseError) -> None:
+    def _database_refuses(self, wrote: Sequence[Handled], cause: str) -> None:
         """Let messages come again that the database did not take while it took others."""
         text = (
-            f"the database took other messages, but not {len(wrote)}, such as {wrote[0].delivery.message_id}: {error}"
+            f"the database took other messages, but not {len(wrote)}, such as {wrote[0].delivery.message_id}: {cause}"
         )
         self._quiet.log(Level.ERROR, Counter.PUA_DATABASE_ERROR, text)
         for one in wrote:

@@ -17,8 +17,9 @@ from kemi_nsq.errors import UsageError
 
 #: The htable of `kamailio/nsq.cfg` whose items are the presentities of which the last NOTIFY was that of a refresh.
 REFRESHED = "nsqrefreshed"
-#: The package whose documents have versions.
-_WITH_VERSIONS = "dialog"
+#: The packages whose documents have a version that Kamailio counts; that of `reg` from 5.7 on (presence_reginfo, with
+#: `aggregate_presentities`), and before that once more does no harm.
+_WITH_VERSIONS = ("dialog", "reg")
 #: Method to the function of the presence module that handles it.
 _HANDLERS: Mapping[str, str] = {"SUBSCRIBE": "handle_subscribe", "PUBLISH": "handle_publish"}
 
@@ -42,11 +43,14 @@ class PresenceModule:
         presence = getattr(self._ksr, "presence", None)
         if presence is None or presence.pres_refresh_watchers(uri, package, 1) < 0:
             return False
-        if not self.in_memory or package != _WITH_VERSIONS or self._ksr.htable.sht_get(REFRESHED, uri):
+        if not self.in_memory or package not in _WITH_VERSIONS:
+            return True
+        item = _item(uri, package)
+        if self._ksr.htable.sht_get(REFRESHED, item):
             return True
         if presence.pres_refresh_watchers(uri, package, 1) < 0:
             return False
-        self._ksr.htable.sht_seti(REFRESHED, uri, 1)
+        self._ksr.htable.sht_seti(REFRESHED, item, 1)
         return True
 
     def handle(self) -> bool:
@@ -63,8 +67,8 @@ class PresenceModule:
         if handler is None:
             raise UsageError(f"{method} cannot be handled: it is no SUBSCRIBE or PUBLISH, or presence.so is not loaded")
         taken = bool(handler() > 0)
-        if self.in_memory and (uri := self._just_told(method)):
-            self._ksr.htable.sht_rm(REFRESHED, uri)
+        if self.in_memory and (item := self._just_told(method)):
+            self._ksr.htable.sht_rm(REFRESHED, item)
         return taken
 
     def wanted_state(self) -> tuple[str, str] | None:
@@ -74,16 +78,22 @@ class PresenceModule:
         return str(self._ksr.pv.get("$ru") or ""), self._event()
 
     def _just_told(self, method: str) -> str:
-        """Return the presentity of whose dialogs the request has told somebody who goes on watching, '' for none.
+        """Return the item of the presentity of which the request has told somebody who goes on watching, '' for none.
 
         `$subs` is the subscription of the last SUBSCRIBE, null if that was refused at once; it has the presentity also
         where the Request-URI is our Contact (presence.c, `pres_subs_mode`).
         """
         get = self._ksr.pv.get
         if method == "PUBLISH":
-            return f"sip:{get('$rU')}@{get('$rd')}" if self._event() == _WITH_VERSIONS else ""
-        goes_on = get("$subs(event)") == _WITH_VERSIONS and get("$subs(expires)")
-        return str(get("$subs(uri)")) if goes_on else ""
+            uri, package, goes_on = f"sip:{get('$rU')}@{get('$rd')}", self._event(), True
+        else:
+            uri, package, goes_on = str(get("$subs(uri)")), str(get("$subs(event)")), bool(get("$subs(expires)"))
+        return _item(uri, package) if goes_on and package in _WITH_VERSIONS else ""
 
     def _event(self) -> str:
         return str(self._ksr.hdr.get("Event") or "").partition(";")[0].strip()
+
+
+def _item(uri: str, package: str) -> str:
+    """Name the item of a presentity: without case, as `sip_uri_match` of the presence module may compare."""
+    return f"{package} {uri}".lower()

@@ -34,8 +34,8 @@ Who = tuple[str, str]
 #: Bytes of a body that a document made of many does not have: declaration and root element, less the indentation that
 #: Kamailio adds (measured: 469 bytes of body make 363 in the document).
 _WRAPPING = 100
-#: So many writers at once may change the seats of a presentity without seeing each other, and it is noticed. One that
-#: changes more seats than another notices by itself.
+#: So many writers at once may change the seats of a presentity without seeing each other, and it is noticed: at once
+#: where they change as many as this round does, and by the next sweep whatever they do.
 _WRITERS = 8
 
 
@@ -115,8 +115,10 @@ class Plan:
         wanting: the rows of each presentity that want room.
         promotions: presentities of which waiting dialogs find room.
         sizes: the bytes that each presentity's document will have, about.
-        near: presentities that have so many live dialogs that others, who change as many seats at the same time, may
-            give too many, or too few.
+        near: presentities that have so many live dialogs that others, who give seats at the same time, may give too
+            many, or too few.
+        unsettled: those of them of which this is likely: a few writers that change as many seats as this round are
+            enough.
         full: presentities that have too many, because some that were over live again.
         repeated: order keys of rows that say once more that something is over which is still shown.
     """
@@ -128,6 +130,7 @@ class Plan:
     promotions: set[Who] = field(default_factory=set)
     sizes: dict[Who, int] = field(default_factory=dict)
     near: set[Who] = field(default_factory=set)
+    unsettled: set[Who] = field(default_factory=set)
     full: set[Who] = field(default_factory=set)
     repeated: set[str] = field(default_factory=set)
 
@@ -185,7 +188,10 @@ class Plan:
         self.sizes[presentity] = max(0, size - _WRAPPING * (taken[False] + taken[True]))
         if crowd.waiting and taken[False] < most:
             self.promotions.add(presentity)
-        if max(before, taken[False]) + _WRITERS * len(keys) > most:
+        live = max(before, taken[False])
+        if live * _WRITERS > most:
             self.near.add(presentity)
+        if live + _WRITERS * len(keys) > most:
+            self.unsettled.add(presentity)
         if taken[False] > most:
             self.full.add(presentity)

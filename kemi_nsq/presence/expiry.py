@@ -193,6 +193,8 @@ class Expiry:
 
     def _end(self, rows: Sequence[Row], position: int, cause: Cause) -> int:
         """End states; return how many had not ended, or changed, meanwhile."""
+        if not rows:
+            return 0
         wall = self._clock.wall()
         now, version = int(wall), document_version(wall)
         ends = []

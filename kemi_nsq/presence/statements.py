@@ -20,6 +20,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from kemi_nsq.presence.change import Crowd, Who
+from kemi_nsq.presence.database import PARAMETER_MARKS
 from kemi_nsq.presence.row import (
     OVER_RANKS,
     RANK_INDEX,
@@ -196,6 +197,7 @@ def _execute_json(
     return connection.execute(statement, {**more, "keys": orjson.dumps(keys).decode()}).all()
 
 
+_MARK = PARAMETER_MARKS["mysql"]
 #: Stands in the text of a statement where the list of keys does.
 _LIST = "(:list of keys:)"
 
@@ -219,14 +221,12 @@ def _text_of(statement: sa.Select[Any], dialect: sa.Dialect) -> _Text:
     return _Text(before, after, names[:place], names[place:], {name: compiled.binds[name].value for name in names})
 
 
-#: Of a parameter, in the drivers of MySQL.
-_MARK = "%s"
-
-
 def _execute_list(
     connection: sa.Connection, statement: sa.Select[Any], keys: Sequence[tuple[str, ...]], more: Mapping[str, object]
 ) -> Sequence[Sequence[Any]]:
     """Write the list of keys into the text, which takes SQLAlchemy three times as long as the rest of the statement."""
+    if not keys:
+        return []
     text = _text_of(statement, connection.dialect)
     values = {**text.values, **more}
     marks = f"({', '.join([_MARK] * len(keys[0]))})"

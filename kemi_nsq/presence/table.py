@@ -147,6 +147,7 @@ class PresentityTable:
             done.sizes |= again.sizes
             done.promotions |= again.promotions
             done.near |= again.near
+            done.unsettled |= again.unsettled
             done.repeated |= again.repeated
         changes = [done.changes[key] if latest[key := _key(row)] is row else Change.STALE for row in rows]
         return Saved([*changes], done.sizes, self._reseated(done, rows), done.repeated)
@@ -157,10 +158,10 @@ class PresentityTable:
         Whoever commits last sees what the other has done.
         """
         changed = set(done.promotions) if self.one_writer else set()
-        unsettled = done.full if self.one_writer else done.near | done.promotions
+        unsettled = done.full if self.one_writer else done.unsettled | done.promotions
+        if len(self._near) < PAGE:
+            self._near |= unsettled | done.near  # by the next sweep
         if unsettled:
-            if len(self._near) < PAGE:
-                self._near |= unsettled  # once more by the next sweep
             with suppress(DatabaseError):  # the rows are stored
                 changed.update(self._settle(unsettled, max(row.received_time for row in rows)))
             for presentity in changed:
@@ -181,11 +182,11 @@ class PresentityTable:
         def work(connection: sa.Connection) -> Plan:
             # MySQL and MariaDB compare without case and without blanks at the end, so a row may be that of `Alice`
             # where that of `alice` was asked for. Ours then counts as new: at worst its watchers are told too often.
-            asked = len(resets) >= _ASK_FOR_RESETS and connection.execute(self._any_reset).first() is None
+            no_reset = len(resets) >= _ASK_FOR_RESETS and connection.execute(self._any_reset).first() is None
             found = {
                 (user, domain, event, etag): There(ruid, body, expires)
                 for user, domain, event, etag, ruid, body, expires in look(
-                    connection, keys if asked else [*resets, *keys]
+                    connection, keys if no_reset else [*resets, *keys]
                 )
             }
             planned = Plan({key: latest[key] for key in keys}, found)

@@ -17,7 +17,7 @@ from kemi_nsq.tools.doctor.database import CHECKS
 from kemi_nsq.tools.doctor.scene import scene
 from tests.support.chain import CHANNEL, DOMAIN, SHIPPED, TOPIC, Chain, Person, event
 from tests.support.command import kemi_nsq
-from tests.support.documents import DialogInfo
+from tests.support.documents import DialogInfo, RegInfo
 from tests.support.kamailio import quoted, release
 from tests.support.stored import DATABASES, SERVERS, StoredChain, stored_chain
 from tests.support.subscription import SubscribeRefused, Subscription
@@ -94,6 +94,28 @@ def test_each_change_after_a_subscribe_is_shown_by_a_strict_phone(stored: Stored
         assert never_went_back(other)
         once = watcher.subscribe(person.uri, "dialog", expires_s=0)
         assert once.wait(lambda notify: notify.terminated, what="the one NOTIFY").dialog_info.states
+
+
+def test_each_contact_after_a_subscribe_is_shown_by_a_strict_watcher(stored: StoredChain) -> None:
+    """From 5.7 on Kamailio counts the versions of registrations, too (RFC 3680 section 5)."""
+    person = Person(chain=stored.chain)
+
+    def shown() -> list[str]:
+        documents: list[RegInfo] = []
+        for notify in lamp.notifies:
+            if notify.body and (not documents or notify.reginfo.version > documents[-1].version):
+                documents.append(notify.reginfo)
+        return [each.uri for each in documents[-1].contacts] if documents else []
+
+    def shows_contact(uri: str) -> None:
+        until(lambda: uri in shown(), what=f"a strict watcher to show {uri}")
+
+    with stored.chain.watcher() as watcher:
+        lamp = watcher.subscribe(person.uri, "reg")
+        for contact in ("sip:desk@192.0.2.4", "sip:mobile@192.0.2.5", "sip:door@192.0.2.6"):
+            person.publish("reg", Contact=contact, State="registered")
+            shows_contact(contact)
+            lamp.refresh()
 
 
 def test_news_of_other_packages_come_once(stored: StoredChain) -> None:

@@ -35,7 +35,7 @@ _ROUND = 500
 def measure(folder: Path, *, quick: bool) -> list[Figure]:
     """Publish one event every 10 ms."""
     rounds = 1 if quick else 6
-    seen, plain = folder / "seen", folder / "plain"
+    seen, plain = folder / "latency-seen", folder / "latency-plain"
     with (
         database("sqlite", folder / "latency-database") as stored,
         served(stored, folder / "latency", environment={"BENCH_SEEN": str(seen)}) as server,

@@ -45,6 +45,12 @@ def test_a_later_row_replaces_every_column_of_an_earlier_one(table: PresentityTa
     assert database.rows() == [columns(later)]
 
 
+def test_of_no_rows_nothing_comes(table: PresentityTable, database: Database) -> None:
+    assert table.save_all([]).changes == []
+    assert table.watched([]) == frozenset()
+    assert database.rows() == []
+
+
 @pytest.mark.parametrize("other", [ROW, ROW._replace(body=b"other", expires=1), EARLIER], ids=["same", "twin", "early"])
 def test_what_is_not_later_changes_nothing(table: PresentityTable, database: Database, other: Row) -> None:
     table.save(ROW)

@@ -47,11 +47,12 @@ _UNIQUE = {
 }
 #: Names of this machine for a database that is here as well.
 _HERE = {"127.0.0.1": "localhost", "::1": "localhost"}
-#: From where the database is used now, as far as its user may see that.
+#: From where the database is used now, as far as its user may see that; MySQL has the port behind it.
 _CLIENTS = {
-    "mysql": "SELECT DISTINCT SUBSTRING_INDEX(host, ':', 1) FROM information_schema.processlist WHERE db = DATABASE()",
-    "postgresql": "SELECT DISTINCT host(client_addr) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND client_addr IS NOT NULL",
+    "mysql": "SELECT DISTINCT REGEXP_REPLACE(host, ':[0-9]+$', '') FROM information_schema.processlist "
+    "WHERE db = DATABASE()",
+    "postgresql": "SELECT DISTINCT coalesce(host(client_addr), 'localhost') FROM pg_stat_activity "
+    "WHERE datname = current_database() AND backend_type = 'client backend'",
 }
 
 
@@ -281,6 +282,6 @@ CHECKS: tuple[Check[Scene], ...] = (
     Check("unique-index", "the table of states has its unique index", key),
     Check("database-rights", "the user of NSQ_DB_URL may write", rights),
     Check("letters", "tables hold all letters, and compare them in one way (charset)", letters),
-    Check("one-node", "with subscriptions in memory one node alone uses a database's server", one_node),
+    Check("one-node", "with subscriptions in memory one node alone uses a database", one_node),
     Check("wal", "the SQLite file of a Kamailio that runs is in WAL mode", journal),
 )

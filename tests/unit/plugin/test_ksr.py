@@ -441,6 +441,21 @@ def test_after_what_repeats_no_version_it_is_sent_once(
     assert refreshes(in_memory, ksr) == 1
 
 
+def test_registrations_have_versions_of_their_own(in_memory: Host, ksr: FakeKsr) -> None:
+    assert [refreshes(in_memory, ksr, "reg") for _ in range(2)] == [2, 1]
+    ksr.variables |= SUBSCRIBE | {"$subs(event)": "reg"}
+    in_memory.handle_request()
+    assert refreshes(in_memory, ksr) == 2, "the first of dialogs"
+    assert refreshes(in_memory, ksr, "reg") == 2
+
+
+def test_a_presentity_is_the_same_in_any_case(in_memory: Host, ksr: FakeKsr) -> None:
+    refreshes(in_memory, ksr)
+    ksr.variables |= SUBSCRIBE | {"$subs(uri)": URI.replace("alice", "Alice")}
+    in_memory.handle_request()
+    assert refreshes(in_memory, ksr) == 2
+
+
 def test_packages_without_versions_are_told_once(in_memory: Host, ksr: FakeKsr) -> None:
     assert refreshes(in_memory, ksr, "presence") == 1
 
