@@ -117,7 +117,9 @@ def clean_period(text: Text) -> Iterator[Finding]:
     if in_order or not (in_memory or mode == _DATABASE_ONLY):
         return
     if in_memory and update <= 0:
-        reason = f"{_said(text, 'db_update_period', 100)}: a crash loses all subscriptions that were made since the start"
+        reason = (
+            f"{_said(text, 'db_update_period', 100)}: a crash loses all subscriptions that were made since the start"
+        )
         yield Finding(Grade.WARNING, reason, _mend(_PRESENCE, "db_update_period", 10))
     elif text.release >= _DELETES_SUBSCRIPTIONS:
         comes = "a restart loses subscriptions" if in_memory else "subscriptions go without a last NOTIFY"

@@ -38,7 +38,11 @@ _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
     "mysql": {"isolation_level": "READ COMMITTED"},
 }
 #: How a statement marks its parameters: by position, on each.
-PARAMETER_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
+PARAMETER_MARKS: Mapping[str, Literal["qmark", "format"]] = {
+    "sqlite": "qmark",
+    "postgresql": "format",
+    "mysql": "format",
+}
 
 
 Result = TypeVar("Result")
