@@ -38,11 +38,7 @@ _ENGINE_ARGUMENTS: Mapping[str, Mapping[str, IsolationLevel]] = {
     "mysql": {"isolation_level": "READ COMMITTED"},
 }
 #: How a statement marks its parameters: by position, on each.
-PARAMETER_MARKS: Mapping[str, Literal["qmark", "format"]] = {
-    "sqlite": "qmark",
-    "postgresql": "format",
-    "mysql": "format",
-}
+_MARKS: Mapping[str, Literal["qmark", "format"]] = {"sqlite": "qmark", "postgresql": "format", "mysql": "format"}
 
 
 Result = TypeVar("Result")
@@ -225,7 +221,7 @@ class Database:
         engine = sa.create_engine(
             self._url,
             connect_args=_connect_arguments(self.backend, self._deadline.span_s),
-            paramstyle=PARAMETER_MARKS[self.backend],
+            paramstyle=_MARKS[self.backend],
             pool_pre_ping=True,
             **_ENGINE_ARGUMENTS[self.backend],
         )

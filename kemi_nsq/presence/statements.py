@@ -20,7 +20,6 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from kemi_nsq.presence.change import Crowd, Who
-from kemi_nsq.presence.database import PARAMETER_MARKS
 from kemi_nsq.presence.row import (
     OVER_RANKS,
     RANK_INDEX,
@@ -197,7 +196,8 @@ def _execute_json(
     return connection.execute(statement, {**more, "keys": orjson.dumps(keys).decode()}).all()
 
 
-_MARK = PARAMETER_MARKS["mysql"]
+#: Of a parameter, in MySQL's paramstyle `format` (`database`).
+_MARK = "%s"
 #: Stands in the text of a statement where the list of keys does.
 _LIST = "(:list of keys:)"
 
