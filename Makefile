@@ -13,8 +13,8 @@ PARALLEL = --quiet --numprocesses $(WORKERS) --no-loadscope-reorder
 
 # Of a thousand tests of real servers that share two cores, now and then one waits too long for its turn. What failed is
 # run once more, alone, after its failure was shown; what fails then, fails.
-AGAIN = { echo "make: what failed above is run once more, alone" >&2; \
-	$(BIN)/pytest --quiet --last-failed --last-failed-no-failures none -m "not alone" tests/acceptance; }
+again = { echo "make: what failed above is run once more, alone" >&2; \
+	$(1) --quiet --last-failed --last-failed-no-failures none $(2); }
 
 # Of Debian, those that are supported.
 RELEASES := bookworm trixie
@@ -65,7 +65,8 @@ check: style lint types walls site unit ## format, lint, types, walls, site and 
 
 covered: setup ## unit and integration tests, and whether they execute enough of each module
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PARALLEL) tests/integration tests/unit
+	$(BIN)/coverage run -m pytest $(PARALLEL) tests/integration tests/unit || \
+	$(call again,$(BIN)/coverage run -m pytest,tests/integration tests/unit)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python -m tests.support.coverage_gate
 
@@ -74,7 +75,7 @@ integration: setup ## tests against a real nsqd
 
 acceptance: WORKERS := 3
 acceptance: setup ## tests of the whole: nsqd, Kamailio and a SIP watcher
-	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance || $(AGAIN)
+	$(BIN)/pytest $(PARALLEL) -m "not alone" tests/acceptance || $(call again,$(BIN)/pytest,-m "not alone" tests/acceptance)
 	$(BIN)/pytest --quiet -m alone tests/acceptance
 
 test: setup style lint types walls site simulate covered acceptance ## all of the above, and 1,000 seeds

@@ -113,6 +113,7 @@ def test_what_is_stored_and_ahead_is_told_after_a_start(nsqd: ShiftedNsqd, datab
     table.close()
     with consuming(database, nsqd) as consumer:
         until(lambda: shown(consumer), what="the row to be seen")
+        until(lambda: told(consumer), what="a line about it")
     assert shown(consumer) == ""
     assert told(consumer)[0].startswith("presence is stored that is about 3")
 
