@@ -102,6 +102,7 @@ class EventHandling:
         try:
             # What has been finished cannot be given back, though its topic be held since.
             handled = [*map(self._run, deliveries)] if finished else self._run_ours(deliveries, answers)
+            self._mirror_received()  # before a lamp shows that something came
             # First the rows and their NOTIFYs, then FIN: whoever dies in between has the messages come again.
             self._committing.commit([one for one in handled if one.rows])
         finally:
