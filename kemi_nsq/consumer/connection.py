@@ -88,8 +88,7 @@ class Connection:
         """Send TOUCH for the messages whose turn it is."""
         for message_id, due in self.touch_at.items():
             if now >= due:
-                if now > due + self.touch_every_s:
-                    self._note_late(message_id)
+                self._note_if_late(message_id, due, now)
                 self.conversation.touch(message_id)
                 self.touch_at[message_id] = now + self.touch_every_s
         self.touch_due = min(self.touch_at.values(), default=math.inf)
@@ -97,10 +96,7 @@ class Connection:
     def finish(self, message_id: bytes, now: float) -> None:
         """Send FIN for a message."""
         due = self.touch_at.pop(message_id, now)
-        if self.abandoned:
-            due = self.abandoned.pop(message_id, due)
-        if now > due + self.touch_every_s:
-            self._note_late(message_id)
+        self._note_if_late(message_id, self.abandoned.pop(message_id, due), now)
         self.conversation.finish(message_id)
 
     def requeue(self, message_id: bytes, delay_ms: int) -> None:
@@ -120,9 +116,10 @@ class Connection:
         for message_id in self.conversation.in_flight:
             self.conversation.requeue(message_id, GIVE_BACK_MS)
 
-    def _note_late(self, message_id: bytes) -> None:
+    def _note_if_late(self, message_id: bytes, due: float, now: float) -> None:
         """Keep the id of a message whose timeout, two intervals without a TOUCH, is over."""
-        remember(self.late, message_id, None, most=_LATE_KEPT)
+        if now > due + self.touch_every_s:
+            remember(self.late, message_id, None, most=_LATE_KEPT)
 
 
 def ready_share(max_in_flight: int, connections: int, max_rdy: int) -> int:

@@ -69,7 +69,7 @@ class EventHandling:
         self._tally = tally
         self._clock = clock
         self._died = died
-        #: Messages of this batch that were counted as received in the page alone.
+        #: Messages that were counted as received in the page, and not yet in the server's copy.
         self._ran = 0
 
     def handle(self, deliveries: Sequence[Delivery], answers: Answers) -> None:
@@ -109,7 +109,6 @@ class EventHandling:
             self._current.end_batch()
             self._current.subject = None
             self._host.page.show(Fact.HANDLING, "")
-            self._mirror_received()
         self._host.ending.in_order()
         for one in handled:
             self._current.subject = one

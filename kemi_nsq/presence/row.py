@@ -203,11 +203,11 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
     Raises:
         PayloadError: a value does not fit its column.
     """
-    (user, domain), tag, rank = state.presentity, state.row_etag(), state.rank
+    key, rank = (*state.presentity, state.package, state.row_etag()), state.rank
     lifetime_s = tombstone_s if rank == OVER_RANK else state.expires_s or default_expires_s
     return _checked(
         Row(
-            *(user, domain, state.package, tag),
+            *key,
             expires=min(now + lifetime_s + GRACE_S, MAX_INT32),  # the column is a signed 32-bit number
             received_time=now,
             body=body,
@@ -216,7 +216,7 @@ def row_of(  # noqa: PLR0913  # the clock and the settings come in as arguments
             redelivered=order.redelivered,
             topic=order.topic,
             sent_at=order.sent_at,
-            ruid=_ruid(order, rank, "\0".join((user, domain, state.package, tag))),
+            ruid=_ruid(order, rank, "\0".join(key)),
         )
     )
 
@@ -244,13 +244,12 @@ def thing_of(ruid: str) -> str:
 
 
 _limited: Callable[[Row], tuple[str, ...]] = attrgetter(*_LIMITS)
-_MOST = tuple(limit for limit, _ in _LIMITS.values())
 
 
 def _checked(made: Row) -> Row:
-    for column, limit, length in zip(_LIMITS, _MOST, map(len, _limited(made)), strict=True):
-        if length > limit:
-            raise PayloadError(f"{_LIMITS[column][1]} has {length} characters; at most {limit} fit the column {column}")
+    for (column, (limit, name)), value in zip(_LIMITS.items(), _limited(made), strict=True):
+        if len(value) > limit:
+            raise PayloadError(f"{name} has {len(value)} characters; at most {limit} fit the column {column}")
     if len(made.body) > MAX_BODY:
         raise PayloadError(
             f"the {made.event} document has {len(made.body)} bytes; at most {MAX_BODY} fit the column body"

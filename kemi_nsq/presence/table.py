@@ -158,9 +158,9 @@ class PresentityTable:
         Whoever commits last sees what the other has done.
         """
         changed = set(done.promotions) if self.one_writer else set()
-        unsettled = done.full if self.one_writer else done.unsettled | done.promotions
+        unsettled, near = (done.full, set[Who]()) if self.one_writer else (done.unsettled | done.promotions, done.near)
         if len(self._near) < PAGE:
-            self._near |= unsettled | done.near  # by the next sweep
+            self._near |= unsettled | near  # by the next sweep
         if unsettled:
             with suppress(DatabaseError):  # the rows are stored
                 changed.update(self._settle(unsettled, max(row.received_time for row in rows)))

@@ -29,7 +29,7 @@ def element_text(value: str) -> str:
 def attribute(name: str, value: str) -> str:
     """Write an attribute and the blank before it; without a value none, because `direction=""` would be invalid."""
     written = value if _PLAIN.fullmatch(value) else escape(clean(value), {'"': "&quot;"})
-    return f' {name}="{written}"' if written else ""
+    return _plain_attribute(name, written)
 
 
 Writers: TypeAlias = tuple[Callable[[str], str], Callable[[str, str], str]]
