@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kemi_nsq import event
 from kemi_nsq.presence.row import Order, Row
@@ -24,19 +24,17 @@ def call(number: int, state: str, **fields: str | int) -> bytes:
     return chain_event("dialog", user, **called, State=state, **fields)
 
 
-def waves(calls: int) -> Iterator[bytes]:
-    """Write the events of some calls: all begin, then all are answered, then all end."""
+def waves(numbers: Sequence[int], **fields: str | int) -> Iterator[bytes]:
+    """Write the events of some calls, by their numbers: all begin, then all are answered, then all end."""
     for state in STATES:
-        for number in range(calls):
-            yield call(number, state)
+        for number in numbers:
+            yield call(number, state, **fields)
 
 
 def rounds(count: int) -> Iterator[bytes]:
     """Write the events of some rounds: in each, every presentity has one call, so never two of one live at once."""
     for start in range(0, count * PRESENTITIES, PRESENTITIES):
-        for state in STATES:
-            for number in range(start, start + PRESENTITIES):
-                yield call(number, state)
+        yield from waves(range(start, start + PRESENTITIES))
 
 
 def row(body: bytes, number: int) -> Row:

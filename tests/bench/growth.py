@@ -14,8 +14,7 @@ from statistics import median
 
 from kemi_nsq.presence.row import RANK_INDEX, Row
 from kemi_nsq.presence.statements import CHANGED, KEY
-from tests.bench import load
-from tests.bench.calls import PRESENTITIES, STATES, URIS, call, rounds, row
+from tests.bench.calls import PRESENTITIES, STATES, URIS, call, rounds, row, waves
 from tests.bench.figures import Figure
 from tests.bench.phones import Phones
 from tests.bench.served import Database, Served, database, served
@@ -48,19 +47,17 @@ def _stored(stored: Database, folder: Path, *, quick: bool) -> list[Figure]:
     cpu_us: dict[int, list[float]] = {size: [] for size in tables}
     calls: dict[int, list[float]] = {size: [] for size in crowds}
     with served(stored, folder, NSQ_PUA_MAX_DIALOGS=MAX_DIALOGS) as server:
-        consumer = server.consumer()
         server.consume([call(number, STATES[0]) for number in range(_WARM_UP)])
         for _ in range(blocks):
             for size in tables:
                 _fill(stored, size, of_others=True)
-                before_s = load.cpu_of_s(consumer)
-                others[size].append(server.consume(bodies).rate)
-                cpu_us[size].append((load.cpu_of_s(consumer) - before_s) / len(bodies) * 1e6)
+                consumed, cpu_s = server.cpu_of_consuming(bodies)
+                others[size].append(consumed.rate)
+                cpu_us[size].append(cpu_s / len(bodies) * 1e6)
             for size in crowds:
                 _fill(stored, (size - 1) * PRESENTITIES, of_others=False)
                 calls[size].append(server.consume(bodies).rate)
-        taken = _WARM_UP + blocks * (len(tables) + len(crowds)) * len(bodies)
-        server.check_counters(received=taken, pua_stored=taken, pua_stale=0, pua_unchanged=0)
+        server.check_stored(_WARM_UP + blocks * (len(tables) + len(crowds)) * len(bodies))
         refreshes = _refreshes(server, folder, crowds, blocks)
     return [
         *_figures("grown to {} presentities in the table", others, "updates/s"),
@@ -113,7 +110,7 @@ def _told_rate(server: Served, phones: Sequence[Phones], block: int) -> float:
     for each in phones:
         each.forget()
     numbers = range(block * PRESENTITIES, block * PRESENTITIES + len(_WATCHED))
-    bodies = [call(number, state) for state in STATES for number in numbers]
+    bodies = [*waves(numbers)]
     consumed = server.consume(bodies)
     for each in phones:
         each.wait(len(bodies), "NOTIFYs")

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
+from kemi_nsq.runtime.page import CONSUMER, RELAY
 from tests.bench import load
 from tests.bench.calls import PRESENTITIES, STATES, rounds
 from tests.bench.figures import Figure
@@ -31,11 +32,10 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
         baseline = _of_workers(program, kamailio)
     with database("sqlite", folder / "memory-database") as stored, served(stored, folder / "memory") as server:
         found = {"a SIP worker": _of_workers(program, server.kamailio)}
-        (relay,) = (pid for pid, text in server.kamailio.pids().items() if text.endswith("relay"))
-        consumer = server.consumer()
-        found |= {"the relay": _of(relay), "a consumer": _of(consumer)}
+        consumer = server.process(CONSUMER)
+        found |= {"the relay": _of(server.process(RELAY)), "a consumer": _of(consumer)}
         server.consume([*islice(rounds(count // (len(STATES) * PRESENTITIES) + 1), count)])
-        server.check_counters(received=count, pua_stored=count, pua_stale=0, pua_unchanged=0)
+        server.check_stored(count)
         found[f"a consumer after {count} events"] = _of(consumer)
     return [Figure(measure=f"memory of {name}", value=mb, unit="MB", baseline=baseline) for name, mb in found.items()]
 

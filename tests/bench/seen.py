@@ -18,7 +18,7 @@ _WARM_UP = 400
 def measure(folder: Path, *, quick: bool) -> list[Figure]:
     """Have two servers with a database each consume the same events, in turn."""
     calls, blocks = (2_000, 1) if quick else (8_000, 9)
-    bodies = list(waves(calls))
+    bodies = [*waves(range(calls))]
     with (
         database("sqlite", folder / "seen-database") as one,
         database("sqlite", folder / "unseen-database") as other,

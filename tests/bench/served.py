@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kemi_nsq.runtime.page import CONSUMER
 from tests.bench import load
 from tests.bench.figures import Spoiled
 from tests.support.database import create_database
@@ -124,6 +125,14 @@ class Served:
             wrong = [f"{name} {found[name]}, not {value}" for name, value in counters.items() if found[name] != value]
             raise Spoiled(f"{'; '.join(wrong)}; {self.errors()}")
 
+    def check_stored(self, count: int) -> None:
+        """Check that so many messages came, and that each was stored and changed something.
+
+        Raises:
+            Spoiled: it was not so.
+        """
+        self.check_counters(received=count, pua_stored=count, pua_stale=0, pua_unchanged=0)
+
     def refresh(self, folder: Path, uris: Sequence[str], count: int, every_s: float = 0) -> list[int]:
         """Refresh watchers by the presence module alone; return the monotonic nanosecond at which each began."""
         result = folder / "refresh.json"
@@ -132,10 +141,17 @@ class Served:
         began_ns: list[int] = json.loads(result.read_text(encoding="utf-8"))
         return began_ns
 
-    def consumer(self) -> int:
-        """Return the process id of the consumer, where there is one."""
-        (pid,) = (pid for pid, text in self.kamailio.pids().items() if text.endswith("consumer"))
+    def process(self, role: str) -> int:
+        """Return the process id of the relay, or of the consumer where there is one."""
+        (pid,) = (pid for pid, text in self.kamailio.pids().items() if text.endswith(role))
         return pid
+
+    def cpu_of_consuming(self, bodies: Sequence[bytes]) -> tuple[Consumed, float]:
+        """Have messages consumed as `consume` does; return also the CPU seconds that the one consumer took."""
+        consumer = self.process(CONSUMER)
+        before_s = load.cpu_of_s(consumer)
+        consumed = self.consume(bodies)
+        return consumed, load.cpu_of_s(consumer) - before_s
 
     def empty(self) -> None:
         """Delete all presentity rows."""

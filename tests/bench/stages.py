@@ -16,9 +16,8 @@ from statistics import median
 
 from rich.table import Column, Table
 
-from tests.bench import load
-from tests.bench.calls import STATES, call
-from tests.bench.paths import WAYS, events
+from tests.bench.calls import STATES, call, waves
+from tests.bench.paths import WAYS
 from tests.bench.served import Served, database, served
 from tests.bench.timers import Stage, net_ns
 from tests.support.kamailio import quoted
@@ -78,7 +77,7 @@ def profile(folder: Path, *, quick: bool) -> Table:
             for server in (plain, timed):
                 server.empty()
                 server.consume([call(number, STATES[0], **WAYS[name]) for number in range(_WARM_UP)])
-        bodies = {name: events(calls, WAYS[name]) for name in _NAMES}
+        bodies = {name: [*waves(range(calls), **WAYS[name])] for name in _NAMES}
         for _ in range(blocks):
             for name, some in bodies.items():
                 found[name].append(_block(plain, timed, some, timers).profile())
@@ -105,10 +104,7 @@ def _block(plain: Served, timed: Served, bodies: Sequence[bytes], timers: Path) 
 
 def _cpu_ns(server: Served, bodies: Sequence[bytes]) -> float:
     server.empty()
-    consumer = server.consumer()
-    before_s = load.cpu_of_s(consumer)
-    server.consume(bodies)
-    return (load.cpu_of_s(consumer) - before_s) * 1e9
+    return server.cpu_of_consuming(bodies)[1] * 1e9
 
 
 def _median(profiles: Sequence[Profile]) -> Profile:

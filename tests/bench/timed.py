@@ -39,7 +39,7 @@ _STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "I/O thread: answers, and its turns": ((IoThread, "_turn"),),
     "hand-over to the main thread": ((Supervisor, "_waiting"), (Supervisor, "_take")),
     "handling": ((EventHandling, "_handle"), (EventHandling, "_run")),
-    "counters": ((KamailioHost, "count"),),
+    "counters": ((KamailioHost, "count"), (KamailioHost, "mirror")),
     "JSON": ((EventHandling, "_event"),),
     "names of routes": ((Router, "names"),),
     "route": ((Router, "run"),),

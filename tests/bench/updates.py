@@ -85,7 +85,7 @@ def _ready(folder: Path, name: str, consumers: int, in_memory: bool) -> Iterator
 
 def _unwatched(stored: Database, folder: Path, consumers: int, calls: int, blocks: int) -> Figure:
     rates, plain_rates = [], []
-    bodies = list(waves(calls))
+    bodies = [*waves(range(calls))]
     rows = [row(body, number) for number, body in enumerate(bodies)]
     with served(stored, folder, consumers=consumers) as server:
         server.consume([call(number, STATES[0]) for number in range(_WARM_UP)])
@@ -93,7 +93,7 @@ def _unwatched(stored: Database, folder: Path, consumers: int, calls: int, block
             server.empty()
             rates.append(server.consume(bodies).rate)
             taken = _WARM_UP + block * len(bodies)
-            server.check_counters(received=taken, pua_stored=taken, pua_stale=0, pua_unchanged=0)
+            server.check_stored(taken)
             _check_rows(stored, {(each.username, each.etag) for each in rows})
             server.empty()
             plain_rates.append(plain_rate(stored.kamailio_url, rows))
@@ -147,7 +147,7 @@ def _watched(stored: Database, folder: Path, consumers: int, blocks: int) -> Fig
 def _told_rate(server: Served, phones: Phones, block: int) -> float:
     """Publish a call of each presentity, and wait until each phone has shown how it ended."""
     numbers = range(block * PRESENTITIES, (block + 1) * PRESENTITIES)
-    bodies = [call(number, state) for state in STATES for number in numbers]
+    bodies = [*waves(numbers)]
     consumed = server.consume(bodies)
     # Where the other consumer told of it late, when it was hidden already, the dummy dialog says that there is none.
     wanted = {
